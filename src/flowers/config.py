@@ -1,0 +1,315 @@
+"""What a configuration may say: every key with its type, checked before anything heavy is imported.
+
+configs/ holds the values, this module their types. A node with a `_target_` that is not listed here (a callback,
+an optimiser or a transform of one's own) is checked when it is made.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+
+from flowers.errors import InputError
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Above0 = Annotated[float, Field(gt=0)]
+
+
+class Group(BaseModel):
+    """A group of settings: no others than these, and no silent conversions."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Node(Group):
+    """A group that Hydra makes an object of."""
+
+    target: str = Field(alias="_target_", min_length=1)
+    partial: bool = Field(alias="_partial_", default=False)
+
+
+class OpenNode(Node):
+    """A node whose target is not known here."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class Garden(Node):
+    seed: Count
+    train: Positive
+    val: Positive
+    test: Positive
+    sizes: list[Positive]
+
+
+class Data(Node):
+    root: str
+    image_size: Positive
+    train_size: Positive
+    eval_size: Positive
+    batch_size: Positive
+    num_workers: Count | None
+    on_bad_record: Literal["stop", "skip"]
+    seed: Count
+    train_transform: list[OpenNode]
+    eval_transform: list[OpenNode]
+    garden: Garden | None
+
+
+class Model(Node):
+    backbone: str
+    pretrained: bool | str
+    backbone_arguments: dict[str, Any]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    mixup_alpha: NonNegative
+    cutmix_alpha: NonNegative
+    seed: Count
+
+
+class AdamW(Node):
+    lr: Above0
+    weight_decay: NonNegative = 0.0
+    betas: list[Share] = [0.9, 0.999]
+    eps: Above0 = 1e-8
+    fused: bool | None = None
+
+
+class SGD(Node):
+    lr: Above0
+    weight_decay: NonNegative = 0.0
+    momentum: Share = 0.0
+    nesterov: bool = False
+
+
+class WarmupCosine(Node):
+    warmup_epochs: NonNegative
+    start: Share
+    end: Share
+
+
+class WarmupDecay(Node):
+    warmup_epochs: NonNegative
+    start: Share
+    decay: Annotated[float, Field(gt=0, le=1)]
+
+
+class Trainer(Node):
+    """lightning.Trainer's arguments, but for those that this program gives itself."""
+
+    accelerator: str
+    devices: int | str | list[int]
+    strategy: str = "auto"
+    num_nodes: Positive = 1
+    precision: int | str
+    max_epochs: Annotated[int, Field(ge=-1)]
+    min_epochs: Count | None = None
+    max_steps: Annotated[int, Field(ge=-1)]
+    min_steps: Count | None = None
+    max_time: str | dict[str, int] | None = None
+    fast_dev_run: bool | Positive
+    limit_train_batches: Count | Share | None = None
+    limit_val_batches: Count | Share | None = None
+    limit_predict_batches: Count | Share | None = None
+    overfit_batches: Count | Share = 0
+    val_check_interval: Positive | Share | None = None
+    check_val_every_n_epoch: Positive | None = 1
+    num_sanity_val_steps: Annotated[int, Field(ge=-1)]
+    log_every_n_steps: Positive
+    accumulate_grad_batches: Positive
+    gradient_clip_val: NonNegative | None
+    gradient_clip_algorithm: Literal["norm", "value"] | None = None
+    deterministic: bool | Literal["warn"] | None = None
+    benchmark: bool | None = None
+    inference_mode: bool = True
+    use_distributed_sampler: Literal[False]
+    profiler: str | None = None
+    detect_anomaly: bool = False
+    barebones: bool = False
+    sync_batchnorm: bool = False
+    enable_progress_bar: bool | None = None
+    enable_model_summary: bool | None = None
+
+
+class ModelCheckpoint(Node):
+    dirpath: str
+    filename: Literal["best"]
+    monitor: str
+    mode: Literal["min", "max"]
+    save_last: bool
+    auto_insert_metric_name: bool
+    enable_version_counter: bool
+    every_n_epochs: Positive | None = None
+    save_weights_only: bool = False
+
+
+class EarlyStopping(Node):
+    monitor: str
+    mode: Literal["min", "max"]
+    patience: Count
+    min_delta: NonNegative = 0.0
+
+
+class LearningRateMonitor(Node):
+    logging_interval: Literal["step", "epoch"] | None = None
+
+
+class ProgressBar(Node):
+    refresh_rate: Count
+
+
+class CSVLogger(Node):
+    save_dir: str
+    name: str
+    version: str
+    flush_logs_every_n_steps: Positive = 100
+
+
+class WandbLogger(Node):
+    save_dir: str
+    project: str
+    name: str | None
+    tags: list[str]
+
+
+class Paths(Group):
+    data_dir: str
+    log_dir: str
+    output_dir: str
+
+
+KNOWN_TARGETS: dict[str, type[Node]] = {
+    "torch.optim.AdamW": AdamW,
+    "torch.optim.SGD": SGD,
+    "flowers.training.schedules.warmup_cosine": WarmupCosine,
+    "flowers.training.schedules.warmup_decay": WarmupDecay,
+    "flowers.training.callbacks.Throughput": Node,
+    "flowers.training.callbacks.ProgressBar": ProgressBar,
+    "flowers.training.loggers.wandb_logger": WandbLogger,
+    "lightning.pytorch.callbacks.ModelCheckpoint": ModelCheckpoint,
+    "lightning.pytorch.callbacks.EarlyStopping": EarlyStopping,
+    "lightning.pytorch.callbacks.LearningRateMonitor": LearningRateMonitor,
+    "lightning.pytorch.loggers.CSVLogger": CSVLogger,
+}
+
+
+def _target(node: Any) -> str:
+    target = node.get("_target_") if isinstance(node, Mapping) else None
+    return target if target in KNOWN_TARGETS else "open"
+
+
+if TYPE_CHECKING:
+    AnyNode = Node
+else:
+    _nodes = {"open": OpenNode, **KNOWN_TARGETS}
+    AnyNode = Annotated[
+        Union[tuple(Annotated[node, Tag(target)] for target, node in _nodes.items())],  # noqa: UP007
+        Discriminator(_target),
+    ]
+    """A node of any target, typed by its target where that is known."""
+
+
+class Train(Group):
+    """configs/train.yaml."""
+
+    data: Data
+    model: Model
+    optimizer: AnyNode
+    scheduler: AnyNode
+    trainer: Trainer
+    callbacks: dict[str, AnyNode | None] | None
+    logger: dict[str, AnyNode | None] | None
+    paths: Paths
+    task_name: str
+    tags: list[str]
+    seed: Count
+    ckpt_path: str | None
+    optimized_metric: str
+
+
+class DataOverrides(Group):
+    root: str | None
+    image_size: Positive | None
+    batch_size: Positive | None
+    num_workers: Count | None
+    on_bad_record: Literal["stop", "skip"] | None
+
+
+class Evaluate(Group):
+    """configs/evaluate.yaml."""
+
+    trainer: Trainer
+    run: str
+    data: DataOverrides
+
+
+class Predict(Evaluate):
+    """configs/predict.yaml."""
+
+    split: Literal["train", "val", "test"]
+
+
+SCHEMAS: dict[str, type[Group]] = {"train": Train, "evaluate": Evaluate, "predict": Predict}
+
+
+def check_config(schema: type[Group], config: Mapping[str, Any]) -> None:
+    """Raise `InputError` for every key of a composed configuration that is unknown, missing or of another type."""
+    try:
+        schema.model_validate(config)
+    except ValidationError as error:
+        keys = known_keys(schema)
+        raise InputError("\n".join(dict.fromkeys(_explain(fault, keys) for fault in error.errors()))) from None
+
+
+def _explain(fault: Any, keys: list[str]) -> str:
+    # A union adds the name of its branch to the place: no part of the key.
+    branches = {*KNOWN_TARGETS, "open", "bool", "int", "float", "str", "none"}
+    key = ".".join(str(part) for part in fault["loc"] if part not in branches and "[" not in str(part))
+    if fault["type"] == "extra_forbidden":
+        return f"{key}: no such setting.{nearest(key, keys)}"
+    if fault["type"] == "missing":
+        return f"{key}: expected a value, found none. Set it with {key}=VALUE."
+    return f"{key}={fault['input']}: {fault['msg'].replace('Input should be', 'expected')}, found {fault['input']!r}."
+
+
+def nearest(key: str, keys: list[str]) -> str:
+    """A hint at the known key that is most like this one, or at the keys beside it; empty where there are none."""
+    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.75)
+    if close:
+        return f" Did you mean {close[0]}?"
+    parent = key.rpartition(".")[0]
+    beside = [name for name in keys if name.rpartition(".")[0] == parent]
+    return f" Known here: {', '.join(beside)}." if beside else ""
+
+
+def known_keys(schema: type[BaseModel]) -> list[str]:
+    """All dotted keys that a schema allows, those of known targets at the places where they usually stand."""
+    usual: dict[str, list[type[Node]]] = {
+        "optimizer": [AdamW, SGD],
+        "scheduler": [WarmupCosine, WarmupDecay],
+        "callbacks.model_checkpoint": [ModelCheckpoint],
+        "callbacks.early_stopping": [EarlyStopping],
+        "callbacks.learning_rate": [LearningRateMonitor],
+        "callbacks.progress_bar": [ProgressBar],
+        "logger.csv": [CSVLogger],
+        "logger.wandb": [WandbLogger],
+    }
+    keys = list(_dotted(schema, ""))
+    for place, nodes in usual.items():
+        if place.partition(".")[0] in schema.model_fields:
+            keys += [place, *(key for node in nodes for key in _dotted(node, f"{place}."))]
+    return list(dict.fromkeys(keys))
+
+
+def _dotted(schema: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in schema.model_fields.items():
+        key = prefix + (field.alias or name)
+        yield key
+        for part in [field.annotation, *get_args(field.annotation)]:
+            if isinstance(part, type) and get_origin(part) is None and issubclass(part, BaseModel):
+                yield from _dotted(part, f"{key}.")

@@ -1,0 +1,127 @@
+"""The map-style data set of one split: a draw in, a decoded and augmented sample out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import simplejpeg
+from torch.utils.data import Dataset
+
+from flowers.data.batch import NO_LABEL, Sample, Skipped
+from flowers.data.example import Record, decode_example
+from flowers.data.layout import Split, find_shards
+from flowers.data.sampling import Draw
+from flowers.data.shards import ShardIndex, ShardReader, index_shard
+from flowers.data.transforms import Image, SeededTransform
+from flowers.errors import BadRecord
+
+log = logging.getLogger(__name__)
+
+OnBadRecord = Literal["stop", "skip"]
+
+
+def open_split(root: Path, split: Split, image_size: int, on_bad_record: OnBadRecord) -> tuple[ShardReader, list[str]]:
+    """The records of a split by number, and what is wrong with its shards (nothing, unless bad records are skipped).
+
+    Raises:
+        InputError: the split is not there.
+        BadRecord: a shard is damaged or holds another number of records than its name says.
+    """
+    indexes: list[ShardIndex] = []
+    faults: list[str] = []
+    for shard in find_shards(root, split, image_size):
+        index = index_shard(shard.path)
+        indexes.append(index)
+        if fault := _shard_fault(index, shard.count):
+            if on_bad_record == "stop":
+                raise BadRecord(fault)
+            faults.append(fault)
+    return ShardReader(indexes), faults
+
+
+def _shard_fault(index: ShardIndex, promised: int | None) -> str | None:
+    if index.fault is None and promised in (None, len(index)):
+        return None
+    count = f"{index.path}: expected {promised} records as the name says, found {len(index)}."
+    fix = (
+        "Copy or download the shard again; data.on_bad_record=skip goes on with the records before it."
+        if index.fault
+        else "Copy or download the shard again, or rename it to its true count."
+    )
+    return " ".join(part for part in (index.fault, count if promised != len(index) else "", fix) if part)
+
+
+class FlowersDataset(Dataset[Sample | Skipped]):
+    """A split's records as samples.
+
+    `dataset[Draw(epoch, number)]` is the same sample whoever asks, in whatever order: the augmentation is
+    seeded by (seed, epoch, number). `dataset[number]` is the sample of epoch 0.
+    """
+
+    def __init__(
+        self,
+        reader: ShardReader,
+        *,
+        image_size: int,
+        class_names: Sequence[str],
+        labelled: bool,
+        transform: SeededTransform,
+        seed: int,
+        on_bad_record: OnBadRecord,
+    ) -> None:
+        self.reader = reader
+        self.image_size = image_size
+        self.class_names = class_names
+        self.labelled = labelled
+        self.transform = transform
+        self.seed = seed
+        self.on_bad_record = on_bad_record
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, draw: Draw | int) -> Sample | Skipped:
+        epoch, number = draw if isinstance(draw, tuple) else (0, draw)
+        try:
+            record = self.record(number)
+            image = self._decode(record, number)
+        except BadRecord as error:
+            if self.on_bad_record == "stop":
+                raise
+            return Skipped(str(error))
+        image = self.transform(image, (self.seed, epoch, number))
+        return Sample(record.id, image, NO_LABEL if record.label is None else record.label)
+
+    def record(self, number: int) -> Record:
+        """Record `number` as stored, its label checked; the JPEG is not decoded.
+
+        Raises:
+            BadRecord: its CRC is wrong, a feature is missing, or its class is out of range.
+        """
+        payload, where = self.reader[number], self.reader.where(number)
+        record = decode_example(payload, labelled=self.labelled, where=where)
+        if record.label is not None and not 0 <= record.label < len(self.class_names):
+            raise BadRecord(
+                f"{where}: expected a class from 0 to {len(self.class_names) - 1}, found {record.label} "
+                f"(id {record.id}). If the data set has more classes, name them in its classes.txt, one a line."
+            )
+        return record
+
+    def _decode(self, record: Record, number: int) -> Image:
+        try:
+            image: Image = simplejpeg.decode_jpeg(record.image, colorspace="RGB")
+        except ValueError as error:
+            raise BadRecord(
+                f"{self.reader.where(number)}: expected a JPEG as the image of id {record.id}, found "
+                f"{len(record.image)} bytes that are none ({str(error).strip()}). Write the shard again."
+            ) from None
+        if image.shape != (self.image_size, self.image_size, 3):
+            height, width = image.shape[:2]
+            raise BadRecord(
+                f"{self.reader.where(number)}: expected an image of {self.image_size}x{self.image_size} pixels as "
+                f"the directory says, found {width}x{height} (id {record.id}). Write the shard again."
+            )
+        return image

@@ -1,0 +1,108 @@
+"""Kaggle's layout of a data set on disk: which shards make up a split, how many records they promise, the classes."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from flowers.errors import InputError
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+DOWNLOAD = "kaggle competitions download -c flower-classification-with-tpus"
+
+_SHARD_NAME = re.compile(r"(?P<number>\d+)-(?P<size>\d+)x(?P=size)-(?P<count>\d+)\.tfrec")
+_RESOURCES = files("flowers.data") / "resources"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFile:
+    """A shard and the number of records its name promises; None where the name does not say."""
+
+    path: Path
+    count: int | None
+
+
+def size_directory(root: Path, image_size: int) -> Path:
+    """The directory of one resolution."""
+    return root / f"tfrecords-jpeg-{image_size}x{image_size}"
+
+
+def shard_name(number: int, image_size: int, count: int) -> str:
+    """A shard's file name: `00-192x192-798.tfrec`."""
+    return f"{number:02d}-{image_size}x{image_size}-{count}.tfrec"
+
+
+def find_shards(root: Path, split: Split, image_size: int) -> list[ShardFile]:
+    """The shards of a split at one resolution, in order of name.
+
+    Raises:
+        InputError: the data set, the resolution or the split is not there, or the split is empty.
+    """
+    _check_root(root)
+    sized = size_directory(root, image_size)
+    if not sized.is_dir():
+        there = sorted(int(d.name.rpartition("x")[2]) for d in root.glob("tfrecords-jpeg-*x*") if d.is_dir())
+        raise InputError(
+            f"{sized}: no such directory: data.image_size={image_size} is not in this data set. "
+            + (f"It has {there}: choose one of them." if there else f"Expected tfrecords-jpeg-SxS in {root}.")
+        )
+    paths = sorted((sized / split).glob("*.tfrec"))
+    if not paths:
+        raise InputError(
+            f"{sized / split}: expected shards named like {shard_name(0, image_size, 798)}, found none. "
+            "Copy or download the data set again."
+        )
+    return [ShardFile(path, _promised_count(path)) for path in paths]
+
+
+def _check_root(root: Path) -> None:
+    if not root.is_dir():
+        raise InputError(
+            f"{root}: no such directory. Expected a data set in Kaggle's layout "
+            "(tfrecords-jpeg-SxS/{train,val,test}). Set data.root to one, use the embedded one with "
+            f"data=garden, or download the competition's:\n  {DOWNLOAD} -p {root}\n"
+            f"  unzip -q {root / 'flower-classification-with-tpus.zip'} -d {root}"
+        )
+
+
+def _promised_count(path: Path) -> int | None:
+    match = _SHARD_NAME.fullmatch(path.name)
+    return int(match["count"]) if match else None
+
+
+def kaggle_class_names() -> list[str]:
+    """The competition's 104 class names in label order."""
+    return (_RESOURCES / "flowers104_classes.txt").read_text().split("\n")[:104]
+
+
+def kaggle_train_counts() -> list[int]:
+    """The competition's number of training images of each class, in label order."""
+    counts: list[int] = json.loads((_RESOURCES / "flowers104_train_counts.json").read_text())
+    return counts
+
+
+def read_class_names(root: Path) -> list[str]:
+    """The data set's class names: the lines of its `classes.txt`, or the competition's 104 where it has none.
+
+    Raises:
+        InputError: the directory is missing, or `classes.txt` is empty or names a class twice.
+    """
+    _check_root(root)
+    path = root / "classes.txt"
+    if not path.exists():
+        return kaggle_class_names()
+    names = path.read_text().rstrip("\n").split("\n")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or not all(names):
+        raise InputError(
+            f"{path}: expected one distinct class name a line, found "
+            + (f"{twice[0]!r} twice." if twice else "an empty line.")
+            + " Mend the file: line N is label N - 1."
+        )
+    return names

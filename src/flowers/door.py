@@ -1,0 +1,64 @@
+"""The edge of every command: compose the configuration, check it, run, and print what a user can put right."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from flowers.errors import InputError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def open_door(main: Callable[[DictConfig], Any], name: str) -> None:
+    """Run `main` with the configuration `configs/NAME.yaml` and the command line's overrides.
+
+    Bad input ends with exit status 1 and one message on standard error; a mistake of ours keeps its traceback.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print the errors itself, and exit
+
+    def checked(config: DictConfig) -> Any:
+        from flowers.config import SCHEMAS, check_config
+
+        # Errors end here, not around Hydra, which would add a line of its own.
+        try:
+            values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            check_config(SCHEMAS[name], cast(dict[str, Any], values))
+            return main(config)
+        except InputError as error:
+            sys.exit(f"error: {error}")
+        except OmegaConfBaseException as error:
+            sys.exit(f"error: {_explain(error, name)}")
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(checked)()
+    except HydraException as error:
+        sys.exit(f"error: {_explain(error, name)}")
+
+
+def _explain(error: Exception, name: str) -> str:
+    """Hydra's message, with the nearest name that it does know."""
+    from flowers.config import SCHEMAS, known_keys, nearest
+
+    message = str(error).strip()
+    if isinstance(error, MissingConfigException):
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        options = [str(choice) for choice in error.options or []]
+        close = "".join(f" Did you mean {group}={choice}?" for choice in get_close_matches(option, options, n=1))
+        return f"{group}={option}: no such choice.{close} Choices: {', '.join(options)}."
+    if named := re.search(r"full_key: (\S+)", f"{message}\n{error.__cause__}"):
+        key = named[1]
+        if isinstance(error, MissingMandatoryValue):
+            return f"{key}: expected a value, found none. Set it with {key}=VALUE."
+        return f"{key}: no such setting.{nearest(key, known_keys(SCHEMAS[name]))}"
+    return message

@@ -1,0 +1,80 @@
+"""A run's predictions of a split from its best checkpoint: what `python src/predict.py` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import BasePredictionWriter
+from omegaconf import DictConfig
+from torch import Tensor
+
+from flowers.data.batch import NO_LABEL, Batch
+from flowers.ensembling.predictions import PredictionsWriter, Provenance
+from flowers.ensembling.submission import write_submission
+from flowers.errors import InputError
+from flowers.training.runs import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written: the files, the number of rows, what was wrong with each record that was skipped."""
+
+    files: list[Path]
+    rows: int
+    skipped: set[str]
+
+
+class _BatchWriter(BasePredictionWriter):
+    """Writes the valid rows of each batch, once it has a writer."""
+
+    def __init__(self) -> None:
+        super().__init__(write_interval="batch")
+        self.writer: PredictionsWriter | None = None
+
+    def write_on_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        prediction: Tensor,
+        batch_indices: Sequence[int] | None,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        if self.writer is None:
+            return
+        valid = batch["valid"].cpu().numpy()
+        labels = [None if label == NO_LABEL else label for label in batch["label"][batch["valid"]].tolist()]
+        ids = [identity for identity, row in zip(batch["id"], valid, strict=True) if row]
+        self.writer.write(ids, labels, prediction.cpu().numpy()[valid])
+
+
+def predict(config: DictConfig) -> Written:
+    """Write `predictions/SPLIT.parquet` into the run's directory and, for the test split, `submission.csv`.
+
+    Raises:
+        InputError: no such run, bad data or weights, or an id twice; see the message.
+    """
+    run = Run(Path(config.run))
+    recorder = _BatchWriter()
+    trainer: L.Trainer = instantiate(config.trainer, callbacks=[recorder], logger=False, enable_checkpointing=False)
+    if trainer.world_size > 1:
+        raise InputError(f"trainer.devices: expected one device to predict, found {trainer.world_size}. Set it to 1.")
+    datamodule, model = run.load(config.data)
+    loader = datamodule.loader(config.split)
+    if config.trainer.fast_dev_run:
+        trainer.predict(model, loader, return_predictions=False)
+        return Written([], 0, datamodule.skipped)
+    path = run.predictions(config.split)
+    provenance = Provenance(str(run.directory), config.split, datamodule.image_size, "none", model.class_names)
+    with PredictionsWriter(path, provenance) as recorder.writer:
+        trainer.predict(model, loader, return_predictions=False)
+    files = [path]
+    if config.split == "test":
+        write_submission(path, run.submission)
+        files.append(run.submission)
+    return Written(files, recorder.writer.count, datamodule.skipped)

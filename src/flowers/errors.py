@@ -1,0 +1,18 @@
+"""The one exception for what a user can put right: the doors print its message, without a traceback."""
+
+from __future__ import annotations
+
+
+class InputError(Exception):
+    """Bad input. The message names the file, the record or the key, what was found, what was expected, the fix."""
+
+    def __str__(self) -> str:
+        # A DataLoader worker's error arrives as the text of the worker's traceback, whose last
+        # part is "package.Class: " and then the message that was raised.
+        message = super().__str__()
+        name = f"{type(self).__module__}.{type(self).__qualname__}: "
+        return message.rpartition(name)[2].strip()
+
+
+class BadRecord(InputError):
+    """One record, or the rest of one shard, that cannot be read; `data.on_bad_record=skip` goes on without it."""

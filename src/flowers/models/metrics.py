@@ -1,0 +1,51 @@
+"""Exact figures of a split from a confusion matrix that stays on the device until the epoch ends."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+def accuracy(confusion: Tensor) -> Tensor:
+    """The share of records on the diagonal; `confusion` counts truth (row) by prediction (column), int64 `[K, K]`."""
+    return confusion.diagonal().sum() / confusion.sum().clamp(min=1)
+
+
+def macro_f1(confusion: Tensor) -> Tensor:
+    """The mean F1 of the classes that occur, as truth or as prediction: scikit-learn's `f1_score(average="macro")`.
+
+    Only sums and `where`: no shape depends on the data.
+    """
+    hits = confusion.diagonal()
+    occurrences = confusion.sum(0) + confusion.sum(1)
+    f1 = torch.where(occurrences > 0, 2 * hits / occurrences.clamp(min=1), 0.0)
+    return f1.sum() / (occurrences > 0).sum().clamp(min=1)
+
+
+class SplitMetrics(Metric):
+    """Loss, accuracy and macro F1 over the valid rows of a split, each row counted once on any number of devices."""
+
+    full_state_update = False
+
+    def __init__(self, class_count: int) -> None:
+        super().__init__()
+        self.class_count = class_count
+        self.confusion: Tensor
+        self.loss_sum: Tensor
+        self.add_state("confusion", torch.zeros(class_count, class_count, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("loss_sum", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
+
+    def update(self, losses: Tensor, predicted: Tensor, labels: Tensor, valid: Tensor) -> None:
+        """Count a batch: losses float `[B]`, predicted and labels int64 `[B]`, valid bool `[B]`."""
+        cells = torch.where(valid, labels * self.class_count + predicted, 0)
+        counts = torch.zeros_like(self.confusion).view(-1).index_add(0, cells, valid.to(torch.int64))
+        self.confusion += counts.view_as(self.confusion)
+        self.loss_sum += (losses.float() * valid).sum()
+
+    def compute(self) -> dict[str, Tensor]:
+        return {
+            "loss": self.loss_sum / self.confusion.sum().clamp(min=1),
+            "accuracy": accuracy(self.confusion),
+            "macro_f1": macro_f1(self.confusion),
+        }

@@ -1,0 +1,56 @@
+"""What a command prints when it is done: the figures, where they are, how to look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+SHOWN_SKIPS = 5
+
+_console = Console(soft_wrap=True, highlight=False)
+
+
+def print_metrics(metrics: Mapping[str, float]) -> None:
+    """A table of figures: a row a split, a column a figure."""
+    splits = sorted({name.partition("/")[0] for name in metrics if "/" in name}, reverse=True)
+    figures = [figure for figure in ("loss", "accuracy", "macro_f1") if any(f"{s}/{figure}" in metrics for s in splits)]
+    table = Table("split", *figures)
+    for split in splits:
+        values = [metrics.get(f"{split}/{figure}") for figure in figures]
+        if any(value is not None for value in values):
+            table.add_row(split, *("" if value is None else f"{value:.4f}" for value in values))
+    _console.print(table)
+
+
+def print_run(directory: Path) -> None:
+    """Where a run is, and what can be done with it next."""
+    _console.print(f"Run directory:  {directory}")
+    _console.print(f"Evaluate it:    python src/evaluate.py run={directory}")
+    _console.print(f"Predict:        python src/predict.py run={directory} split=test")
+    wandb = directory / "wandb"
+    if any(wandb.glob("*run-*")):
+        _console.print(f"Look at it:     wandb leet {wandb}")
+    for offline in sorted(wandb.glob("offline-run-*"))[-1:]:
+        _console.print(f"Put it online:  wandb login && wandb sync {offline}")
+
+
+def print_skipped(skipped: set[str]) -> None:
+    """How many records were skipped, and the first few with the reason."""
+    if not skipped:
+        return
+    _console.print(f"[bold]Skipped {len(skipped)} bad records or shards[/bold] (data.on_bad_record=skip):")
+    for reason in sorted(skipped)[:SHOWN_SKIPS]:
+        _console.print(f"  {reason}", markup=False)
+    if len(skipped) > SHOWN_SKIPS:
+        _console.print(f"  and {len(skipped) - SHOWN_SKIPS} more")
+
+
+def print_written(files: list[Path], rows: int) -> None:
+    """The files that hold `rows` predictions."""
+    if not files:
+        _console.print("fast_dev_run: one batch predicted, nothing written")
+    for file in files:
+        _console.print(f"Wrote {rows} rows: {file}")

@@ -1,0 +1,23 @@
+"""A run's figures from its best checkpoint: what `python src/evaluate.py` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from flowers.training.runs import Run
+
+
+def evaluate(config: DictConfig) -> tuple[dict[str, float], set[str]]:
+    """The validation split's figures and what was wrong with each record that was skipped.
+
+    Raises:
+        InputError: no such run, or bad data or weights; see the message.
+    """
+    datamodule, model = Run(Path(config.run)).load(config.data)
+    trainer: L.Trainer = instantiate(config.trainer, logger=False, enable_checkpointing=False)
+    trainer.validate(model, datamodule=datamodule, verbose=False)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}, datamodule.skipped

@@ -1,0 +1,143 @@
+"""The run directory: what a training leaves, and how everything later finds it.
+
+config.yaml  checkpoints/{best,last}.ckpt  metrics.csv  metrics.json  predictions/  wandb/
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from flowers.data.datamodule import FlowersDataModule
+from flowers.errors import InputError
+from flowers.models.backbone import state_faults
+from flowers.models.classifier import FlowerClassifier
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run's directory."""
+
+    directory: Path
+
+    @property
+    def config_path(self) -> Path:
+        return self.directory / "config.yaml"
+
+    @property
+    def best(self) -> Path:
+        return self.directory / "checkpoints" / "best.ckpt"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.directory / "metrics.json"
+
+    def predictions(self, split: str) -> Path:
+        return self.directory / "predictions" / f"{split}.parquet"
+
+    @property
+    def submission(self) -> Path:
+        return self.directory / "submission.csv"
+
+    def write_config(self, config: DictConfig) -> None:
+        """Keep the configuration, its references unresolved, so that what is overridden later still carries over."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        kept = config.copy()
+        kept.paths.output_dir = str(self.directory)
+        OmegaConf.save(kept, self.config_path)
+
+    def write_metrics(self, metrics: Mapping[str, float]) -> None:
+        self.metrics_path.write_text(json.dumps(dict(sorted(metrics.items())), indent=2) + "\n")
+
+    def config(self) -> DictConfig:
+        """The configuration that the run was trained with.
+
+        Raises:
+            InputError: the directory is no run's.
+        """
+        if not self.config_path.is_file():
+            raise InputError(
+                f"{self.config_path}: no such file. Expected run=DIR to be what `python src/train.py` printed as its "
+                "directory, one of logs/train/runs/*."
+            )
+        config = OmegaConf.load(self.config_path)
+        if not isinstance(config, DictConfig) or not {"data", "model"} <= set(config):
+            raise InputError(f"{self.config_path}: expected a training's configuration, found none in it.")
+        return config
+
+    def load(self, overrides: Mapping[str, object]) -> tuple[FlowersDataModule, FlowerClassifier]:
+        """The run's data, as trained but for `overrides` that are not None, and its model from the best checkpoint.
+
+        Raises:
+            InputError: the directory is no run's, has no best checkpoint, or its data have other classes.
+        """
+        config = self.config()
+        for key, value in overrides.items():
+            if value is not None:
+                OmegaConf.update(config, f"data.{key}", value)
+        datamodule: FlowersDataModule = instantiate(config.data)
+        datamodule.prepare_data()
+        check_classes(self.best, datamodule.class_names)
+        # The checkpoint has all weights: those that the training started from are not needed.
+        model: FlowerClassifier = instantiate(config.model, class_names=datamodule.class_names, pretrained=False)
+        load_weights(model, self.best)
+        return datamodule, model
+
+
+def read_checkpoint(path: Path) -> dict[str, object]:
+    """A checkpoint that Lightning wrote, its tensors on the CPU.
+
+    Raises:
+        InputError: there is no such file, or it is no checkpoint of this program.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such file. Expected a run's checkpoint; a run that ended before its first validation, or with "
+            "debug=fdr, has none. Train again, or give another."
+        )
+    try:
+        checkpoint: dict[str, object] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint["state_dict"], checkpoint["hyper_parameters"]["class_names"]  # type: ignore[index]
+    except Exception as error:  # torch.load raises many kinds for a file that is none of its own
+        raise InputError(
+            f"{path}: expected a checkpoint of this program, found {type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'nothing'}. Train again, or copy the file again."
+        ) from error
+    return checkpoint
+
+
+def check_classes(path: Path, class_names: Sequence[str]) -> None:
+    """Raise `InputError` unless a checkpoint was trained on these classes, in this order."""
+    trained: list[str] = read_checkpoint(path)["hyper_parameters"]["class_names"]  # type: ignore[index]
+    if trained == list(class_names):
+        return
+    differing = [label for label, (a, b) in enumerate(zip(trained, class_names, strict=False)) if a != b]
+    detail = f"; the first that differ are {trained[differing[0]]!r} and {class_names[differing[0]]!r}" * bool(
+        differing
+    )
+    raise InputError(
+        f"{path}: expected a checkpoint of the data set's {len(class_names)} classes, found one of "
+        f"{len(trained)}{detail}. Give the data set that it was trained on (data.root), or another checkpoint; "
+        "to start from its backbone alone, train with model.pretrained=PATH."
+    )
+
+
+def load_weights(model: L.LightningModule, path: Path) -> None:
+    """Load a checkpoint's weights, all of them.
+
+    Raises:
+        InputError: they are not this model's.
+    """
+    state: dict[str, torch.Tensor] = read_checkpoint(path)["state_dict"]  # type: ignore[assignment]
+    faults = state_faults(state, model.state_dict())
+    if faults:
+        raise InputError(f"{path}: expected the weights of this run's model, found others: {faults}. Train again.")
+    nn.Module.load_state_dict(model, state)

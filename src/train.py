@@ -1,0 +1,22 @@
+"""Train a model: python src/train.py [group=NAME ...] [key=VALUE ...]; --help lists them."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from flowers.door import open_door
+
+
+def main(config: DictConfig) -> float | None:
+    from flowers.reporting.summary import print_metrics, print_run, print_skipped
+    from flowers.training.train import train
+
+    run, metrics, skipped = train(config)
+    print_metrics(metrics)
+    print_skipped(skipped)
+    print_run(run.directory)
+    return metrics.get(config.optimized_metric)
+
+
+if __name__ == "__main__":
+    open_door(main, "train")
