@@ -1,0 +1,74 @@
+"""A tiny garden and a tiny run, made once, for all tests that need one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+os.environ["WANDB_MODE"] = "offline"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_SILENT"] = "true"
+
+from flowers.data.garden import Garden, plant  # noqa: E402
+
+TINY = Garden(seed=0, train=208, val=104, test=72, sizes=(192, 224))
+
+Door = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def run_door(name: str, *arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user does."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "src" / f"{name}.py"), *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def door() -> Door:
+    return run_door
+
+
+@pytest.fixture(scope="session")
+def garden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny garden's directory. Not to be changed: tests that damage shards copy them."""
+    root = tmp_path_factory.mktemp("gardens") / "garden"
+    plant(TINY, root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(garden: Path) -> list[str]:
+    """Overrides of a training that takes seconds."""
+    return [
+        "data=tfrecords",
+        f"data.root={garden}",
+        "data.train_size=64",
+        "data.eval_size=64",
+        "data.num_workers=1",
+        "model.backbone=test_efficientnet",
+        "model.pretrained=false",
+        "trainer=cpu",
+        "trainer.max_epochs=1",
+    ]
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a finished run."""
+    directory = tmp_path_factory.mktemp("runs") / "trained"
+    done = run_door("train", *tiny_settings, f"hydra.run.dir={directory}")
+    assert done.returncode == 0, done.stderr
+    (directory / "stdout.txt").write_text(done.stdout)
+    return directory

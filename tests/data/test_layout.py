@@ -1,0 +1,53 @@
+"""Kaggle's layout, and what is said where it is not there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flowers.data.layout import find_shards, kaggle_class_names, kaggle_train_counts, read_class_names
+from flowers.errors import InputError
+
+
+def test_the_competitions_own_figures() -> None:
+    names, counts = kaggle_class_names(), kaggle_train_counts()
+    assert (len(names), len(set(names)), len(counts)) == (104, 104, 104)
+    assert (sum(counts), min(counts), max(counts)) == (12_753, 18, 782)
+    assert (names[0], names[103]) == ("pink primrose", "wild rose")
+
+
+def test_finds_shards_in_order(garden: Path) -> None:
+    shards = find_shards(garden, "train", 192)
+    assert [shard.path.name for shard in shards] == sorted(shard.path.name for shard in shards)
+    assert sum(shard.count or 0 for shard in shards) == 208
+
+
+def test_a_missing_data_set_prints_the_download(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"(?s)nowhere: no such directory.*kaggle competitions download"):
+        find_shards(tmp_path / "nowhere", "train", 192)
+
+
+def test_a_missing_resolution_names_those_there(garden: Path) -> None:
+    with pytest.raises(InputError, match=r"data.image_size=512 is not in this data set. It has \[192, 224\]"):
+        find_shards(garden, "train", 512)
+
+
+def test_an_empty_split_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tfrecords-jpeg-192x192" / "val").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"val: expected shards named like 00-192x192-798.tfrec, found none"):
+        find_shards(tmp_path, "val", 192)
+
+
+def test_class_names_from_the_data_set_or_the_competition(tmp_path: Path) -> None:
+    assert read_class_names(tmp_path) == kaggle_class_names()
+    (tmp_path / "classes.txt").write_text("rose\niris\n")
+    assert read_class_names(tmp_path) == ["rose", "iris"]
+
+
+def test_a_class_named_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("rose\niris\nrose\n")
+    with pytest.raises(InputError, match="found 'rose' twice"):
+        read_class_names(tmp_path)
+    shutil.rmtree(tmp_path)

@@ -1,0 +1,72 @@
+"""The LightningModule: input without a copy, masks, mixing that repeats."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+
+from flowers.data.batch import Batch
+from flowers.models.classifier import FlowerClassifier
+from flowers.training.schedules import warmup_decay
+
+NAMES = ["a", "b", "c"]
+
+
+def batch_of(size: int, valid: list[bool] | None = None) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    return Batch(
+        image=torch.randint(0, 256, (size, 64, 64, 3), dtype=torch.uint8, generator=generator),
+        label=torch.arange(size) % 3,
+        id=[str(row) for row in range(size)],
+        valid=torch.tensor(valid or [True] * size),
+        skipped=[],
+    )
+
+
+def classifier(**settings: float) -> FlowerClassifier:
+    torch.manual_seed(0)
+    return FlowerClassifier(NAMES, "test_efficientnet", **settings)  # type: ignore[arg-type]
+
+
+def test_images_become_channels_last_input_in_the_backbones_range() -> None:
+    model = classifier()
+    image = batch_of(2)["image"]
+    assert image.permute(0, 3, 1, 2).data_ptr() == image.data_ptr()
+    ready = model._normalise(image)
+    assert ready.is_contiguous(memory_format=torch.channels_last)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # ImageNet's
+    expected = ((image / 255 - mean) / std).permute(0, 3, 1, 2)
+    torch.testing.assert_close(ready, expected)
+
+
+def test_rows_that_are_not_valid_do_not_reach_loss_or_figures() -> None:
+    model = classifier(label_smoothing=0.1).eval()  # batch norm would mix rows
+    full, padded = batch_of(3), batch_of(4, [True, True, True, False])
+    padded["image"][:3], padded["image"][3] = full["image"], 255
+    figures = []
+    for batch in (full, padded):
+        model.validation_step(batch, 0)
+        figures.append({name: float(value) for name, value in model._metrics("val").compute().items()})
+        model._metrics("val").reset()
+    assert figures[0] == pytest.approx(figures[1], abs=1e-6)
+
+
+def test_probabilities_sum_to_one() -> None:
+    probabilities = classifier().eval().predict_step(batch_of(5), 0)
+    assert probabilities.dtype == torch.float32
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(5))
+
+
+def test_weight_decay_spares_biases_and_normalisation() -> None:
+    model = classifier()
+    model._optimizer = functools.partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1)
+    model._scheduler = functools.partial(
+        warmup_decay, steps_per_epoch=1, epochs=3, warmup_epochs=1, start=0.1, decay=0.8
+    )
+    optimizer = model.configure_optimizers()["optimizer"]  # type: ignore[index, call-overload]
+    decayed, spared = optimizer.param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+    assert {parameter.ndim for parameter in spared["params"]} == {1}
+    assert len(decayed["params"]) + len(spared["params"]) == len(list(model.parameters()))

@@ -1,0 +1,50 @@
+"""Mixup and CutMix: targets keep the share of the pixels that are theirs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowers.models.mixing import draw_mixing, mix
+
+ALPHAS = [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)]
+
+
+@pytest.mark.parametrize(("mixup_alpha", "cutmix_alpha"), ALPHAS)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_targets_follow_the_pixels(mixup_alpha: float, cutmix_alpha: float, seed: int) -> None:
+    # Row i is an image all of value i and a target for class i: the mix of one must be the mix of the other.
+    size, height, width = 6, 9, 7
+    images = torch.arange(size, dtype=torch.float32).view(-1, 1, 1, 1).expand(size, 3, height, width)
+    targets = torch.eye(size)
+    mixing = draw_mixing(
+        np.random.default_rng(seed), size, height, width, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha
+    )
+    mixed, mixed_targets, valid = mix(images, targets, torch.ones(size, dtype=torch.bool), mixing)
+    assert mixed.shape == images.shape
+    assert valid.all()
+    torch.testing.assert_close(mixed_targets.sum(1), torch.ones(size))
+    torch.testing.assert_close(mixed.mean((1, 2, 3)), mixed_targets @ torch.arange(size, dtype=torch.float32))
+    if mixup_alpha == 0:  # CutMix copies pixels, it does not blend them
+        assert set(mixed.unique().tolist()) <= set(range(size))
+
+
+def test_the_seed_decides() -> None:
+    def drawn(seed: int) -> list[float]:
+        mixing = draw_mixing(np.random.default_rng(seed), 8, 32, 32, mixup_alpha=0.2, cutmix_alpha=1.0)
+        return [*mixing.partner.tolist(), float(mixing.share), *mixing.box.tolist()]
+
+    assert drawn(1) == drawn(1)
+    assert len({tuple(drawn(seed)) for seed in range(20)}) == 20
+    shares = [drawn(seed)[8] for seed in range(200)]
+    assert 60 < sum(share == 1.0 for share in shares) < 140  # CutMix half of the time
+
+
+def test_a_partner_that_is_not_valid_makes_a_row_not_valid() -> None:
+    mixing = draw_mixing(np.random.default_rng(0), 4, 8, 8, mixup_alpha=1.0, cutmix_alpha=0.0)
+    valid = torch.tensor([True, False, True, True])
+    _, _, mixed = mix(torch.zeros(4, 3, 8, 8), torch.eye(4), valid, mixing)
+    assert mixed.tolist() == [bool(valid[row] and valid[mixing.partner[row]]) for row in range(4)]

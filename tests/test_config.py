@@ -1,0 +1,81 @@
+"""What a configuration may say: every configuration of ours, and what is refused with which hint."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import lightning
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from flowers.config import SCHEMAS, Trainer, check_config, known_keys
+from flowers.errors import InputError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+GROUPS = [
+    f"{path.parent.name}={path.stem}"
+    for group in ("data", "model", "trainer", "optimizer", "scheduler", "callbacks", "logger", "experiment", "debug")
+    for path in sorted((CONFIGS / group).glob("*.yaml"))
+    if path.stem != "default" or group in ("callbacks", "logger", "debug")
+]
+
+
+def check(name: str, *overrides: str) -> None:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose(name, [*overrides, *(["paths.output_dir=out"] if name == "train" else [])])
+    check_config(SCHEMAS[name], OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("choice", GROUPS)
+def test_every_choice_of_every_group_is_valid(choice: str) -> None:
+    check("train", choice, "data.root=somewhere")
+
+
+@pytest.mark.parametrize("name", ["evaluate", "predict"])
+def test_the_other_doors_are_valid(name: str) -> None:
+    check(name, "run=somewhere", "data.batch_size=4")
+
+
+def test_a_node_of_ones_own_is_left_to_its_target() -> None:
+    check("train", "optimizer._target_=timm.optim.Lamb", "+optimizer.trust_clip=true")
+    check("train", "+callbacks.mine={_target_: my.Callback, patience: 3}")
+    check("train", "data.train_transform=[{_target_: albumentations.VerticalFlip, p: 0.1}]")
+
+
+REFUSED = {
+    "+trainer.max_epoch=3": "trainer.max_epoch: no such setting. Did you mean trainer.max_epochs?",
+    "+trainer.limit_train_batch=3": "limit_train_batch: no such setting. Did you mean trainer.limit_train_batches?",
+    "+optimizer.weight_decays=0": "optimizer.weight_decays: no such setting. Did you mean optimizer.weight_decay?",
+    "+nonsense=1": "nonsense: no such setting. Known here: data, model,",
+    "trainer.max_epochs=three": "trainer.max_epochs=three: expected a valid integer, found 'three'.",
+    "trainer.max_epochs=1.5": "trainer.max_epochs=1.5: expected a valid integer, found 1.5.",
+    "model.label_smoothing=1": "model.label_smoothing=1: expected less than 1, found 1.",
+    "optimizer.lr=fast": "optimizer.lr=fast: expected a valid number, found 'fast'.",
+    "data.on_bad_record=ignore": "data.on_bad_record=ignore: expected 'stop' or 'skip', found 'ignore'.",
+    "data.batch_size=0": "data.batch_size=0: expected greater than 0, found 0.",
+    "model.backbone=3": "model.backbone=3: expected a valid string, found 3.",
+    "callbacks.model_checkpoint.mode=most": "model_checkpoint.mode=most: expected 'min' or 'max', found 'most'.",
+    "trainer.use_distributed_sampler=true": "trainer.use_distributed_sampler=True: expected False, found True.",
+}
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_what_is_refused(override: str) -> None:
+    with pytest.raises(InputError) as raised:
+        check("train", override)
+    assert REFUSED[override] in str(raised.value)
+
+
+def test_all_faults_at_once() -> None:
+    with pytest.raises(InputError) as raised:
+        check("train", "trainer.max_epochs=three", "data.batch_size=0")
+    assert len(str(raised.value).splitlines()) == 2
+
+
+def test_the_trainers_settings_are_lightnings() -> None:
+    ours = {key.removeprefix("trainer.") for key in known_keys(SCHEMAS["evaluate"]) if key.startswith("trainer.")}
+    lightnings = set(inspect.signature(lightning.Trainer.__init__).parameters)
+    assert ours - {"_target_", "_partial_"} <= lightnings
+    assert "max_epochs" in Trainer.model_fields
