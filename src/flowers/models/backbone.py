@@ -48,6 +48,7 @@ def create_backbone(
         raise InputError(f"model.backbone_arguments={arguments}: {name} does not take them: {error}") from None
     if pretrained is False:
         return backbone
+    _zero_head(backbone)
     path = _wheel_file(name) if pretrained == "wheel" else Path(pretrained)
     load_pretrained(backbone, path, in_order=pretrained == "wheel")
     return backbone
@@ -56,6 +57,7 @@ def create_backbone(
 def _from_hub(name: str, class_count: int, arguments: Mapping[str, Any]) -> nn.Module:
     try:
         backbone: nn.Module = timm.create_model(name, pretrained=True, num_classes=class_count, **arguments)
+        _zero_head(backbone)
         return backbone
     except TypeError:
         raise
@@ -96,7 +98,7 @@ def load_pretrained(backbone: nn.Module, path: Path, *, in_order: bool = False) 
     state, expected = read_state(path), backbone.state_dict()
     if in_order and len(state) == len(expected):
         state = dict(zip(expected, state.values(), strict=True))
-    for key in _head_keys(backbone):
+    for key in (f"{head}.{part}" for head in head_names(backbone) for part in ("weight", "bias")):
         if key in state and state[key].shape != expected[key].shape:
             state[key] = expected[key]
     faults = state_faults(state, expected)
@@ -113,9 +115,20 @@ def weights_config(backbone: nn.Module) -> dict[str, Any]:
     return cast(dict[str, Any], backbone.pretrained_cfg)
 
 
-def _head_keys(backbone: nn.Module) -> list[str]:
-    heads = weights_config(backbone)["classifier"]
-    return [f"{head}.{part}" for head in ([heads] if isinstance(heads, str) else heads) for part in ("weight", "bias")]
+def head_names(backbone: nn.Module) -> list[str]:
+    """The names of a timm model's classifying layers; two in a distilled one."""
+    names = weights_config(backbone)["classifier"]
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _zero_head(backbone: nn.Module) -> None:
+    """Start the head from zero, as BiT does (arXiv:1912.11370).
+
+    timm starts an EfficientNet's so large that its first gradients spoil pretrained weights: see docs/models.md.
+    """
+    for name in head_names(backbone):
+        for parameter in backbone.get_submodule(name).parameters():
+            nn.init.zeros_(parameter)
 
 
 def read_state(path: Path) -> StateDict:
