@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -39,6 +39,12 @@ def open_door(main: Callable[[DictConfig], Any], name: str) -> None:
             sys.exit(f"error: {error}")
         except OmegaConfBaseException as error:
             sys.exit(f"error: {_explain(error, name)}")
+        except InstantiationException as error:
+            if isinstance(error.__cause__, InputError):
+                sys.exit(f"error: {error.__cause__}")
+            if isinstance(error.__cause__, TypeError | ValueError | ImportError) or error.__cause__ is None:
+                sys.exit(f"error: {error}")  # a node of the user's own that cannot be made as configured
+            raise
 
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(checked)()

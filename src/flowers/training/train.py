@@ -54,12 +54,13 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     _log_configuration(trainer, config)
     try:
         trainer.fit(model, datamodule=datamodule, ckpt_path=config.ckpt_path)
+        figures = dict(trainer.callback_metrics)
         if not config.trainer.fast_dev_run:  # which leaves no checkpoint
             trainer.validate(model, datamodule=datamodule, ckpt_path="best", verbose=False)
+            figures |= trainer.callback_metrics
     finally:
         wandb.finish()  # a multirun's next job starts a run of its own
-    # The last epoch's, but the best checkpoint's for the validation split.
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name != "train/loss_step"}
+    metrics = {name: float(value) for name, value in figures.items() if name != "train/loss_step"}
     if trainer.is_global_zero and not config.trainer.fast_dev_run:
         run.write_metrics(metrics)
     return run, metrics, datamodule.skipped
