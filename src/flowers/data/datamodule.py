@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +20,6 @@ from flowers.data.garden import Garden, plant
 from flowers.data.layout import Split, read_class_names
 from flowers.data.sampling import EpochSampler
 from flowers.data.transforms import SeededTransform
-
-log = logging.getLogger(__name__)
 
 
 class FlowersDataModule(L.LightningDataModule):

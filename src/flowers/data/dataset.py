@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -17,8 +16,6 @@ from flowers.data.sampling import Draw
 from flowers.data.shards import ShardIndex, ShardReader, index_shard
 from flowers.data.transforms import Image, SeededTransform
 from flowers.errors import BadRecord
-
-log = logging.getLogger(__name__)
 
 OnBadRecord = Literal["stop", "skip"]
 

@@ -26,7 +26,9 @@ def print_metrics(metrics: Mapping[str, float]) -> None:
 
 
 def print_run(directory: Path) -> None:
-    """Where a run is, and what can be done with it next."""
+    """Where a run is, and what can be done with it next; paths as short as they work from here."""
+    if directory.is_relative_to(Path.cwd()):
+        directory = directory.relative_to(Path.cwd())
     _console.print(f"Run directory:  {directory}")
     _console.print(f"Evaluate it:    python src/evaluate.py run={directory}")
     _console.print(f"Predict:        python src/predict.py run={directory} split=test")

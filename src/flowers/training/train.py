@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 from flowers.data.datamodule import FlowersDataModule
 from flowers.models.classifier import FlowerClassifier, SchedulerFactory
 from flowers.training.runs import Run, check_classes
-
-log = logging.getLogger(__name__)
 
 
 def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
@@ -32,6 +30,8 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     """
     run = Run(Path(config.paths.output_dir))
     run.write_config(config)
+    # The CSV logger shares the run's directory, which therefore is not empty.
+    warnings.filterwarnings("ignore", message="Experiment logs directory")
     L.seed_everything(config.seed, workers=True, verbose=False)
 
     datamodule: FlowersDataModule = instantiate(config.data)
