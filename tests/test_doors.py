@@ -85,7 +85,8 @@ def test_fast_dev_run_of_training(tiny_settings: list[str], door: Door, tmp_path
         "train", *settings, "debug=fdr", "experiment=mixing", "data.batch_size=8", f"hydra.run.dir={tmp_path}/run"
     )
     assert done.returncode == 0, done.stderr
-    assert "train" in done.stdout
+    assert "Run directory:" in done.stdout
+    assert "Evaluate it:" not in done.stdout  # there is no checkpoint
     assert list(tmp_path.rglob("best.ckpt")) == []
     assert list(tmp_path.rglob("metrics.json")) == []
 
@@ -132,6 +133,10 @@ REFUSED = {
     "model.backbone=resnet5O": "error: model.backbone=resnet5O: expected the name of a timm model, found",
     "ckpt_path=nowhere.ckpt": "error: nowhere.ckpt: no such file.",
     "data.root=nowhere": "error: nowhere: no such directory.",
+    "data.root=.": "error: .: expected a garden, found a directory without garden.json.",
+    "trainer=gpu": "error: trainer: ",
+    "data.train_transform=[{_target_: albumentations.HorizontalFlipp}]": "error: data.train_transform0: Error loading",
+    "trainer.max_epochs=-1": "error: trainer.max_epochs=-1: expected an end",
 }
 
 
@@ -139,12 +144,53 @@ REFUSED = {
 def test_bad_input_gets_one_message_and_no_traceback(
     tiny_settings: list[str], door: Door, tmp_path: Path, override: str
 ) -> None:
-    settings = tiny_settings if override.split(".")[0] in ("model", "ckpt_path=nowhere") else []
-    settings = [*settings, "data=tfrecords"] if override == "data.root=nowhere" else settings
-    done = door("train", *settings, override, "trainer=cpu", f"hydra.run.dir={tmp_path}/run")
+    settings = tiny_settings if override.startswith(("model", "ckpt", "trainer", "data.train")) else []
+    settings = ["data=tfrecords"] if override == "data.root=nowhere" else settings
+    done = door("train", *settings, override, f"hydra.run.dir={tmp_path}/run")
     assert done.returncode == 1
     assert REFUSED[override] in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_resuming_needs_the_same_model_and_epochs_left(
+    tiny_settings: list[str], trained: Path, door: Door, tmp_path: Path
+) -> None:
+    last = f"ckpt_path={trained}/checkpoints/last.ckpt"
+    for override, expected in (
+        ("model.backbone=test_vit", "last.ckpt: expected the weights of the configured model, found others"),
+        ("trainer.max_epochs=1", "trainer.max_epochs=1: expected more than the 1 epochs"),
+    ):
+        done = door("train", *tiny_settings, last, override, f"hydra.run.dir={tmp_path}/run")
+        assert done.returncode == 1
+        assert expected in done.stderr
+        assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_run_that_stops_before_its_first_validation_can_still_be_used(
+    tiny_settings: list[str], door: Door, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    done = door("train", *tiny_settings, "trainer.max_steps=2", "logger=csv", f"hydra.run.dir={run}")
+    assert done.returncode == 0, done.stderr
+    assert 0 <= json.loads((run / "metrics.json").read_text())["val/macro_f1"] <= 1
+    # The same directory once more: the earlier figures stay.
+    (run / "metrics.csv").write_text("epoch,step\n0,1\n")
+    done = door("train", *tiny_settings, "trainer.max_steps=2", "logger=csv", f"hydra.run.dir={run}")
+    assert done.returncode == 0, done.stderr
+    assert [path.read_text() for path in run.glob("metrics-until-*.csv")] == ["epoch,step\n0,1\n"]
+    assert door("evaluate", f"run={run}", "trainer=cpu").returncode == 0
+
+
+def test_predicting_the_training_split_takes_each_record_as_it_is_stored(trained: Path, door: Door) -> None:
+    tables = []
+    for batch_size in (16, 50):
+        done = door("predict", f"run={trained}", "split=train", "trainer=cpu", f"data.batch_size={batch_size}")
+        assert done.returncode == 0, done.stderr
+        tables.append(pq.read_table(trained / "predictions" / "train.parquet"))
+    assert tables[0]["id"] == tables[1]["id"]
+    assert len(set(tables[0]["id"].to_pylist())) == 208
+    first, second = (torch.tensor(table.columns[2].to_numpy()) for table in tables)
+    torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-4)
 
 
 def test_a_checkpoint_of_other_classes_is_refused(
@@ -193,6 +239,9 @@ def test_a_damaged_record_in_training(
     else:
         assert done.returncode == 0, done.stderr
         assert "Skipped 1 bad records" in done.stdout
+        assert place in done.stdout
+        done = door("predict", f"run={tmp_path}/run", "split=val", "trainer=cpu")
+        assert "Wrote 103 rows" in done.stdout
         assert place in done.stdout
 
 

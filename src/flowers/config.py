@@ -18,6 +18,7 @@ Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
+Figure = Literal["val/macro_f1", "val/accuracy", "val/loss"]
 Above0 = Annotated[float, Field(gt=0)]
 
 
@@ -100,7 +101,7 @@ class WarmupDecay(Node):
 
 
 class Trainer(Node):
-    """lightning.Trainer's arguments, but for those that this program gives itself."""
+    """lightning.Trainer's arguments, but for those that this program gives itself or that would do nothing here."""
 
     accelerator: str
     devices: int | str | list[int]
@@ -132,14 +133,13 @@ class Trainer(Node):
     detect_anomaly: bool = False
     barebones: bool = False
     sync_batchnorm: bool = False
-    enable_progress_bar: bool | None = None
     enable_model_summary: bool | None = None
 
 
 class ModelCheckpoint(Node):
     dirpath: str
     filename: Literal["best"]
-    monitor: str
+    monitor: Figure
     mode: Literal["min", "max"]
     save_last: bool
     auto_insert_metric_name: bool
@@ -149,7 +149,7 @@ class ModelCheckpoint(Node):
 
 
 class EarlyStopping(Node):
-    monitor: str
+    monitor: Figure
     mode: Literal["min", "max"]
     patience: Count
     min_delta: NonNegative = 0.0

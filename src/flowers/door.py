@@ -40,16 +40,29 @@ def open_door(main: Callable[[DictConfig], Any], name: str) -> None:
         except OmegaConfBaseException as error:
             sys.exit(f"error: {_explain(error, name)}")
         except InstantiationException as error:
-            if isinstance(error.__cause__, InputError):
-                sys.exit(f"error: {error.__cause__}")
-            if isinstance(error.__cause__, TypeError | ValueError | ImportError) or error.__cause__ is None:
-                sys.exit(f"error: {error}")  # a node of the user's own that cannot be made as configured
+            if message := _unmade(error):
+                sys.exit(f"error: {message}")
             raise
 
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(checked)()
+    except InstantiationException:
+        raise
     except HydraException as error:
         sys.exit(f"error: {_explain(error, name)}")
+
+
+def _unmade(error: InstantiationException) -> str | None:
+    """Why an object cannot be made as it is configured; None where that is no fault of the configuration."""
+    cause = error.__cause__
+    if isinstance(cause, InputError):
+        return str(cause)
+    # Lightning's own for a trainer that cannot be, by name: importing Lightning here would be slow.
+    faults = {"MisconfigurationException", "TypeError", "ValueError", "ImportError", "AttributeError", "NoneType"}
+    if type(cause).__name__ not in faults:
+        return None
+    where = re.search(r"full_key: (\S+)", str(error))
+    return f"{where[1] if where else 'configuration'}: {cause or str(error).partition(chr(10))[0]}"
 
 
 def _explain(error: Exception, name: str) -> str:

@@ -34,7 +34,7 @@ def module(
 
 
 def epoch_of(data: FlowersDataModule, epoch: int) -> list[Batch]:
-    loader = data.loader("train")
+    loader = data.loader("train", training=True)
     loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
     return list(loader)
 
@@ -61,7 +61,7 @@ def test_each_id_once_an_epoch_and_the_same_pixels_for_any_number_of_workers(gar
 @pytest.mark.parametrize("workers", [0, 2])
 def test_augmentations_and_order_differ_between_epochs(garden: Path, workers: int) -> None:
     data = module(garden, workers)
-    loader = data.loader("train")  # one loader, as in training: persistent workers see every epoch
+    loader = data.loader("train", training=True)  # one loader, as in training: persistent workers see every epoch
     epochs = []
     for epoch in range(3):
         loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
@@ -123,6 +123,17 @@ def test_skipping_marks_the_row_and_keeps_the_shape(damaged: Path) -> None:
     assert {batch["image"].shape[0] for batch in batches} == {16}
     assert len(data.skipped) == 1
     assert "the payload's CRC is wrong" in data.skipped.pop()
+
+
+def test_a_transform_that_ends_in_floats_is_refused(garden: Path) -> None:
+    data = FlowersDataModule(str(garden), 192, 192, 192, 16, [A.Normalize()], [], num_workers=0)
+    with pytest.raises(InputError, match="expected the transform to give uint8 pixels, found float32"):
+        epoch_of(data, 0)
+
+
+def test_a_training_loader_is_never_empty(garden: Path) -> None:
+    batches = epoch_of(module(garden, 0, batch_size=300), 0)
+    assert [int(batch["valid"].sum()) for batch in batches] == [208]
 
 
 def test_a_transform_that_ends_in_another_size_is_refused(garden: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,4 +129,3 @@ def test_a_missing_image_is_named(tmp_path: Path) -> None:
     one_shard(tmp_path, [message.SerializeToString()])
     with pytest.raises(BadRecord, match="expected a feature 'image', found only"):
         open_dataset(tmp_path)[0][0]
-    shutil.rmtree(tmp_path)

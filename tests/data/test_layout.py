@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -50,4 +49,3 @@ def test_a_class_named_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("rose\niris\nrose\n")
     with pytest.raises(InputError, match="found 'rose' twice"):
         read_class_names(tmp_path)
-    shutil.rmtree(tmp_path)

@@ -63,7 +63,7 @@ class Collate:
         ids = [""] * self.batch_size
         for row, sample in enumerate(samples):
             if isinstance(sample, Sample):
-                self._check_shape(sample)
+                self._check_image(sample)
                 image[row], label[row], ids[row], valid[row] = sample.image, sample.label, sample.id, True
         return Batch(
             image=torch.from_numpy(image),
@@ -73,7 +73,12 @@ class Collate:
             skipped=[sample.reason for sample in samples if isinstance(sample, Skipped)],
         )
 
-    def _check_shape(self, sample: Sample) -> None:
+    def _check_image(self, sample: Sample) -> None:
+        if sample.image.dtype != np.uint8:
+            raise InputError(
+                f"record {sample.id}: expected the transform to give uint8 pixels, found {sample.image.dtype}. Take "
+                "Normalize, ToFloat and the like out of it: the model normalises on the device."
+            )
         if sample.image.shape != (self.image_size, self.image_size, 3):
             height, width = sample.image.shape[:2]
             raise InputError(

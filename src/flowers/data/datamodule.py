@@ -66,7 +66,7 @@ class FlowersDataModule(L.LightningDataModule):
         self.skipped: set[str] = set()
         self._train_transform = SeededTransform(train_transform)
         self._eval_transform = SeededTransform(eval_transform)
-        self._datasets: dict[Split, FlowersDataset] = {}
+        self._datasets: dict[tuple[Split, bool], FlowersDataset] = {}
 
     def prepare_data(self) -> None:
         if self.garden is not None:
@@ -77,33 +77,34 @@ class FlowersDataModule(L.LightningDataModule):
         """The class names in label order."""
         return read_class_names(self.root)
 
-    def dataset(self, split: Split) -> FlowersDataset:
-        """The split's data set, opened at first use."""
-        if split not in self._datasets:
+    def dataset(self, split: Split, *, training: bool = False) -> FlowersDataset:
+        """The split's data set, opened at first use; for `training` with the training transform."""
+        if (split, training) not in self._datasets:
             reader, faults = open_split(self.root, split, self.image_size, self.on_bad_record)
             self.skipped.update(faults)
-            self._datasets[split] = FlowersDataset(
+            self._datasets[split, training] = FlowersDataset(
                 reader,
                 image_size=self.image_size,
                 class_names=self.class_names,
                 labelled=split != "test",
-                transform=self._train_transform if split == "train" else self._eval_transform,
+                transform=self._train_transform if training else self._eval_transform,
                 seed=self.seed,
                 on_bad_record=self.on_bad_record,
             )
-        return self._datasets[split]
+        return self._datasets[split, training]
 
-    def loader(self, split: Split) -> DataLoader[Batch]:
-        """The split's batches: the train split shuffled and without its ragged end, the others whole and padded."""
-        dataset, training = self.dataset(split), split == "train"
+    def loader(self, split: Split, *, training: bool = False) -> DataLoader[Batch]:
+        """The split's batches: whole, in order and padded; for `training` shuffled, without the ragged end."""
+        dataset = self.dataset(split, training=training)
+        sampler = self._sampler(len(dataset), shuffle=training)
         loader = DataLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=self._sampler(len(dataset), shuffle=training),
+            sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            drop_last=training and len(dataset) >= self.batch_size,
+            drop_last=training and len(sampler) >= self.batch_size,
             collate_fn=Collate(self.batch_size, self.train_size if training else self.eval_size),
             worker_init_fn=_one_thread,
         )
@@ -114,13 +115,10 @@ class FlowersDataModule(L.LightningDataModule):
         return EpochSampler(count, seed=self.seed, shuffle=shuffle, rank=rank, ranks=ranks)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        return self.loader("train")
+        return self.loader("train", training=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self.loader("val")
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        return self.loader("test")
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         self.skipped.update(batch["skipped"])

@@ -17,6 +17,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 DOWNLOAD = "kaggle competitions download -c flower-classification-with-tpus"
 
 _SHARD_NAME = re.compile(r"(?P<number>\d+)-(?P<size>\d+)x(?P=size)-(?P<count>\d+)\.tfrec")
+_DIRECTORY_NAME = re.compile(r"tfrecords-jpeg-(?P<size>\d+)x(?P=size)")
 _RESOURCES = files("flowers.data") / "resources"
 
 
@@ -47,7 +48,8 @@ def find_shards(root: Path, split: Split, image_size: int) -> list[ShardFile]:
     _check_root(root)
     sized = size_directory(root, image_size)
     if not sized.is_dir():
-        there = sorted(int(d.name.rpartition("x")[2]) for d in root.glob("tfrecords-jpeg-*x*") if d.is_dir())
+        matches = (_DIRECTORY_NAME.fullmatch(directory.name) for directory in root.iterdir() if directory.is_dir())
+        there = sorted(int(match["size"]) for match in matches if match)
         raise InputError(
             f"{sized}: no such directory: data.image_size={image_size} is not in this data set. "
             + (f"It has {there}: choose one of them." if there else f"Expected tfrecords-jpeg-SxS in {root}.")
@@ -78,7 +80,7 @@ def _promised_count(path: Path) -> int | None:
 
 def kaggle_class_names() -> list[str]:
     """The competition's 104 class names in label order."""
-    return (_RESOURCES / "flowers104_classes.txt").read_text().split("\n")[:104]
+    return (_RESOURCES / "flowers104_classes.txt").read_text("utf-8").split("\n")[:104]
 
 
 def kaggle_train_counts() -> list[int]:
@@ -97,7 +99,7 @@ def read_class_names(root: Path) -> list[str]:
     path = root / "classes.txt"
     if not path.exists():
         return kaggle_class_names()
-    names = path.read_text().rstrip("\n").split("\n")
+    names = path.read_text("utf-8").rstrip("\n").split("\n")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice or not all(names):
         raise InputError(

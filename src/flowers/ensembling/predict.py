@@ -34,6 +34,7 @@ class _BatchWriter(BasePredictionWriter):
     def __init__(self) -> None:
         super().__init__(write_interval="batch")
         self.writer: PredictionsWriter | None = None
+        self.skipped: set[str] = set()
 
     def write_on_batch_end(
         self,
@@ -45,6 +46,7 @@ class _BatchWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
+        self.skipped.update(batch["skipped"])
         if self.writer is None:
             return
         valid = batch["valid"].cpu().numpy()
@@ -68,7 +70,7 @@ def predict(config: DictConfig) -> Written:
     loader = datamodule.loader(config.split)
     if config.trainer.fast_dev_run:
         trainer.predict(model, loader, return_predictions=False)
-        return Written([], 0, datamodule.skipped)
+        return Written([], 0, recorder.skipped)
     path = run.predictions(config.split)
     provenance = Provenance(str(run.directory), config.split, datamodule.image_size, "none", model.class_names)
     with PredictionsWriter(path, provenance) as recorder.writer:
@@ -77,4 +79,4 @@ def predict(config: DictConfig) -> Written:
     if config.split == "test":
         write_submission(path, run.submission)
         files.append(run.submission)
-    return Written(files, recorder.writer.count, datamodule.skipped)
+    return Written(files, recorder.writer.count, recorder.skipped | datamodule.skipped)

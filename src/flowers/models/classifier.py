@@ -90,7 +90,7 @@ class FlowerClassifier(L.LightningModule):
         # A mixed image counts as what most of it shows.
         self._metrics("train").update(losses.detach(), logits.argmax(1), targets.argmax(1), valid)
         loss = masked_mean(losses, valid)
-        self.log("train/loss_step", loss, prog_bar=True, on_epoch=False)
+        self.log("train/loss_step", loss, on_epoch=False)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
+
+from flowers.training.runs import Run
 
 SHOWN_SKIPS = 5
 
 _console = Console(soft_wrap=True, highlight=False)
 
 
+@rank_zero_only
 def print_metrics(metrics: Mapping[str, float]) -> None:
     """A table of figures: a row a split, a column a figure."""
     splits = sorted({name.partition("/")[0] for name in metrics if "/" in name}, reverse=True)
@@ -25,11 +29,14 @@ def print_metrics(metrics: Mapping[str, float]) -> None:
     _console.print(table)
 
 
+@rank_zero_only
 def print_run(directory: Path) -> None:
     """Where a run is, and what can be done with it next; paths as short as they work from here."""
     if directory.is_relative_to(Path.cwd()):
         directory = directory.relative_to(Path.cwd())
     _console.print(f"Run directory:  {directory}")
+    if not Run(directory).best.exists():
+        return
     _console.print(f"Evaluate it:    python src/evaluate.py run={directory}")
     _console.print(f"Predict:        python src/predict.py run={directory} split=test")
     wandb = directory / "wandb"
@@ -39,6 +46,7 @@ def print_run(directory: Path) -> None:
         _console.print(f"Put it online:  wandb login && wandb sync {offline}")
 
 
+@rank_zero_only
 def print_skipped(skipped: set[str]) -> None:
     """How many records were skipped, and the first few with the reason."""
     if not skipped:

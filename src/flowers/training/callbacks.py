@@ -29,7 +29,7 @@ class Throughput(Callback):
     ) -> None:
         self._images += len(batch["id"]) * trainer.world_size
         if batch_idx + 1 == trainer.num_training_batches:  # before validation, which runs within the epoch
-            pl_module.log("train/images_per_second", self.images_per_second)
+            pl_module.log("train/images_per_second", self.images_per_second, on_step=False, on_epoch=True)
 
 
 class ProgressBar(RichProgressBar):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import netrc
 import os
+import sys
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -22,7 +23,7 @@ def logged_in() -> bool:
     """Whether W&B has a key: in `WANDB_API_KEY`, or in the netrc file, where `wandb login` puts it."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    path = Path(os.environ.get("NETRC", "~/_netrc" if sys.platform == "win32" else "~/.netrc")).expanduser()
     host = urlparse(wandb.Settings().base_url).hostname
     try:
         return host is not None and netrc.netrc(path).authenticators(host) is not None

@@ -9,10 +9,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import lightning as L
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -40,6 +42,10 @@ class Run:
     def metrics_path(self) -> Path:
         return self.directory / "metrics.json"
 
+    @property
+    def metrics_csv(self) -> Path:
+        return self.directory / "metrics.csv"
+
     def predictions(self, split: str) -> Path:
         return self.directory / "predictions" / f"{split}.parquet"
 
@@ -47,6 +53,7 @@ class Run:
     def submission(self) -> Path:
         return self.directory / "submission.csv"
 
+    @rank_zero_only
     def write_config(self, config: DictConfig) -> None:
         """Keep the configuration, its references unresolved, so that what is overridden later still carries over."""
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -54,6 +61,7 @@ class Run:
         kept.paths.output_dir = str(self.directory)
         OmegaConf.save(kept, self.config_path)
 
+    @rank_zero_only
     def write_metrics(self, metrics: Mapping[str, float]) -> None:
         self.metrics_path.write_text(json.dumps(dict(sorted(metrics.items())), indent=2) + "\n")
 
@@ -81,6 +89,8 @@ class Run:
         """
         config = self.config()
         for key, value in overrides.items():
+            if key == "root" and value is not None:
+                config.data.garden = None  # another place is not for planting
             if value is not None:
                 OmegaConf.update(config, f"data.{key}", value)
         datamodule: FlowersDataModule = instantiate(config.data)
@@ -139,5 +149,20 @@ def load_weights(model: L.LightningModule, path: Path) -> None:
     state: dict[str, torch.Tensor] = read_checkpoint(path)["state_dict"]  # type: ignore[assignment]
     faults = state_faults(state, model.state_dict())
     if faults:
-        raise InputError(f"{path}: expected the weights of this run's model, found others: {faults}. Train again.")
+        raise InputError(
+            f"{path}: expected the weights of the configured model, found others: {faults}. Give the settings that the "
+            "checkpoint was trained with (the config.yaml beside it has them)."
+        )
     nn.Module.load_state_dict(model, state)
+
+
+def check_resumable(path: Path, model: FlowerClassifier, max_epochs: int) -> None:
+    """Raise `InputError` unless training can go on from a checkpoint: same classes, same model, epochs left."""
+    check_classes(path, model.class_names)
+    load_weights(model, path)
+    done = cast(int, read_checkpoint(path)["epoch"]) + 1
+    if 0 <= max_epochs <= done:
+        raise InputError(
+            f"trainer.max_epochs={max_epochs}: expected more than the {done} epochs that {path} has been trained for. "
+            f"Set trainer.max_epochs to {done + 1} or more."
+        )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import math
+import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,14 @@ import lightning as L
 import wandb
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from flowers.data.datamodule import FlowersDataModule
+from flowers.errors import InputError
 from flowers.models.classifier import FlowerClassifier, SchedulerFactory
-from flowers.training.runs import Run, check_classes
+from flowers.training.runs import Run, check_classes, check_resumable
 
 
 def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
@@ -30,34 +36,34 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     """
     run = Run(Path(config.paths.output_dir))
     run.write_config(config)
-    # The CSV logger shares the run's directory, which therefore is not empty.
-    warnings.filterwarnings("ignore", message="Experiment logs directory")
-    L.seed_everything(config.seed, workers=True, verbose=False)
+    _keep_earlier_figures(run)
+    L.seed_everything(config.seed, verbose=False)
 
     datamodule: FlowersDataModule = instantiate(config.data)
     datamodule.prepare_data()
     if config.ckpt_path is not None:
         check_classes(Path(config.ckpt_path), datamodule.class_names)
-    train_set = datamodule.dataset("train")  # damaged shards are found here, before anything slow
+    train_set = datamodule.dataset("train", training=True)  # damaged shards are found here, before anything slow
     datamodule.dataset("val")
 
     trainer: L.Trainer = instantiate(
         config.trainer, callbacks=_instances(config.callbacks), logger=_instances(config.logger)
     )
-    steps_per_epoch = len(train_set) // (config.data.batch_size * trainer.world_size)
+    batches = max(1, len(train_set) // (config.data.batch_size * trainer.world_size))
     model: FlowerClassifier = instantiate(
         config.model,
         class_names=datamodule.class_names,
         optimizer=instantiate(config.optimizer),
-        scheduler=_schedule(config, max(1, steps_per_epoch // trainer.accumulate_grad_batches)),
+        scheduler=_schedule(config, batches),
     )
+    if config.ckpt_path is not None:
+        check_resumable(Path(config.ckpt_path), model, config.trainer.max_epochs)
     _log_configuration(trainer, config)
     try:
         trainer.fit(model, datamodule=datamodule, ckpt_path=config.ckpt_path)
         figures = dict(trainer.callback_metrics)
         if not config.trainer.fast_dev_run:  # which leaves no checkpoint
-            trainer.validate(model, datamodule=datamodule, ckpt_path="best", verbose=False)
-            figures |= trainer.callback_metrics
+            figures |= _best_figures(trainer, model, datamodule, run)
     finally:
         wandb.finish()  # a multirun's next job starts a run of its own
     metrics = {name: float(value) for name, value in figures.items() if name != "train/loss_step"}
@@ -66,15 +72,61 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     return run, metrics, datamodule.skipped
 
 
+@rank_zero_only
+def _keep_earlier_figures(run: Run) -> None:
+    """Rename the metrics.csv of an earlier run in this directory, which the CSV logger would delete."""
+    if run.metrics_csv.exists():
+        run.metrics_csv.rename(run.metrics_csv.with_name(f"metrics-until-{int(time.time())}.csv"))
+    # Nothing is left to delete, though the directory is not empty.
+    warnings.filterwarnings("ignore", message="Experiment logs directory")
+
+
 def _instances(group: DictConfig | None) -> list[Any]:
     return [instantiate(node) for node in group.values() if node is not None] if group else []
 
 
-def _schedule(config: DictConfig, steps_per_epoch: int) -> SchedulerFactory:
-    epochs = config.trainer.max_epochs
-    if config.trainer.max_steps > 0:
-        epochs = min(epochs or float("inf"), config.trainer.max_steps / steps_per_epoch)
+def _best_figures(
+    trainer: L.Trainer, model: FlowerClassifier, datamodule: FlowersDataModule, run: Run
+) -> Mapping[str, Tensor]:
+    """The validation figures of the best checkpoint; a run that ended before any validation makes its last the best."""
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if not best:
+        trainer.save_checkpoint(run.best)
+    trainer.logger = None  # the epochs' own figures are logged already
+    trainer.validate(model, datamodule=datamodule, ckpt_path=best or None, verbose=False)
+    return trainer.callback_metrics
+
+
+def _schedule(config: DictConfig, batches: int) -> SchedulerFactory:
+    trainer = config.trainer
+    limit = trainer.get("overfit_batches") or trainer.get("limit_train_batches")
+    steps_per_epoch = math.ceil(limited(batches, limit) / trainer.accumulate_grad_batches)
+    epochs = run_length(trainer.max_epochs, trainer.max_steps, steps_per_epoch)
     return functools.partial(instantiate(config.scheduler), steps_per_epoch=steps_per_epoch, epochs=epochs)
+
+
+def limited(batches: int, limit: int | float | None) -> int:
+    """How many of an epoch's batches Lightning takes: `limit` of them (int), that share (float) or all (None)."""
+    if limit is None:
+        return batches
+    return max(1, min(batches, limit) if isinstance(limit, int) else int(batches * limit))
+
+
+def run_length(max_epochs: int, max_steps: int, steps_per_epoch: int) -> float:
+    """A run's epochs, of which -1 for either maximum means no bound.
+
+    Raises:
+        InputError: neither bounds it.
+    """
+    epochs = max_epochs if max_epochs >= 0 else math.inf
+    steps = max_steps if max_steps >= 0 else math.inf
+    length = min(epochs, steps / steps_per_epoch)
+    if math.isinf(length):
+        raise InputError(
+            "trainer.max_epochs=-1: expected an end, as the learning rate's schedule has one, found none. Set "
+            "trainer.max_epochs or trainer.max_steps."
+        )
+    return length
 
 
 def _log_configuration(trainer: L.Trainer, config: DictConfig) -> None:

@@ -97,5 +97,5 @@ def test_planted_once_and_only_over_its_own(garden: Path, tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"expected the garden .*found .*Remove that directory"):
         plant(dataclasses.replace(TINY, seed=1), garden)
     (tmp_path / "mine").mkdir()
-    with pytest.raises(InputError, match=r"found no garden.json"):
+    with pytest.raises(InputError, match=r"without garden.json. If it is a data set, read it with data=tfrecords"):
         plant(TINY, tmp_path / "mine")

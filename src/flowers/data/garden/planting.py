@@ -56,10 +56,15 @@ def plant(garden: Garden, root: Path) -> None:
     Raises:
         InputError: `root` holds another garden, or something else.
     """
+    if not root.exists():
+        _plant_new(garden, root)
+    _check_same(garden, root)
+
+
+def _plant_new(garden: Garden, root: Path) -> None:
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(root.with_name(f".{root.name}.lock")):
-        if root.exists():
-            _check_same(garden, root)
+        if root.exists():  # another process was first
             return
         log.info("Planting the garden in %s: %d pictures, once", root, garden.train + garden.val + garden.test)
         unfinished = root.with_name(f".{root.name}.part")
@@ -70,7 +75,12 @@ def plant(garden: Garden, root: Path) -> None:
 
 def _check_same(garden: Garden, root: Path) -> None:
     manifest = root / _MANIFEST
-    found = manifest.read_text() if manifest.exists() else "no garden.json"
+    if not manifest.exists():
+        raise InputError(
+            f"{root}: expected a garden, found a directory without {_MANIFEST}. If it is a data set, read it with "
+            f"data=tfrecords data.root={root}; to plant a garden, set data.root to a directory that is not there yet."
+        )
+    found = manifest.read_text()
     if found != garden.manifest():
         raise InputError(
             f"{root}: expected the garden {' '.join(garden.manifest().split())}, found {' '.join(found.split())}. "
