@@ -19,7 +19,7 @@ Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Figure = Literal["val/macro_f1", "val/accuracy", "val/loss"]
-Above0 = Annotated[float, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
 
 
 class Group(BaseModel):
@@ -74,15 +74,15 @@ class Model(Node):
 
 
 class AdamW(Node):
-    lr: Above0
+    lr: PositiveFloat
     weight_decay: NonNegative = 0.0
     betas: list[Share] = [0.9, 0.999]
-    eps: Above0 = 1e-8
+    eps: PositiveFloat = 1e-8
     fused: bool | None = None
 
 
 class SGD(Node):
-    lr: Above0
+    lr: PositiveFloat
     weight_decay: NonNegative = 0.0
     momentum: Share = 0.0
     nesterov: bool = False

@@ -9,14 +9,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-import lightning as L
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor
 
 from flowers.data.datamodule import FlowersDataModule
 from flowers.errors import InputError
@@ -95,44 +93,52 @@ class Run:
                 OmegaConf.update(config, f"data.{key}", value)
         datamodule: FlowersDataModule = instantiate(config.data)
         datamodule.prepare_data()
-        check_classes(self.best, datamodule.class_names)
+        checkpoint = read_checkpoint(self.best)
+        check_classes(self.best, checkpoint, datamodule.class_names)
         # The checkpoint has all weights: those that the training started from are not needed.
         model: FlowerClassifier = instantiate(config.model, class_names=datamodule.class_names, pretrained=False)
-        load_weights(model, self.best)
+        check_weights(self.best, checkpoint, model)
+        model.load_state_dict(checkpoint.state)
         return datamodule, model
 
 
-def read_checkpoint(path: Path) -> dict[str, object]:
-    """A checkpoint that Lightning wrote, its tensors on the CPU.
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What is needed of a checkpoint that Lightning wrote: the weights on the CPU, the classes, epochs done."""
+
+    state: dict[str, Tensor]
+    class_names: list[str]
+    epochs: int
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint.
 
     Raises:
         InputError: there is no such file, or it is no checkpoint of this program.
     """
     if not path.is_file():
         raise InputError(
-            f"{path}: no such file. Expected a run's checkpoint; a run that ended before its first validation, or with "
-            "debug=fdr, has none. Train again, or give another."
+            f"{path}: no such file. Expected a run's checkpoint; a run with debug=fdr has none. Train again, or give "
+            "another."
         )
     try:
-        checkpoint: dict[str, object] = torch.load(path, map_location="cpu", weights_only=True)
-        checkpoint["state_dict"], checkpoint["hyper_parameters"]["class_names"]  # type: ignore[index]
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return Checkpoint(content["state_dict"], content["hyper_parameters"]["class_names"], content["epoch"] + 1)
     except Exception as error:  # torch.load raises many kinds for a file that is none of its own
         raise InputError(
             f"{path}: expected a checkpoint of this program, found {type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else 'nothing'}. Train again, or copy the file again."
         ) from error
-    return checkpoint
 
 
-def check_classes(path: Path, class_names: Sequence[str]) -> None:
+def check_classes(path: Path, checkpoint: Checkpoint, class_names: Sequence[str]) -> None:
     """Raise `InputError` unless a checkpoint was trained on these classes, in this order."""
-    trained: list[str] = read_checkpoint(path)["hyper_parameters"]["class_names"]  # type: ignore[index]
+    trained = checkpoint.class_names
     if trained == list(class_names):
         return
-    differing = [label for label, (a, b) in enumerate(zip(trained, class_names, strict=False)) if a != b]
-    detail = f"; the first that differ are {trained[differing[0]]!r} and {class_names[differing[0]]!r}" * bool(
-        differing
-    )
+    differing = [(a, b) for a, b in zip(trained, class_names, strict=False) if a != b]
+    detail = f"; the first that differ are {differing[0][0]!r} and {differing[0][1]!r}" if differing else ""
     raise InputError(
         f"{path}: expected a checkpoint of the data set's {len(class_names)} classes, found one of "
         f"{len(trained)}{detail}. Give the data set that it was trained on (data.root), or another checkpoint; "
@@ -140,29 +146,22 @@ def check_classes(path: Path, class_names: Sequence[str]) -> None:
     )
 
 
-def load_weights(model: L.LightningModule, path: Path) -> None:
-    """Load a checkpoint's weights, all of them.
-
-    Raises:
-        InputError: they are not this model's.
-    """
-    state: dict[str, torch.Tensor] = read_checkpoint(path)["state_dict"]  # type: ignore[assignment]
-    faults = state_faults(state, model.state_dict())
-    if faults:
+def check_weights(path: Path, checkpoint: Checkpoint, model: FlowerClassifier) -> None:
+    """Raise `InputError` unless a checkpoint's weights are this model's, all of them."""
+    if faults := state_faults(checkpoint.state, model.state_dict()):
         raise InputError(
             f"{path}: expected the weights of the configured model, found others: {faults}. Give the settings that the "
-            "checkpoint was trained with (the config.yaml beside it has them)."
+            "checkpoint was trained with (the config.yaml of its run has them)."
         )
-    nn.Module.load_state_dict(model, state)
 
 
 def check_resumable(path: Path, model: FlowerClassifier, max_epochs: int) -> None:
     """Raise `InputError` unless training can go on from a checkpoint: same classes, same model, epochs left."""
-    check_classes(path, model.class_names)
-    load_weights(model, path)
-    done = cast(int, read_checkpoint(path)["epoch"]) + 1
-    if 0 <= max_epochs <= done:
+    checkpoint = read_checkpoint(path)
+    check_classes(path, checkpoint, model.class_names)
+    check_weights(path, checkpoint, model)
+    if 0 <= max_epochs <= checkpoint.epochs:
         raise InputError(
-            f"trainer.max_epochs={max_epochs}: expected more than the {done} epochs that {path} has been trained for. "
-            f"Set trainer.max_epochs to {done + 1} or more."
+            f"trainer.max_epochs={max_epochs}: expected more than the {checkpoint.epochs} epochs that {path} has been "
+            f"trained for. Set trainer.max_epochs to {checkpoint.epochs + 1} or more."
         )

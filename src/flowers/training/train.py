@@ -21,7 +21,7 @@ from torch import Tensor
 from flowers.data.datamodule import FlowersDataModule
 from flowers.errors import InputError
 from flowers.models.classifier import FlowerClassifier, SchedulerFactory
-from flowers.training.runs import Run, check_classes, check_resumable
+from flowers.training.runs import Run, check_resumable
 
 
 def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
@@ -41,8 +41,6 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
 
     datamodule: FlowersDataModule = instantiate(config.data)
     datamodule.prepare_data()
-    if config.ckpt_path is not None:
-        check_classes(Path(config.ckpt_path), datamodule.class_names)
     train_set = datamodule.dataset("train", training=True)  # damaged shards are found here, before anything slow
     datamodule.dataset("val")
 
