@@ -100,12 +100,18 @@ class WarmupDecay(Node):
     decay: Annotated[float, Field(gt=0, le=1)]
 
 
+class SPMDStrategy(Node):
+    precision: int | str
+    cache_dir: str | None
+    hosts: Positive
+
+
 class Trainer(Node):
     """lightning.Trainer's arguments, but for those that this program gives itself or that would do nothing here."""
 
     accelerator: str
     devices: int | str | list[int]
-    strategy: str = "auto"
+    strategy: str | SPMDStrategy | OpenNode = "auto"
     num_nodes: Positive = 1
     precision: int | str
     max_epochs: Annotated[int, Field(ge=-1)]
@@ -163,6 +169,15 @@ class ProgressBar(Node):
     refresh_rate: Count
 
 
+class CompileGuard(Node):
+    warmup_epochs: Count
+    after_warmup: Literal["warn", "fail"]
+
+
+class EMA(Node):
+    decay: Annotated[float, Field(gt=0, lt=1)]
+
+
 class CSVLogger(Node):
     save_dir: str
     name: str
@@ -190,7 +205,10 @@ KNOWN_TARGETS: dict[str, type[Node]] = {
     "flowers.training.schedules.warmup_decay": WarmupDecay,
     "flowers.training.callbacks.Throughput": Node,
     "flowers.training.callbacks.ProgressBar": ProgressBar,
+    "flowers.training.compilation.CompileGuard": CompileGuard,
+    "flowers.training.ema.EMA": EMA,
     "flowers.training.loggers.wandb_logger": WandbLogger,
+    "flowers.training.xla.SPMDStrategy": SPMDStrategy,
     "lightning.pytorch.callbacks.ModelCheckpoint": ModelCheckpoint,
     "lightning.pytorch.callbacks.EarlyStopping": EarlyStopping,
     "lightning.pytorch.callbacks.LearningRateMonitor": LearningRateMonitor,
@@ -296,6 +314,8 @@ def known_keys(schema: type[BaseModel]) -> list[str]:
         "callbacks.early_stopping": [EarlyStopping],
         "callbacks.learning_rate": [LearningRateMonitor],
         "callbacks.progress_bar": [ProgressBar],
+        "callbacks.compile_guard": [CompileGuard],
+        "callbacks.ema": [EMA],
         "logger.csv": [CSVLogger],
         "logger.wandb": [WandbLogger],
     }

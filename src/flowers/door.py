@@ -55,8 +55,11 @@ def open_door(main: Callable[[DictConfig], Any], name: str) -> None:
 def _unmade(error: InstantiationException) -> str | None:
     """Why an object cannot be made as it is configured; None where that is no fault of the configuration."""
     cause = error.__cause__
-    if isinstance(cause, InputError):
-        return str(cause)
+    chain: BaseException | None = cause
+    while chain is not None:  # where importing the target failed, there is an ImportError in between
+        if isinstance(chain, InputError):
+            return str(chain)
+        chain = chain.__cause__
     # Lightning's own for a trainer that cannot be, by name: importing Lightning here would be slow.
     faults = {"MisconfigurationException", "TypeError", "ValueError", "ImportError", "AttributeError", "NoneType"}
     if type(cause).__name__ not in faults:

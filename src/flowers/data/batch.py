@@ -56,7 +56,7 @@ class Collate:
     batch_size: int
     image_size: int
 
-    def __call__(self, samples: Sequence[Sample | Skipped]) -> Batch:
+    def __call__(self, samples: Sequence[Sample | Skipped | None]) -> Batch:
         image = np.zeros((self.batch_size, self.image_size, self.image_size, 3), np.uint8)
         label = np.full(self.batch_size, NO_LABEL, np.int64)
         valid = np.zeros(self.batch_size, bool)

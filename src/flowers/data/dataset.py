@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from flowers.data.batch import NO_LABEL, Sample, Skipped
 from flowers.data.example import Record, decode_example
 from flowers.data.layout import Split, find_shards
-from flowers.data.sampling import Draw
+from flowers.data.sampling import PADDING, Draw
 from flowers.data.shards import ShardIndex, ShardReader, index_shard
 from flowers.data.transforms import Image, SeededTransform
 from flowers.errors import BadRecord
@@ -51,11 +51,11 @@ def _shard_fault(index: ShardIndex, promised: int | None) -> str | None:
     return " ".join(part for part in (index.fault, count if promised != len(index) else "", fix) if part)
 
 
-class FlowersDataset(Dataset[Sample | Skipped]):
+class FlowersDataset(Dataset[Sample | Skipped | None]):
     """A split's records as samples.
 
     `dataset[Draw(epoch, number)]` is the same sample whoever asks, in whatever order: the augmentation is
-    seeded by (seed, epoch, number). `dataset[number]` is the sample of epoch 0.
+    seeded by (seed, epoch, number). `dataset[number]` is the sample of epoch 0. `PADDING` gives None.
     """
 
     def __init__(
@@ -80,8 +80,10 @@ class FlowersDataset(Dataset[Sample | Skipped]):
     def __len__(self) -> int:
         return len(self.reader)
 
-    def __getitem__(self, draw: Draw | int) -> Sample | Skipped:
+    def __getitem__(self, draw: Draw | int) -> Sample | Skipped | None:
         epoch, number = draw if isinstance(draw, tuple) else (0, draw)
+        if number == PADDING:
+            return None
         try:
             record = self.record(number)
             image = self._decode(record, number)

@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+PADDING = -1
+"""In place of a record's number: none, so that every rank has as many draws."""
+
 
 class Draw(NamedTuple):
     """A record to read, and the epoch in which: its augmentation depends on both, and on nothing else."""
@@ -32,7 +35,7 @@ def epoch_order(
 
 
 class EpochSampler(Sampler[Draw]):
-    """The draws of one rank, epoch by epoch; Lightning calls `set_epoch`."""
+    """The draws of one rank, epoch by epoch, as many as every other rank's; Lightning calls `set_epoch`."""
 
     def __init__(self, count: int, *, seed: int, shuffle: bool, rank: int = 0, ranks: int = 1) -> None:
         self.count = count
@@ -51,7 +54,9 @@ class EpochSampler(Sampler[Draw]):
         )
 
     def __len__(self) -> int:
-        return len(self._order())
+        return self.count // self.ranks if self.shuffle else -(-self.count // self.ranks)
 
     def __iter__(self) -> Iterator[Draw]:
-        return (Draw(self.epoch, int(number)) for number in self._order())
+        order = self._order()
+        padding = [PADDING] * (len(self) - len(order))
+        return (Draw(self.epoch, number) for number in [*order.tolist(), *padding])

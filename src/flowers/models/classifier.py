@@ -81,7 +81,7 @@ class FlowerClassifier(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, targets, valid = self._normalise(batch["image"]), self._targets(batch), batch["valid"]
         if self.mixup_alpha > 0 or self.cutmix_alpha > 0:
-            rng = np.random.default_rng([self.seed, self.current_epoch, batch_idx, self.global_rank])
+            rng = np.random.default_rng([self.seed, self.current_epoch, batch_idx])
             size, height, width = batch["image"].shape[:3]
             mixing = draw_mixing(rng, size, height, width, mixup_alpha=self.mixup_alpha, cutmix_alpha=self.cutmix_alpha)
             images, targets, valid = mix(images, targets, valid, mixing.to(self.device))
@@ -89,9 +89,13 @@ class FlowerClassifier(L.LightningModule):
         losses = cross_entropy(logits, targets)
         # A mixed image counts as what most of it shows.
         self._metrics("train").update(losses.detach(), logits.argmax(1), targets.argmax(1), valid)
-        loss = masked_mean(losses, valid)
-        self.log("train/loss_step", loss, on_epoch=False)
-        return loss
+        return masked_mean(losses, valid)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        # The host waits for the device here: only for what is logged, and not within the step.
+        interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self.trainer.global_step % interval == 0:
+            self.log("train/loss_step", outputs["loss"].cpu(), on_step=True, on_epoch=False, batch_size=1)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits = self(batch["image"])
@@ -102,8 +106,14 @@ class FlowerClassifier(L.LightningModule):
         """Probabilities float32 `[B, K]`."""
         return cast(Tensor, self(batch["image"]).float().softmax(dim=1))
 
+    def on_train_epoch_start(self) -> None:
+        self._metrics("train").reset()
+
     def on_train_epoch_end(self) -> None:
         self._log_metrics("train")
+
+    def on_validation_epoch_start(self) -> None:
+        self._metrics("val").reset()
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")
@@ -122,7 +132,6 @@ class FlowerClassifier(L.LightningModule):
 
     def _log_metrics(self, split: str) -> None:
         figures = self._metrics(split).compute()
-        self._metrics(split).reset()
         self.log_dict({f"{split}/{name}": value for name, value in figures.items()})
 
 

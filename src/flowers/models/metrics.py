@@ -36,6 +36,11 @@ class SplitMetrics(Metric):
         self.add_state("confusion", torch.zeros(class_count, class_count, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("loss_sum", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
 
+    def reset(self) -> None:
+        super().reset()  # copies zeros to the device
+        # Zeros that the device computes are, to XLA, like any other step's result: no program of their own.
+        self.confusion, self.loss_sum = torch.zeros_like(self.confusion), torch.zeros_like(self.loss_sum)
+
     def update(self, losses: Tensor, predicted: Tensor, labels: Tensor, valid: Tensor) -> None:
         """Count a batch: losses float `[B]`, predicted and labels int64 `[B]`, valid bool `[B]`."""
         cells = torch.where(valid, labels * self.class_count + predicted, 0)
@@ -44,8 +49,10 @@ class SplitMetrics(Metric):
         self.loss_sum += (losses.float() * valid).sum()
 
     def compute(self) -> dict[str, Tensor]:
+        """The figures, on the host: the sums leave the device here, and nowhere else."""
+        confusion, loss_sum = self.confusion.cpu(), self.loss_sum.cpu()
         return {
-            "loss": self.loss_sum / self.confusion.sum().clamp(min=1),
-            "accuracy": accuracy(self.confusion),
-            "macro_f1": macro_f1(self.confusion),
+            "loss": loss_sum / confusion.sum().clamp(min=1),
+            "accuracy": accuracy(confusion),
+            "macro_f1": macro_f1(confusion),
         }

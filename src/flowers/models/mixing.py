@@ -18,7 +18,8 @@ class Mixing:
     """One batch's mixing.
 
     partner: int64 `[B]`, the row that each row mixes with.
-    share: float32 scalar, what a row keeps of itself outside the box; 1 for CutMix.
+    share: float32 `[1]`, what a row keeps of itself outside the box; 1 for CutMix. Not a scalar: XLA builds a scalar
+        of 0 or 1 into the program, and so compiles again when another one comes.
     box: int64 `[4]`, top, bottom, left, right in pixels: all the partner's; empty for mixup.
     """
 
@@ -41,7 +42,7 @@ def draw_mixing(
     box = _draw_box(rng, height, width, 1 - kept) if cutmix else (0, 0, 0, 0)
     return Mixing(
         partner=torch.from_numpy(partner.astype(np.int64)),
-        share=torch.tensor(1.0 if cutmix else kept, dtype=torch.float32),
+        share=torch.tensor([1.0 if cutmix else kept], dtype=torch.float32),
         box=torch.tensor(box, dtype=torch.int64),
     )
 

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 
 
@@ -29,22 +30,37 @@ class Throughput(Callback):
     ) -> None:
         self._images += len(batch["id"]) * trainer.world_size
         if batch_idx + 1 == trainer.num_training_batches:  # before validation, which runs within the epoch
-            pl_module.log("train/images_per_second", self.images_per_second, on_step=False, on_epoch=True)
+            outputs["loss"].cpu()  # waits for the device to finish
+            speed = torch.tensor(self.images_per_second)
+            pl_module.log("train/images_per_second", speed, on_step=False, on_epoch=True, batch_size=1)
 
 
 class ProgressBar(RichProgressBar):
-    """Rich's bar with what one looks at: epoch, images/s, loss, macro F1."""
+    """Rich's bar with what one looks at: epoch, images/s, loss, macro F1.
+
+    Figures are read when a step is logged, not at every refresh: the device would wait each time.
+    """
+
+    def __init__(self, refresh_rate: int) -> None:
+        super().__init__(refresh_rate=refresh_rate)
+        self._figures: dict[str, str] = {}
+        self._read_at = 0
+
+    def _read(self, trainer: L.Trainer) -> dict[str, str]:
+        interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if trainer.global_step // interval != self._read_at // interval:
+            figures = trainer.callback_metrics
+            named = {"loss": "train/loss_step", "val loss": "val/loss", "macro F1": "val/macro_f1"}
+            self._figures = {label: f"{float(figures[name]):.3f}" for label, name in named.items() if name in figures}
+        self._read_at = trainer.global_step
+        return self._figures
 
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         speeds = [callback for callback in callbacks if isinstance(callback, Throughput)]
-        figures = trainer.callback_metrics
         shown: dict[str, int | str | float | dict[str, float]] = {}
         if speeds and trainer.training:
             shown["images/s"] = f"{speeds[0].images_per_second:.1f}"
-        for label, name in (("loss", "train/loss_step"), ("val loss", "val/loss"), ("macro F1", "val/macro_f1")):
-            if name in figures:
-                shown[label] = f"{float(figures[name]):.3f}"
-        return shown
+        return shown | self._read(trainer)

@@ -87,11 +87,11 @@ def _best_figures(
     trainer: L.Trainer, model: FlowerClassifier, datamodule: FlowersDataModule, run: Run
 ) -> Mapping[str, Tensor]:
     """The validation figures of the best checkpoint; a run that ended before any validation makes its last the best."""
-    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    if not best:
-        trainer.save_checkpoint(run.best)
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "") or run.best
+    if not Path(best).exists():
+        trainer.save_checkpoint(best)
     trainer.logger = None  # the epochs' own figures are logged already
-    trainer.validate(model, datamodule=datamodule, ckpt_path=best or None, verbose=False)
+    trainer.validate(model, datamodule=datamodule, ckpt_path=best, verbose=False)
     return trainer.callback_metrics
 
 

@@ -1,0 +1,310 @@
+"""All that knows of XLA: torch_xla as Lightning's accelerator, data parallelism, precision, the input pipeline.
+
+`configs/trainer/tpu.yaml` is the one place that names this module. The same classes run on a TPU and, under
+PJRT_DEVICE=CPU, on XLA's own CPU runtime with CPU_NUM_DEVICES virtual devices.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.accelerators import AcceleratorRegistry, XLAAccelerator
+from lightning.pytorch.plugins import XLAPrecision
+from lightning.pytorch.strategies.single_xla import SingleDeviceXLAStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from flowers.data.batch import Batch
+from flowers.errors import InputError
+from flowers.training.compilation import CompileCounts
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own warnings, one for each compilation
+try:
+    import torch_xla
+    import torch_xla.core.xla_model as xm
+    import torch_xla.debug.metrics as counters
+    import torch_xla.distributed.spmd as spmd
+    import torch_xla.runtime as xr
+    from torch_xla._internal import tpu
+except ImportError as error:
+    raise InputError(
+        f"trainer=tpu: expected torch_xla to be installed, found {error}. Install it with: pip install -e '.[tpu]'"
+    ) from error
+
+AUTOCAST = {"32-true": False, "32": False, "bf16-mixed": True, "bf16": True}
+"""The values of trainer.precision, and whether they compute in bfloat16."""
+
+SENT_AHEAD = 2
+"""Batches that wait on the device while a step runs."""
+
+
+class XLADevices(XLAAccelerator):
+    """Lightning's accelerator `tpu`, all of whose devices are driven by one process on each host."""
+
+    @staticmethod
+    def is_available() -> bool:  # type: ignore[override]
+        return True  # SPMD has asked the runtime already
+
+    @staticmethod
+    def auto_device_count() -> int:  # type: ignore[override]
+        return int(xr.addressable_runtime_device_count())
+
+    @staticmethod
+    def parse_devices(devices: int | str | list[int]) -> int:
+        count = XLADevices.auto_device_count()
+        if devices not in (count, str(count)):
+            raise InputError(
+                f"trainer.devices={devices}: expected auto, as one process drives all {count} devices of a host. To "
+                "use fewer, hide the others: CPU_NUM_DEVICES on the CPU, TPU_VISIBLE_CHIPS on a TPU."
+            )
+        return count
+
+    @staticmethod
+    def get_parallel_devices(devices: int | list[int]) -> list[torch.device]:
+        return [torch.device("xla", 0)]
+
+
+AcceleratorRegistry.register(XLADevices.name(), XLADevices, description=XLADevices.__name__, override=True)
+
+
+class AutocastPrecision(XLAPrecision):
+    """float32 weights; bfloat16 or float32 convolutions and matrix products."""
+
+    def __init__(self, precision: str | int) -> None:
+        if str(precision) not in AUTOCAST:
+            raise InputError(
+                f"trainer.precision={precision}: expected bf16-mixed or 32-true on XLA, found {precision}. float16 has "
+                "no loss scaling there, and bf16-true would keep weights, averages and sums in bfloat16 as well. Set "
+                "trainer.precision=bf16-mixed."
+            )
+        super().__init__("32-true")
+        self._autocast = AUTOCAST[str(precision)]
+
+    @contextmanager
+    def forward_context(self) -> Generator[None, None, None]:
+        with torch.autocast("xla", dtype=torch.bfloat16, enabled=self._autocast):
+            yield
+
+
+class SPMDStrategy(SingleDeviceXLAStrategy):
+    """Data parallelism by the compiler: one program over all devices, of all hosts (GSPMD, arXiv:2105.04663).
+
+    To the rest of the program there is one device: a batch is split along its rows, weights are replicated, and a
+    mean, or batch norm, is over the global batch. On a pod one process runs on each host and feeds its own share
+    of the batch; they decide everything alike, so they need not talk.
+
+    Args:
+        precision: `bf16-mixed` or `32-true`.
+        cache_dir: keep compiled programs here for later runs; None: do not. Does nothing on the CPU runtime,
+            which cannot read them back.
+        hosts: how many processes are expected.
+
+    Raises:
+        InputError: no device, another number of hosts, or a precision that XLA has not.
+    """
+
+    def __init__(self, precision: str | int = "32-true", cache_dir: str | None = None, hosts: int = 1) -> None:
+        _choose_runtime()
+        if not xr.is_spmd():  # a second trainer in this process
+            xr.use_spmd()
+            if cache_dir is not None and xr.device_type() != "CPU":
+                xr.initialize_cache(str(Path(cache_dir).expanduser()))
+        super().__init__(device=_first_device(), precision_plugin=AutocastPrecision(precision))
+        if xr.process_count() != hosts:
+            raise InputError(
+                f"trainer.strategy.hosts={hosts}: expected as many processes as hosts, found {xr.process_count()}. "
+                "Start the command on every host of the slice; trainer=tpu is for one host, trainer=tpu_pod for more."
+            )
+        self.world_size = xr.process_count()
+        self.global_rank = xr.process_index()
+        rank_zero_only.rank = self.global_rank  # type: ignore[attr-defined]
+        devices = xr.global_runtime_device_count()
+        self.mesh = spmd.Mesh(np.arange(devices), (devices,), ("data",))
+
+    @property
+    def is_global_zero(self) -> bool:
+        return self.global_rank == 0
+
+    def compile_counts(self) -> CompileCounts:
+        """What the runtime has compiled so far, and run on the host."""
+        compilations, nanoseconds, _ = counters.metric_data("CompileTime") or (0, 0.0, [])
+        fallbacks = {
+            name: counters.counter_value(name) for name in counters.counter_names() if name.startswith("aten::")
+        }
+        return CompileCounts(compilations, nanoseconds / 1e9, fallbacks)
+
+    def setup_environment(self) -> None:
+        assert self.lightning_module is not None
+        _refuse_what_stalls(self.lightning_module.trainer)
+        xm.set_rng_state(torch.initial_seed() % 2**32)  # dropout's, which torch.manual_seed does not reach
+        super().setup_environment()
+
+    def model_to_device(self) -> None:
+        super().model_to_device()
+        assert self.model is not None
+        self._replicate(*self.model.parameters(), *self.model.buffers())
+
+    def on_train_start(self) -> None:
+        for optimizer in self.optimizers:  # a resumed one has a state
+            self._replicate(*(value for slots in optimizer.state.values() for value in slots.values()))
+
+    def _replicate(self, *values: Any) -> None:
+        """Say of tensors that every device has all of them.
+
+        A program's results are marked so; were its input not, the second step would be another program than the first.
+        """
+        for value in values:
+            if isinstance(value, Tensor) and value.device.type == "xla":
+                spmd.mark_sharding(value, self.mesh, (None,) * value.ndim)
+
+    # Steps are cut off from what the host traces around them (figures, resets), so that each is the same program.
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        torch_xla.sync()
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        torch_xla.sync()
+        output = super().validation_step(*args, **kwargs)
+        torch_xla.sync()
+        return output
+
+    def predict_step(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().predict_step(*args, **kwargs)
+        torch_xla.sync()
+        return output
+
+    def process_dataloader(self, dataloader: object) -> object:
+        assert isinstance(dataloader, DataLoader)
+        devices = xr.addressable_runtime_device_count()
+        size = dataloader.batch_size
+        if size is None or size % devices:
+            fitting = sorted({max(1, (size or 0) // devices) * devices, -(-(size or 1) // devices) * devices})
+            raise InputError(
+                f"data.batch_size={size}: expected a multiple of the {devices} devices that share a batch. Set it to "
+                f"{' or '.join(map(str, fitting))}."
+            )
+        if dataloader.num_workers > 0:
+            dataloader.multiprocessing_context = "forkserver"  # a fork would inherit the runtime's threads and locks
+        return DeviceLoader(dataloader, self.send)
+
+    def send(self, batch: Batch) -> Batch:
+        """The batch with its tensors on the devices, their rows split over all of them; does not wait."""
+        tensors = {name: self._split(value) for name, value in batch.items() if isinstance(value, Tensor)}
+        return Batch(**{**batch, **tensors})  # type: ignore[typeddict-item]
+
+    def _split(self, tensor: Tensor) -> Tensor:
+        rows = ("data", *[None] * (tensor.ndim - 1))
+        # minibatch: the tensor is this host's share of the global batch
+        sharding = spmd.ShardingSpec(self.mesh, rows, minibatch=self.world_size > 1)
+        sent: Tensor = xm.send_cpu_data_to_device(tensor, self.root_device, sharding)[0]
+        return sent
+
+    def teardown(self) -> None:
+        torch_xla.sync()  # else each weight would be computed by a program of its own on its way to the host
+        super().teardown()
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        torch_xla.sync()  # every host runs what is pending, though only the first one writes
+        if self.is_global_zero:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+
+
+class DeviceLoader:
+    """A loader's batches on the device: a thread sends the next ones while a step runs."""
+
+    def __init__(self, loader: DataLoader[Batch], send: Callable[[Batch], Batch]) -> None:
+        self.sampler = loader.sampler  # Lightning tells it the epoch
+        self._loader = loader
+        self._send = send
+        self._running: Generator[Batch, None, None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._running is not None:
+            self._running.close()  # one iteration at a time, as the loader's workers are shared
+        self._running = self._batches()
+        return self._running
+
+    def _batches(self) -> Generator[Batch, None, None]:
+        ready: queue.Queue[Batch | Exception | None] = queue.Queue(SENT_AHEAD)
+        stopped = threading.Event()
+        thread = threading.Thread(target=self._fill, args=(ready, stopped), daemon=True, name="DeviceLoader")
+        thread.start()
+        try:
+            while True:
+                item = ready.get()
+                if item is None:
+                    return
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            stopped.set()
+            while thread.is_alive():  # it may wait for room
+                while not ready.empty():
+                    ready.get_nowait()
+                thread.join(timeout=0.05)
+
+    def _fill(self, ready: queue.Queue[Batch | Exception | None], stopped: threading.Event) -> None:
+        try:
+            for batch in self._loader:
+                ready.put(self._send(batch))
+                if stopped.is_set():
+                    return
+            ready.put(None)
+        except Exception as error:
+            ready.put(error)
+
+
+def _choose_runtime() -> None:
+    """Take the TPU, unless PJRT_DEVICE says otherwise."""
+    if "PJRT_DEVICE" in os.environ:
+        return
+    if tpu.num_available_chips() == 0:
+        raise InputError(
+            "trainer=tpu: expected a TPU on this machine, found none. Start it on a TPU VM (docs/tpu.md), or try the "
+            "same program on XLA's CPU runtime: PJRT_DEVICE=CPU CPU_NUM_DEVICES=4 python src/train.py trainer=tpu"
+        )
+    os.environ["PJRT_DEVICE"] = "TPU"
+
+
+def _first_device() -> int:
+    """The number that stands for all devices; starts the runtime."""
+    try:
+        torch_xla.device()
+    except RuntimeError as error:
+        raise InputError(
+            f"PJRT_DEVICE={os.environ['PJRT_DEVICE']}: expected XLA's runtime to start, found: "
+            f"{str(error).strip().splitlines()[-1]} Set PJRT_DEVICE to TPU on a TPU VM, to CPU elsewhere."
+        ) from error
+    return 0
+
+
+def _refuse_what_stalls(trainer: L.Trainer) -> None:
+    """Raise `InputError` for what XLA cannot do or what would make the device wait at every step."""
+    if trainer.state.fn != TrainerFn.FITTING:
+        return
+    if trainer._detect_anomaly:
+        raise InputError(
+            "trainer.detect_anomaly=true: expected false on XLA, where backward runs as one compiled program and cannot "
+            "be asked for its operations. Look for anomalies on the CPU: trainer=cpu."
+        )
+    interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    if interval < 10 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        raise InputError(
+            f"trainer.log_every_n_steps={interval}: expected 10 or more on XLA, found {interval}: to read a figure the "
+            "host waits for the device, which then waits for the host. Set trainer.log_every_n_steps=50."
+        )
