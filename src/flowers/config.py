@@ -103,7 +103,7 @@ class WarmupDecay(Node):
 class SPMDStrategy(Node):
     precision: int | str
     cache_dir: str | None
-    hosts: Positive
+    hosts: Positive | None
 
 
 class Trainer(Node):

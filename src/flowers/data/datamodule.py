@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import cast
 
 import albumentations as A
-import cv2
 import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
 from flowers.cores import available_cores
 from flowers.data.batch import Batch, Collate
-from flowers.data.dataset import FlowersDataset, OnBadRecord, open_split
+from flowers.data.dataset import FlowersDataset, OnBadRecord, one_thread, open_split
 from flowers.data.garden import Garden, plant
 from flowers.data.layout import Split, read_class_names
 from flowers.data.sampling import EpochSampler
@@ -106,7 +105,7 @@ class FlowersDataModule(L.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             drop_last=training and len(sampler) >= self.batch_size,
             collate_fn=Collate(self.batch_size, self.train_size if training else self.eval_size),
-            worker_init_fn=_one_thread,
+            worker_init_fn=one_thread,
         )
         return cast(DataLoader[Batch], loader)
 
@@ -127,8 +126,3 @@ class FlowersDataModule(L.LightningDataModule):
 
 def _default_workers() -> int:
     return min(8, max(1, available_cores() - 1))
-
-
-def _one_thread(worker: int) -> None:
-    """Workers are the parallelism: without this each would start as many threads as there are cores."""
-    cv2.setNumThreads(0)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import simplejpeg
 from torch.utils.data import Dataset
 
@@ -124,3 +125,8 @@ class FlowersDataset(Dataset[Sample | Skipped | None]):
                 f"the directory says, found {width}x{height} (id {record.id}). Write the shard again."
             )
         return image
+
+
+def one_thread(worker: int) -> None:
+    """Start a worker: workers are the parallelism, without this each would have as many threads as there are cores."""
+    cv2.setNumThreads(0)

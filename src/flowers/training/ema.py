@@ -68,16 +68,12 @@ class EMA(Callback):
             self._average[name].copy_(weight)
             weight.copy_(average)
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         weights = checkpoint["state_dict"]
         checkpoint[KEY] = {"weights": {name: weights[name] for name in self._average}, "updates": self._updates}
         checkpoint["state_dict"] = weights | self._average
 
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != TrainerFn.FITTING or KEY not in checkpoint:
             return
         kept = checkpoint[KEY]

@@ -6,10 +6,9 @@ PJRT_DEVICE=CPU, on XLA's own CPU runtime with CPU_NUM_DEVICES virtual devices.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import queue
-import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from torch.utils.data import DataLoader
 from flowers.data.batch import Batch
 from flowers.errors import InputError
 from flowers.training.compilation import CompileCounts
+from flowers.training.device_loader import DeviceLoader
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own warnings, one for each compilation
 try:
@@ -45,16 +45,13 @@ except ImportError as error:
 AUTOCAST = {"32-true": False, "32": False, "bf16-mixed": True, "bf16": True}
 """The values of trainer.precision, and whether they compute in bfloat16."""
 
-SENT_AHEAD = 2
-"""Batches that wait on the device while a step runs."""
-
 
 class XLADevices(XLAAccelerator):
     """Lightning's accelerator `tpu`, all of whose devices are driven by one process on each host."""
 
     @staticmethod
     def is_available() -> bool:  # type: ignore[override]
-        return True  # SPMD has asked the runtime already
+        return bool(xr.is_spmd())  # the strategy has found and started the runtime
 
     @staticmethod
     def auto_device_count() -> int:  # type: ignore[override]
@@ -108,23 +105,19 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         precision: `bf16-mixed` or `32-true`.
         cache_dir: keep compiled programs here for later runs; None: do not. Does nothing on the CPU runtime,
             which cannot read them back.
-        hosts: how many processes are expected.
+        hosts: how many are expected, one process on each; None: as many as there are.
 
     Raises:
         InputError: no device, another number of hosts, or a precision that XLA has not.
     """
 
-    def __init__(self, precision: str | int = "32-true", cache_dir: str | None = None, hosts: int = 1) -> None:
-        _choose_runtime()
-        if not xr.is_spmd():  # a second trainer in this process
-            xr.use_spmd()
-            if cache_dir is not None and xr.device_type() != "CPU":
-                xr.initialize_cache(str(Path(cache_dir).expanduser()))
-        super().__init__(device=_first_device(), precision_plugin=AutocastPrecision(precision))
-        if xr.process_count() != hosts:
+    def __init__(self, precision: str | int = "32-true", cache_dir: str | None = None, hosts: int | None = 1) -> None:
+        _start_runtime(cache_dir)
+        super().__init__(device=0, precision_plugin=AutocastPrecision(precision))
+        if hosts not in (None, xr.process_count()):
             raise InputError(
-                f"trainer.strategy.hosts={hosts}: expected as many processes as hosts, found {xr.process_count()}. "
-                "Start the command on every host of the slice; trainer=tpu is for one host, trainer=tpu_pod for more."
+                f"trainer.strategy.hosts={hosts}: expected so many hosts in the slice, found {xr.process_count()}. Use "
+                "trainer=tpu on a single host; on a pod, start the same command with trainer=tpu_pod on each host."
             )
         self.world_size = xr.process_count()
         self.global_rank = xr.process_index()
@@ -195,7 +188,10 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
                 f"{' or '.join(map(str, fitting))}."
             )
         if dataloader.num_workers > 0:
-            dataloader.multiprocessing_context = "forkserver"  # a fork would inherit the runtime's threads and locks
+            # Workers come from a process that has no runtime: a fork of this one would inherit its threads' locks.
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(["flowers.data.dataset"])
+            dataloader.multiprocessing_context = context
         return DeviceLoader(dataloader, self.send)
 
     def send(self, batch: Batch) -> Batch:
@@ -220,77 +216,30 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
             super().save_checkpoint(checkpoint, filepath, storage_options)
 
 
-class DeviceLoader:
-    """A loader's batches on the device: a thread sends the next ones while a step runs."""
-
-    def __init__(self, loader: DataLoader[Batch], send: Callable[[Batch], Batch]) -> None:
-        self.sampler = loader.sampler  # Lightning tells it the epoch
-        self._loader = loader
-        self._send = send
-        self._running: Generator[Batch, None, None] | None = None
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator[Batch]:
-        if self._running is not None:
-            self._running.close()  # one iteration at a time, as the loader's workers are shared
-        self._running = self._batches()
-        return self._running
-
-    def _batches(self) -> Generator[Batch, None, None]:
-        ready: queue.Queue[Batch | Exception | None] = queue.Queue(SENT_AHEAD)
-        stopped = threading.Event()
-        thread = threading.Thread(target=self._fill, args=(ready, stopped), daemon=True, name="DeviceLoader")
-        thread.start()
-        try:
-            while True:
-                item = ready.get()
-                if item is None:
-                    return
-                if isinstance(item, Exception):
-                    raise item
-                yield item
-        finally:
-            stopped.set()
-            while thread.is_alive():  # it may wait for room
-                while not ready.empty():
-                    ready.get_nowait()
-                thread.join(timeout=0.05)
-
-    def _fill(self, ready: queue.Queue[Batch | Exception | None], stopped: threading.Event) -> None:
-        try:
-            for batch in self._loader:
-                ready.put(self._send(batch))
-                if stopped.is_set():
-                    return
-            ready.put(None)
-        except Exception as error:
-            ready.put(error)
-
-
-def _choose_runtime() -> None:
-    """Take the TPU, unless PJRT_DEVICE says otherwise."""
-    if "PJRT_DEVICE" in os.environ:
-        return
-    if tpu.num_available_chips() == 0:
-        raise InputError(
-            "trainer=tpu: expected a TPU on this machine, found none. Start it on a TPU VM (docs/tpu.md), or try the "
-            "same program on XLA's CPU runtime: PJRT_DEVICE=CPU CPU_NUM_DEVICES=4 python src/train.py trainer=tpu"
-        )
-    os.environ["PJRT_DEVICE"] = "TPU"
-
-
-def _first_device() -> int:
-    """The number that stands for all devices; starts the runtime."""
+def _start_runtime(cache_dir: str | None) -> None:
+    """Start XLA's runtime on the TPU, unless PJRT_DEVICE says otherwise."""
+    if "PJRT_DEVICE" not in os.environ:
+        if tpu.num_available_chips() == 0:
+            raise InputError(
+                "trainer=tpu: expected a TPU on this machine, found none. Start it on a TPU VM (docs/tpu.md), or try "
+                "the same program on XLA's CPU runtime: PJRT_DEVICE=CPU CPU_NUM_DEVICES=4 python src/train.py "
+                "trainer=tpu"
+            )
+        os.environ["PJRT_DEVICE"] = "TPU"
     try:
-        torch_xla.device()
-    except RuntimeError as error:
+        if not xr.is_spmd():  # else this is a second trainer in the same process
+            xr.use_spmd()
+            if cache_dir is not None and xr.device_type() != "CPU":
+                xr.initialize_cache(str(Path(cache_dir).expanduser()))
+        if xr.addressable_runtime_device_count() == 0:
+            raise RuntimeError("no device.")
+    except (OSError, RuntimeError) as error:
+        found = {name: os.environ[name] for name in ("PJRT_DEVICE", "CPU_NUM_DEVICES") if name in os.environ}
         raise InputError(
-            f"PJRT_DEVICE={os.environ['PJRT_DEVICE']}: expected XLA's runtime to start, found: "
-            f"{str(error).strip().splitlines()[-1]} Set PJRT_DEVICE to TPU on a TPU VM, to CPU elsewhere."
+            f"{', '.join(f'{name}={value}' for name, value in found.items())}: expected XLA's runtime to start, found "
+            f"this: {str(error).strip().splitlines()[0].rstrip('.')}. Set PJRT_DEVICE=TPU on a TPU VM, and elsewhere "
+            "PJRT_DEVICE=CPU with CPU_NUM_DEVICES at 1 or more."
         ) from error
-    return 0
 
 
 def _refuse_what_stalls(trainer: L.Trainer) -> None:
@@ -299,8 +248,8 @@ def _refuse_what_stalls(trainer: L.Trainer) -> None:
         return
     if trainer._detect_anomaly:
         raise InputError(
-            "trainer.detect_anomaly=true: expected false on XLA, where backward runs as one compiled program and cannot "
-            "be asked for its operations. Look for anomalies on the CPU: trainer=cpu."
+            "trainer.detect_anomaly=true: expected false on XLA, where backward runs as one compiled program and "
+            "cannot be asked for its operations. Look for anomalies on the CPU: trainer=cpu."
         )
     interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     if interval < 10 and not trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -1,0 +1,68 @@
+"""The input pipeline of a device that is fed ahead: batches are sent while a step runs."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator
+
+from torch.utils.data import DataLoader
+
+from flowers.data.batch import Batch
+
+SENT_AHEAD = 2
+"""Batches that wait on the device while a step runs."""
+
+
+class DeviceLoader:
+    """A loader's batches on the device: a thread reads and sends the next ones while a step runs.
+
+    Args:
+        loader: where batches come from. What it raises is raised here, after the batches before it.
+        send: puts a batch on the device, without waiting for it to arrive.
+    """
+
+    def __init__(self, loader: DataLoader[Batch], send: Callable[[Batch], Batch]) -> None:
+        self.sampler = loader.sampler  # Lightning tells it the epoch
+        self._loader = loader
+        self._send = send
+        self._running: Generator[Batch, None, None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._running is not None:
+            self._running.close()  # one iteration at a time, as the loader's workers are shared
+        self._running = self._batches()
+        return self._running
+
+    def _batches(self) -> Generator[Batch, None, None]:
+        ready: queue.Queue[Batch | Exception | None] = queue.Queue(SENT_AHEAD)
+        stopped = threading.Event()
+        thread = threading.Thread(target=self._fill, args=(ready, stopped), daemon=True, name="DeviceLoader")
+        thread.start()
+        try:
+            while True:
+                item = ready.get()
+                if item is None:
+                    return
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            stopped.set()
+            while thread.is_alive():  # it may wait for room
+                while not ready.empty():
+                    ready.get_nowait()
+                thread.join(timeout=0.05)
+
+    def _fill(self, ready: queue.Queue[Batch | Exception | None], stopped: threading.Event) -> None:
+        try:
+            for batch in self._loader:
+                ready.put(self._send(batch))
+                if stopped.is_set():
+                    return
+            ready.put(None)
+        except Exception as error:
+            ready.put(error)
