@@ -272,7 +272,28 @@ class Predict(Evaluate):
     split: Literal["train", "val", "test"]
 
 
-SCHEMAS: dict[str, type[Group]] = {"train": Train, "evaluate": Evaluate, "predict": Predict}
+class BenchmarkStep(Group):
+    """configs/benchmark_step.yaml."""
+
+    model: Model
+    optimizer: AnyNode
+    trainer: Trainer
+    paths: Paths
+    image_size: Positive
+    batch_size: Positive
+    class_count: Positive
+    warmup: Positive
+    steps: Positive
+    seed: Count
+    results: str
+
+
+SCHEMAS: dict[str, type[Group]] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "benchmark_step": BenchmarkStep,
+}
 
 
 def check_config(schema: type[Group], config: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +18,16 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from flowers.errors import InputError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def open_command(commands: Mapping[str, Callable[[DictConfig], Any]], script: str) -> None:
+    """Open the door that the first argument names: `python src/SCRIPT.py COMMAND`, of configs/SCRIPT_COMMAND.yaml."""
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    if command not in commands:
+        choices = ", ".join(f"python src/{script}.py {name}" for name in commands)
+        sys.exit(f"error: expected a command, found {command or 'none'}. Choices: {choices}.")
+    del sys.argv[1]
+    open_door(commands[command], f"{script}_{command}")
 
 
 def open_door(main: Callable[[DictConfig], Any], name: str) -> None:

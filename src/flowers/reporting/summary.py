@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
+from flowers.training.benchmark import StepBenchmark
 from flowers.training.runs import Run
 
 SHOWN_SKIPS = 5
@@ -64,3 +65,31 @@ def print_written(files: list[Path], rows: int) -> None:
         _console.print("fast_dev_run: one batch predicted, nothing written")
     for file in files:
         _console.print(f"Wrote {rows} rows: {file}")
+
+
+@rank_zero_only
+def print_step_benchmarks(results: Sequence[StepBenchmark], path: Path) -> None:
+    """A table for each backbone and image size with a row a result, and the file that holds them."""
+    tasks = dict.fromkeys((result.backbone, result.image_size) for result in results)
+    for backbone, size in tasks:
+        columns = ("device", "precision", "batch", "start s", "step ms", "images/s", "compiled", "fallbacks")
+        table = Table(*(Column(name, no_wrap=True) for name in columns), title=f"{backbone}, {size} px")
+        for result in results:
+            if (result.backbone, result.image_size) == (backbone, size):
+                table.add_row(*_benchmark_row(result))
+        _console.print(table, width=120)
+    _console.print(f"Results: {path} (a line each; lines from other machines may be added)")
+
+
+def _benchmark_row(result: StepBenchmark) -> list[str]:
+    late = f", {result.late_compilations} late" if result.late_compilations else ""
+    return [
+        result.device,
+        result.precision,
+        str(result.batch_size),
+        f"{result.start_seconds:.1f}",
+        f"{result.step_seconds * 1e3:.1f}",
+        f"{result.images_per_second:.1f}",
+        "" if result.compilations is None else f"{result.compilations}{late}",
+        "" if result.fallbacks is None else str(result.fallbacks),
+    ]

@@ -47,7 +47,11 @@ class CompileCounts:
 class Compiling(Protocol):
     """A strategy whose device compiles."""
 
-    def compile_counts(self) -> CompileCounts: ...
+    def compile_counts(self) -> CompileCounts:
+        """What the device has done so far."""
+
+    def device_name(self) -> str:
+        """What it is, and how many there are."""
 
 
 def faults(counts: CompileCounts) -> list[str]:

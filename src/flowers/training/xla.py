@@ -137,6 +137,11 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         }
         return CompileCounts(compilations, nanoseconds / 1e9, fallbacks)
 
+    def device_name(self) -> str:
+        """As `TPU x 8`, or `XLA on CPU x 4` for the CPU runtime."""
+        kind = "XLA on CPU" if xr.device_type() == "CPU" else str(xr.device_type())
+        return f"{kind} x {xr.global_runtime_device_count()}"
+
     def setup_environment(self) -> None:
         assert self.lightning_module is not None
         _refuse_what_stalls(self.lightning_module.trainer)
