@@ -161,10 +161,6 @@ class EarlyStopping(Node):
     min_delta: NonNegative = 0.0
 
 
-class LearningRateMonitor(Node):
-    logging_interval: Literal["step", "epoch"] | None = None
-
-
 class ProgressBar(Node):
     refresh_rate: Count
 
@@ -211,7 +207,6 @@ KNOWN_TARGETS: dict[str, type[Node]] = {
     "flowers.training.xla.SPMDStrategy": SPMDStrategy,
     "lightning.pytorch.callbacks.ModelCheckpoint": ModelCheckpoint,
     "lightning.pytorch.callbacks.EarlyStopping": EarlyStopping,
-    "lightning.pytorch.callbacks.LearningRateMonitor": LearningRateMonitor,
     "lightning.pytorch.loggers.CSVLogger": CSVLogger,
 }
 
@@ -333,7 +328,6 @@ def known_keys(schema: type[BaseModel]) -> list[str]:
         "scheduler": [WarmupCosine, WarmupDecay],
         "callbacks.model_checkpoint": [ModelCheckpoint],
         "callbacks.early_stopping": [EarlyStopping],
-        "callbacks.learning_rate": [LearningRateMonitor],
         "callbacks.progress_bar": [ProgressBar],
         "callbacks.compile_guard": [CompileGuard],
         "callbacks.ema": [EMA],

@@ -92,10 +92,13 @@ class FlowerClassifier(L.LightningModule):
         return masked_mean(losses, valid)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        # The host waits for the device here: only for what is logged, and not within the step.
         interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self.trainer.global_step % interval == 0:
-            self.log("train/loss_step", outputs["loss"].cpu(), on_step=True, on_epoch=False, batch_size=1)
+        if self.trainer.global_step % interval:
+            return
+        # The host waits for the device here: only for what is logged, and not within the step.
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        figures = {"train/loss_step": outputs["loss"].cpu(), "train/learning_rate": torch.tensor(rate)}
+        self.log_dict(figures, on_step=True, on_epoch=False, batch_size=1)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits = self(batch["image"])

@@ -13,6 +13,7 @@ from flowers.training.benchmark import StepBenchmark
 from flowers.training.runs import Run
 
 SHOWN_SKIPS = 5
+WIDE = 110  # characters, for tables that no narrower terminal or file could hold
 
 _console = Console(soft_wrap=True, highlight=False)
 
@@ -77,7 +78,7 @@ def print_step_benchmarks(results: Sequence[StepBenchmark], path: Path) -> None:
         for result in results:
             if (result.backbone, result.image_size) == (backbone, size):
                 table.add_row(*_benchmark_row(result))
-        _console.print(table, width=120)
+        Console(width=max(_console.width, WIDE)).print(table)
     _console.print(f"Results: {path} (a line each; lines from other machines may be added)")
 
 

@@ -181,7 +181,7 @@ def read_results(path: Path) -> Sequence[StepBenchmark]:
             results.append(StepBenchmark(**json.loads(line)))
         except (TypeError, ValueError) as error:
             raise InputError(
-                f"{path}, line {number}: expected a result of `python src/benchmark.py step`, found {error}. Remove the "
-                "line, or name another file with results=PATH."
+                f"{path}, line {number}: expected a result of `python src/benchmark.py step`, found {error}. Remove "
+                "the line, or name another file with results=PATH."
             ) from error
     return results

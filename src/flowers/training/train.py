@@ -23,6 +23,9 @@ from flowers.errors import InputError
 from flowers.models.classifier import FlowerClassifier, SchedulerFactory
 from flowers.training.runs import Run, check_resumable
 
+STEP_FIGURES = ("train/loss_step", "train/learning_rate")
+"""What is logged of single steps: none of a run's final figures."""
+
 
 def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     """Train as configured.
@@ -64,7 +67,7 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
             figures |= _best_figures(trainer, model, datamodule, run)
     finally:
         wandb.finish()  # a multirun's next job starts a run of its own
-    metrics = {name: float(value) for name, value in figures.items() if name != "train/loss_step"}
+    metrics = {name: float(value) for name, value in figures.items() if name not in STEP_FIGURES}
     if trainer.is_global_zero and not config.trainer.fast_dev_run:
         run.write_metrics(metrics)
     return run, metrics, datamodule.skipped

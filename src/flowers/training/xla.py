@@ -76,7 +76,10 @@ AcceleratorRegistry.register(XLADevices.name(), XLADevices, description=XLADevic
 
 
 class AutocastPrecision(XLAPrecision):
-    """float32 weights; bfloat16 or float32 convolutions and matrix products."""
+    """float32 weights; training computes convolutions and matrix products in bfloat16 or float32.
+
+    Evaluation is always in float32, so that a checkpoint has the same figures on any device.
+    """
 
     def __init__(self, precision: str | int) -> None:
         if str(precision) not in AUTOCAST:
@@ -89,7 +92,7 @@ class AutocastPrecision(XLAPrecision):
         self._autocast = AUTOCAST[str(precision)]
 
     @contextmanager
-    def forward_context(self) -> Generator[None, None, None]:
+    def train_step_context(self) -> Generator[None, None, None]:
         with torch.autocast("xla", dtype=torch.bfloat16, enabled=self._autocast):
             yield
 
@@ -144,7 +147,7 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
 
     def setup_environment(self) -> None:
         assert self.lightning_module is not None
-        _refuse_what_stalls(self.lightning_module.trainer)
+        check_trainer(self.lightning_module.trainer)
         xm.set_rng_state(torch.initial_seed() % 2**32)  # dropout's, which torch.manual_seed does not reach
         super().setup_environment()
 
@@ -184,14 +187,7 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
 
     def process_dataloader(self, dataloader: object) -> object:
         assert isinstance(dataloader, DataLoader)
-        devices = xr.addressable_runtime_device_count()
-        size = dataloader.batch_size
-        if size is None or size % devices:
-            fitting = sorted({max(1, (size or 0) // devices) * devices, -(-(size or 1) // devices) * devices})
-            raise InputError(
-                f"data.batch_size={size}: expected a multiple of the {devices} devices that share a batch. Set it to "
-                f"{' or '.join(map(str, fitting))}."
-            )
+        check_batch_size(dataloader.batch_size, xr.addressable_runtime_device_count())
         if dataloader.num_workers > 0:
             # Workers come from a process that has no runtime: a fork of this one would inherit its threads' locks.
             context = multiprocessing.get_context("forkserver")
@@ -247,7 +243,18 @@ def _start_runtime(cache_dir: str | None) -> None:
         ) from error
 
 
-def _refuse_what_stalls(trainer: L.Trainer) -> None:
+def check_batch_size(size: int | None, devices: int) -> None:
+    """Raise `InputError` unless devices can share a batch evenly."""
+    if size is None or size % devices:
+        fewer = (size or 0) // devices * devices
+        fitting = f"{fewer} or {fewer + devices}" if fewer else str(devices)
+        raise InputError(
+            f"data.batch_size={size}: expected a multiple of the {devices} devices that share a batch. Set it to "
+            f"{fitting}."
+        )
+
+
+def check_trainer(trainer: L.Trainer) -> None:
     """Raise `InputError` for what XLA cannot do or what would make the device wait at every step."""
     if trainer.state.fn != TrainerFn.FITTING:
         return

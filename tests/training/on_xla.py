@@ -1,0 +1,79 @@
+"""What the runs of test_xla.py have in them, named in their configuration."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import albumentations as A
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+
+class Recorder(Callback):
+    """Keeps the first step's loss and gradients, how tensors lie on the devices, and the type that is computed in."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self.record: dict[str, Any] = {}
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        convolution = next(module for module in pl_module.modules() if isinstance(module, nn.Conv2d))
+
+        def keep(module: nn.Conv2d, _: Any, output: Tensor) -> None:
+            self.record["types"] = (module.weight.dtype, output.dtype)
+
+        convolution.register_forward_hook(keep)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == 0:
+            tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+            self.record["ids"] = list(batch["id"])
+            self.record["sharding"] = {name: sharding(tensor) for name, tensor in tensors.items()}
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
+        if trainer.global_step == 0:
+            self.record["gradients"] = {name: value.grad.cpu() for name, value in pl_module.named_parameters()}
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == 1:
+            self.record["loss"] = float(outputs["loss"])
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.record["replicas"] = {name: replicas(value) for name, value in pl_module.state_dict().items()}
+        torch.save(self.record, self.path)
+
+
+def sharding(tensor: Tensor) -> str:
+    """XLA's word for how a tensor's parts lie on the devices; empty for a tensor on one."""
+    if tensor.device.type != "xla":
+        return ""
+    import torch_xla
+
+    return str(torch_xla._XLAC._get_xla_sharding_spec(tensor))
+
+
+def replicas(tensor: Tensor) -> list[Tensor]:
+    """Each device's own copy of a tensor, read from that device."""
+    if tensor.device.type != "xla":
+        return [tensor.clone()]
+    from torch_xla.distributed.spmd import XLAShardedTensor
+
+    return [shard.data.clone() for shard in XLAShardedTensor(tensor).local_shards]
+
+
+class NoRuntime(A.ImageOnlyTransform):
+    """A transform that works only in a process that has not even imported torch_xla."""
+
+    def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
+        if "torch_xla" in sys.modules:
+            raise RuntimeError("this worker has torch_xla")
+        return img

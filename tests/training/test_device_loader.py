@@ -1,0 +1,95 @@
+"""Batches come in order, each once, and errors come with them; a pass that is broken off leaves nothing behind."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from flowers.errors import BadRecord
+from flowers.training.device_loader import SENT_AHEAD, DeviceLoader
+
+
+class Numbers(Dataset[int]):
+    def __init__(self, count: int, bad: int | None = None) -> None:
+        self.count = count
+        self.bad = bad
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> int:
+        if number == self.bad:
+            raise BadRecord(f"record {number}: expected a good one")
+        return number
+
+
+def first(samples: list[int]) -> int:
+    return samples[0]
+
+
+def numbers(count: int, *, workers: int = 0, bad: int | None = None) -> DataLoader[Any]:
+    return DataLoader(
+        Numbers(count, bad),
+        collate_fn=first,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        multiprocessing_context="forkserver" if workers else None,
+    )
+
+
+def twice(number: Any) -> Any:
+    return 2 * number
+
+
+def threads() -> int:
+    return sum(thread.name == "DeviceLoader" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_batch_once_and_in_order_in_every_pass(workers: int) -> None:
+    loader = DeviceLoader(numbers(20, workers=workers), twice)
+    assert len(loader) == 20
+    for _ in range(2):
+        assert list(loader) == [2 * number for number in range(20)]
+    assert threads() == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_pass_may_be_broken_off(workers: int) -> None:
+    loader = DeviceLoader(numbers(50, workers=workers), twice)
+    for _ in range(3):
+        batches = iter(loader)
+        assert [next(batches) for _ in range(3)] == [0, 2, 4]
+    assert list(loader) == [2 * number for number in range(50)]
+    assert threads() == 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_record_is_raised_after_the_batches_before_it(workers: int) -> None:
+    batches = iter(DeviceLoader(numbers(10, workers=workers, bad=3), twice))
+    assert [next(batches) for _ in range(3)] == [0, 2, 4]
+    with pytest.raises(BadRecord, match="^record 3: expected a good one"):
+        next(batches)
+    assert threads() == 0
+
+
+def test_no_more_than_what_is_allowed_is_sent_ahead() -> None:
+    sent: list[int] = []
+
+    def send(number: Any) -> Any:
+        sent.append(number)
+        return number
+
+    batches = iter(DeviceLoader(numbers(50), send))
+    next(batches)
+    time.sleep(0.3)
+    assert len(sent) == 1 + SENT_AHEAD + 1  # taken, waiting, and the one in the thread's hand
+
+
+def test_lightning_finds_the_sampler() -> None:
+    loader = numbers(3)
+    assert DeviceLoader(loader, twice).sampler is loader.sampler

@@ -1,0 +1,281 @@
+"""`trainer=tpu` on XLA's own compiler and runtime, on 1, 2 and 4 of the CPU's virtual devices. No TPU was ever seen."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+
+from flowers.errors import InputError
+from flowers.training.xla import AutocastPrecision, check_batch_size, check_trainer
+
+Door = Callable[..., "CompletedProcess[str]"]
+
+DEVICES = [1, 2, 4]
+LOSS_TOLERANCE = 1e-6
+GRADIENT_TOLERANCE = 1e-5  # of the largest gradient of the same tensor
+
+
+def xla(devices: int) -> dict[str, str]:
+    """The environment for so many devices; LLVM's optimiser off, as compiling takes most of the time here."""
+    return {
+        "PJRT_DEVICE": "CPU",
+        "CPU_NUM_DEVICES": str(devices),
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+
+
+@pytest.fixture(scope="module")
+def first_steps(tiny_settings: list[str], door: Door, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a `Recorder` saw on the plain CPU and on 1, 2 and 4 devices, all else being equal."""
+    directory = tmp_path_factory.mktemp("first_steps")
+    records = {}
+    for name in ["cpu", *map(str, DEVICES)]:
+        done = door(
+            "train",
+            *tiny_settings,
+            "trainer=cpu" if name == "cpu" else "trainer=tpu",
+            "trainer.precision=32-true",
+            "+trainer.limit_train_batches=3",
+            "+trainer.limit_val_batches=1",
+            "experiment=mixing",
+            "trainer.max_epochs=1",
+            "data.batch_size=16",
+            "logger=csv",
+            f"hydra.run.dir={directory}/{name}",
+            "+callbacks.recorder._target_=tests.training.on_xla.Recorder",
+            f"+callbacks.recorder.path={directory}/{name}.pt",
+            **xla(1 if name == "cpu" else int(name)),
+        )
+        assert done.returncode == 0, done.stderr
+        records[name] = torch.load(directory / f"{name}.pt")
+    return records
+
+
+@pytest.mark.parametrize("devices", DEVICES)
+def test_a_batch_is_split_over_the_devices_by_rows(first_steps: dict[str, Any], devices: int) -> None:
+    whole = ",".join(map(str, range(devices)))
+    expected = {
+        "image": f"{{devices=[{devices},1,1,1]{whole}}}",
+        "label": f"{{devices=[{devices}]{whole}}}",
+        "valid": f"{{devices=[{devices}]{whole}}}",
+    }
+    if devices == 1:
+        expected = dict.fromkeys(expected, "{replicated}")
+    assert first_steps[str(devices)]["sharding"] == expected
+
+
+@pytest.mark.parametrize("devices", DEVICES)
+def test_replicas_stay_identical(first_steps: dict[str, Any], devices: int) -> None:
+    for name, copies in first_steps[str(devices)]["replicas"].items():
+        assert len(copies) == devices, name
+        assert all(torch.equal(copies[0], copy) for copy in copies), name
+
+
+@pytest.mark.parametrize("devices", DEVICES)
+def test_the_first_step_is_the_plain_cpus(first_steps: dict[str, Any], devices: int) -> None:
+    plain, record = first_steps["cpu"], first_steps[str(devices)]
+    assert record["ids"] == plain["ids"]
+    assert record["loss"] == pytest.approx(plain["loss"], rel=LOSS_TOLERANCE)
+    for name, gradient in plain["gradients"].items():
+        largest = gradient.abs().max().item()
+        difference = (record["gradients"][name] - gradient).abs().max().item()
+        assert difference <= GRADIENT_TOLERANCE * max(largest, 1e-3), name
+
+
+@pytest.mark.parametrize("devices", DEVICES)
+def test_evaluation_gives_the_same_figures_on_any_number_of_devices(trained: Path, door: Door, devices: int) -> None:
+    done = door("evaluate", f"run={trained}", "trainer=tpu", "trainer.precision=32-true", **xla(devices))
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((trained / "metrics.json").read_text())
+    for figure in ("loss", "accuracy", "macro_f1"):
+        assert f"{metrics[f'val/{figure}']:.4f}" in done.stdout, figure
+
+
+@pytest.fixture(scope="module")
+def whole_recipe(tiny_settings: list[str], door: Door, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run with everything on, that fails if its fourth epoch compiles."""
+    directory = tmp_path_factory.mktemp("whole_recipe")
+    done = door(
+        "train",
+        *tiny_settings,
+        "trainer=tpu",
+        "experiment=mixing",
+        "callbacks=ema",
+        "callbacks.compile_guard.after_warmup=fail",
+        "trainer.max_epochs=5",
+        "trainer.gradient_clip_val=1.0",
+        "data.batch_size=16",
+        "model.backbone_arguments={drop_rate: 0.2, drop_path_rate: 0.1}",
+        f"hydra.run.dir={directory}/run",
+        "+callbacks.recorder._target_=tests.training.on_xla.Recorder",
+        f"+callbacks.recorder.path={directory}/record.pt",
+        **xla(2),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "expected nothing to compile" not in done.stderr
+    return directory / "run"
+
+
+def test_nothing_compiles_or_falls_back_from_the_fourth_epoch_on(whole_recipe: Path) -> None:
+    rows = list(csv.DictReader((whole_recipe / "metrics.csv").open()))
+    epochs = [row for row in rows if row["compile/count"]]
+    assert [int(row["epoch"]) for row in epochs] == [0, 1, 2, 3, 4]
+    assert float(epochs[0]["compile/count"]) >= 2  # the counter counts
+    for row in epochs[3:]:
+        assert float(row["compile/count"]) == 0
+        assert float(row["compile/fallbacks"]) == 0  # figures leave as tensors: not even aten::_local_scalar_dense
+
+
+def test_bfloat16_is_computed_in_and_float32_is_kept(whole_recipe: Path, first_steps: dict[str, Any]) -> None:
+    record = torch.load(whole_recipe.parent / "record.pt")
+    assert record["types"] == (torch.float32, torch.bfloat16)
+    assert first_steps["2"]["types"] == (torch.float32, torch.float32)
+    checkpoint = torch.load(whole_recipe / "checkpoints" / "last.ckpt", weights_only=True)
+    tensors = [*checkpoint["state_dict"].values(), *checkpoint["ema"]["weights"].values()]
+    assert {tensor.dtype for tensor in tensors if tensor.is_floating_point()} == {torch.float32}
+    assert {tensor.device.type for tensor in tensors} == {"cpu"}
+
+
+def test_the_offline_run_of_wandb_has_the_guards_figures(whole_recipe: Path) -> None:
+    content = next((whole_recipe / "wandb").glob("offline-run-*/*.wandb")).read_bytes()
+    assert b"compile/count" in content
+
+
+def test_the_guard_ends_a_run_that_compiles(tiny_settings: list[str], door: Door, tmp_path: Path) -> None:
+    done = door(
+        "train",
+        *tiny_settings,
+        "trainer=tpu",
+        "logger=csv",
+        "callbacks.compile_guard.warmup_epochs=0",
+        "callbacks.compile_guard.after_warmup=fail",
+        f"hydra.run.dir={tmp_path}/run",
+        **xla(1),
+    )
+    assert done.returncode == 1
+    assert re.search(r"error: step 1 \(epoch 0\): expected nothing to compile .* compiled \d+ programs", done.stderr)
+
+
+def test_checkpoints_go_from_cpu_to_xla_and_back(
+    tiny_settings: list[str], trained: Path, door: Door, tmp_path: Path
+) -> None:
+    """An epoch on the CPU (`trained`), one on two devices, one on the CPU again: each from the last one's checkpoint."""
+    previous = trained
+    for epoch, trainer, environment in ((1, "tpu", xla(2)), (2, "cpu", {})):
+        run = tmp_path / trainer
+        done = door(
+            "train",
+            *tiny_settings,
+            f"trainer={trainer}",
+            "trainer.precision=32-true",
+            f"trainer.max_epochs={epoch + 1}",
+            "logger=csv",
+            "data.train_transform=[{_target_: albumentations.RandomCrop, height: 64, width: 64},"
+            "{_target_: tests.training.on_xla.NoRuntime}]",
+            f"ckpt_path={previous}/checkpoints/last.ckpt",
+            f"hydra.run.dir={run}",
+            **{**environment, "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+        assert done.returncode == 0, done.stderr
+        epochs = {row["epoch"] for row in csv.DictReader((run / "metrics.csv").open())}
+        assert epochs >= {str(epoch)} and str(epoch - 1) not in epochs
+        previous = run
+    metrics = json.loads((tmp_path / "tpu" / "metrics.json").read_text())
+    done = door("evaluate", f"run={tmp_path}/tpu", "trainer=cpu")
+    assert done.returncode == 0, done.stderr
+    assert f"{metrics['val/macro_f1']:.4f}" in done.stdout
+    assert f"{metrics['val/loss']:.4f}" in done.stdout
+
+
+def test_predictions_are_the_plain_cpus(trained: Path, door: Door, tmp_path: Path) -> None:
+    submissions = []
+    for trainer, environment in (("cpu", {}), ("tpu", xla(2))):
+        done = door("predict", f"run={trained}", f"trainer={trainer}", "trainer.precision=32-true", **environment)
+        assert done.returncode == 0, done.stderr
+        submissions.append((trained / "submission.csv").read_text())
+    assert submissions[0] == submissions[1]
+
+
+def test_compiled_programs_have_the_same_keys_in_the_next_run(
+    tiny_settings: list[str], door: Door, tmp_path: Path
+) -> None:
+    """The CPU runtime writes its programs but cannot read them back; on a TPU equal keys mean no compilation."""
+    cache = tmp_path / "cache"
+    kept = []
+    for number in range(2):
+        done = door(
+            "train",
+            *tiny_settings[:-1],
+            "trainer=tpu",
+            "debug=fdr",
+            "data.num_workers=0",
+            f"hydra.run.dir={tmp_path}/{number}",
+            **xla(1),
+            XLA_PERSISTENT_CACHE_PATH=str(cache),
+        )
+        assert done.returncode == 0, done.stderr
+        kept.append(sorted(cache.iterdir()))
+    assert len(kept[0]) >= 2
+    assert kept[0] == kept[1]
+
+
+def test_without_a_tpu_there_are_two_ways_on(tiny_settings: list[str], door: Door, tmp_path: Path) -> None:
+    done = door("train", *tiny_settings, "trainer=tpu", f"hydra.run.dir={tmp_path}")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: trainer=tpu: expected a TPU on this machine, found none.")
+    assert "TPU VM" in done.stderr and "PJRT_DEVICE=CPU" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("data.batch_size=18", "data.batch_size=18: expected a multiple of the 4 devices .* Set it to 16 or 20."),
+        ("trainer.devices=2", "trainer.devices=2: expected auto, as one process drives all 4 devices"),
+    ],
+)
+def test_what_the_devices_do_not_allow_is_refused(
+    tiny_settings: list[str], door: Door, tmp_path: Path, setting: str, message: str
+) -> None:
+    done = door("train", *tiny_settings, "trainer=tpu", "logger=csv", setting, f"hydra.run.dir={tmp_path}", **xla(4))
+    assert done.returncode == 1
+    assert re.fullmatch(f"error: {message}.*", done.stderr.strip().splitlines()[-1])
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("size", "fitting"), [(30, "28 or 32"), (3, "4"), (None, "4")])
+def test_a_batch_that_devices_cannot_share(size: int | None, fitting: str) -> None:
+    check_batch_size(32, 4)
+    with pytest.raises(InputError, match=f"Set it to {fitting}."):
+        check_batch_size(size, 4)
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-true", "16-true", "64-true", 64])
+def test_precisions_that_xla_has_not(precision: str | int) -> None:
+    with pytest.raises(InputError, match=f"trainer.precision={precision}: .* Set trainer.precision=bf16-mixed."):
+        AutocastPrecision(precision)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"detect_anomaly": True}, "trainer.detect_anomaly=true: expected false"),
+        ({"log_every_n_steps": 1}, "trainer.log_every_n_steps=1: expected 10 or more"),
+    ],
+)
+def test_what_would_stall_a_device(settings: dict[str, Any], message: str) -> None:
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **settings)
+    check_trainer(trainer)  # not when it evaluates
+    trainer.state.fn = TrainerFn.FITTING
+    with pytest.raises(InputError, match=message):
+        check_trainer(trainer)
