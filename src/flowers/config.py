@@ -106,42 +106,6 @@ class SPMDStrategy(Node):
     hosts: Positive | None
 
 
-class Trainer(Node):
-    """lightning.Trainer's arguments, but for those that this program gives itself or that would do nothing here."""
-
-    accelerator: str
-    devices: int | str | list[int]
-    strategy: str | SPMDStrategy | OpenNode = "auto"
-    num_nodes: Positive = 1
-    precision: int | str
-    max_epochs: Annotated[int, Field(ge=-1)]
-    min_epochs: Count | None = None
-    max_steps: Annotated[int, Field(ge=-1)]
-    min_steps: Count | None = None
-    max_time: str | dict[str, int] | None = None
-    fast_dev_run: bool | Positive
-    limit_train_batches: Count | Share | None = None
-    limit_val_batches: Count | Share | None = None
-    limit_predict_batches: Count | Share | None = None
-    overfit_batches: Count | Share = 0
-    val_check_interval: Positive | Share | None = None
-    check_val_every_n_epoch: Positive | None = 1
-    num_sanity_val_steps: Annotated[int, Field(ge=-1)]
-    log_every_n_steps: Positive
-    accumulate_grad_batches: Positive
-    gradient_clip_val: NonNegative | None
-    gradient_clip_algorithm: Literal["norm", "value"] | None = None
-    deterministic: bool | Literal["warn"] | None = None
-    benchmark: bool | None = None
-    inference_mode: bool = True
-    use_distributed_sampler: Literal[False]
-    profiler: str | None = None
-    detect_anomaly: bool = False
-    barebones: bool = False
-    sync_batchnorm: bool = False
-    enable_model_summary: bool | None = None
-
-
 class ModelCheckpoint(Node):
     dirpath: str
     filename: Literal["best"]
@@ -225,6 +189,42 @@ else:
         Discriminator(_target),
     ]
     """A node of any target, typed by its target where that is known."""
+
+
+class Trainer(Node):
+    """lightning.Trainer's arguments, but for those that this program gives itself or that would do nothing here."""
+
+    accelerator: str
+    devices: int | str | list[int]
+    strategy: str | AnyNode = "auto"
+    num_nodes: Positive = 1
+    precision: int | str
+    max_epochs: Annotated[int, Field(ge=-1)]
+    min_epochs: Count | None = None
+    max_steps: Annotated[int, Field(ge=-1)]
+    min_steps: Count | None = None
+    max_time: str | dict[str, int] | None = None
+    fast_dev_run: bool | Positive
+    limit_train_batches: Count | Share | None = None
+    limit_val_batches: Count | Share | None = None
+    limit_predict_batches: Count | Share | None = None
+    overfit_batches: Count | Share = 0
+    val_check_interval: Positive | Share | None = None
+    check_val_every_n_epoch: Positive | None = 1
+    num_sanity_val_steps: Annotated[int, Field(ge=-1)]
+    log_every_n_steps: Positive
+    accumulate_grad_batches: Positive
+    gradient_clip_val: NonNegative | None
+    gradient_clip_algorithm: Literal["norm", "value"] | None = None
+    deterministic: bool | Literal["warn"] | None = None
+    benchmark: bool | None = None
+    inference_mode: bool = True
+    use_distributed_sampler: Literal[False]
+    profiler: str | None = None
+    detect_anomaly: bool = False
+    barebones: bool = False
+    sync_batchnorm: bool = False
+    enable_model_summary: bool | None = None
 
 
 class Train(Group):
@@ -326,6 +326,7 @@ def known_keys(schema: type[BaseModel]) -> list[str]:
     usual: dict[str, list[type[Node]]] = {
         "optimizer": [AdamW, SGD],
         "scheduler": [WarmupCosine, WarmupDecay],
+        "trainer.strategy": [SPMDStrategy],
         "callbacks.model_checkpoint": [ModelCheckpoint],
         "callbacks.early_stopping": [EarlyStopping],
         "callbacks.progress_bar": [ProgressBar],

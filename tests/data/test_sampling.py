@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowers.data.sampling import EpochSampler, epoch_order
+from flowers.data.sampling import PADDING, EpochSampler, epoch_order
 
 counts, ranks, epochs = st.integers(0, 3000), st.integers(1, 64), st.integers(0, 50)
 
@@ -35,3 +35,12 @@ def test_epochs_differ_and_repeat() -> None:
     assert [draw.number for draw in first] != [draw.number for draw in second]
     assert {draw.epoch for draw in second} == {1}
     assert len(sampler) == 100
+
+
+@given(count=counts, ranks=ranks, shuffle=st.booleans())
+def test_every_rank_has_as_many_draws(count: int, ranks: int, shuffle: bool) -> None:
+    samplers = [EpochSampler(count, seed=1, shuffle=shuffle, rank=rank, ranks=ranks) for rank in range(ranks)]
+    draws = [[draw.number for draw in sampler] for sampler in samplers]
+    assert {len(part) for part in draws} == {len(sampler) for sampler in samplers} == {len(draws[0])}
+    records = [number for part in draws for number in part if number != PADDING]
+    assert len(records) == len(set(records)) == (count - count % ranks if shuffle else count)

@@ -25,7 +25,8 @@ class Recorder(Callback):
         convolution = next(module for module in pl_module.modules() if isinstance(module, nn.Conv2d))
 
         def keep(module: nn.Conv2d, _: Any, output: Tensor) -> None:
-            self.record["types"] = (module.weight.dtype, output.dtype)
+            stage = "train" if module.training else "eval"
+            self.record.setdefault("types", {})[stage] = (module.weight.dtype, output.dtype)
 
         convolution.register_forward_hook(keep)
 
@@ -39,6 +40,10 @@ class Recorder(Callback):
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         if trainer.global_step == 0:
+            if pl_module.device.type == "xla":
+                import torch_xla
+
+                torch_xla.sync()  # else each gradient would be computed, and compiled, on its own
             self.record["gradients"] = {name: value.grad.cpu() for name, value in pl_module.named_parameters()}
 
     def on_train_batch_end(

@@ -187,7 +187,7 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
 
     def process_dataloader(self, dataloader: object) -> object:
         assert isinstance(dataloader, DataLoader)
-        check_batch_size(dataloader.batch_size, xr.addressable_runtime_device_count())
+        check_batch_size(getattr(dataloader.batch_sampler, "batch_size", None), xr.addressable_runtime_device_count())
         if dataloader.num_workers > 0:
             # Workers come from a process that has no runtime: a fork of this one would inherit its threads' locks.
             context = multiprocessing.get_context("forkserver")

@@ -1,0 +1,67 @@
+"""The benchmark's table and its file, from runs on the plain CPU and on XLA's CPU runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from flowers.errors import InputError
+from flowers.training.benchmark import read_results
+
+Door = Callable[..., "CompletedProcess[str]"]
+
+
+def test_one_table_compares_devices(door: Door, tmp_path: Path) -> None:
+    results = tmp_path / "step.jsonl"
+    for trainer, environment in (
+        ("cpu", {}),
+        ("tpu", {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": "2", "XLA_FLAGS": "--xla_backend_optimization_level=0"}),
+    ):
+        done = door(
+            "benchmark",
+            "step",
+            f"trainer={trainer}",
+            "model.backbone=test_efficientnet",
+            "model.pretrained=false",
+            "image_size=64",
+            "batch_size=8",
+            "steps=10",
+            f"results={results}",
+            **environment,
+        )
+        assert done.returncode == 0, done.stderr
+    cpu, xla = read_results(results)
+    assert (cpu.compilations, cpu.fallbacks) == (None, None)
+    assert cpu.device.startswith("CPU") and xla.device == "XLA on CPU x 2"
+    assert xla.compilations is not None and xla.compilations >= 2
+    assert (xla.late_compilations, xla.fallbacks) == (0, 0)
+    assert xla.start_seconds > 10 * xla.step_seconds  # compilation is not in the step
+    for result in (cpu, xla):
+        assert result.images_per_second == pytest.approx(8 / result.step_seconds)
+        assert f"{result.images_per_second:.1f}" in done.stdout
+        assert result.device in done.stdout
+
+
+def test_a_line_that_is_no_result(tmp_path: Path) -> None:
+    results = tmp_path / "step.jsonl"
+    results.write_text('{"device": "CPU"}\n')
+    with pytest.raises(InputError, match="line 1: expected a result"):
+        read_results(results)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "error: expected a command, found none. Choices: python src/benchmark.py step."),
+        (["stepp"], "error: expected a command, found stepp."),
+        (["step", "steps=2", "trainer=cpu"], "error: steps=2: expected at least 5"),
+        (["step", "model=nonsense"], "error: model=nonsense: no such choice."),
+    ],
+)
+def test_what_is_refused(door: Door, arguments: list[str], message: str) -> None:
+    done = door("benchmark", *arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith(message)
