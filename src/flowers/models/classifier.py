@@ -58,6 +58,7 @@ class FlowerClassifier(L.LightningModule):
         self.mixup_alpha = mixup_alpha
         self.cutmix_alpha = cutmix_alpha
         self.seed = seed
+        self._logged_step = 0
         self._optimizer = optimizer
         self._scheduler = scheduler
         self.backbone = create_backbone(backbone, len(self.class_names), pretrained, backbone_arguments)
@@ -91,13 +92,18 @@ class FlowerClassifier(L.LightningModule):
         self._metrics("train").update(losses.detach(), logits.argmax(1), targets.argmax(1), valid)
         return masked_mean(losses, valid)
 
+    def on_train_start(self) -> None:
+        self._logged_step = self.trainer.global_step
+
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self.trainer.global_step % interval:
+        step, interval = self.trainer.global_step, self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if step % interval or step == self._logged_step:  # a batch whose gradients only accumulate makes no step
             return
+        self._logged_step = step
         # The host waits for the device here: only for what is logged, and not within the step.
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        figures = {"train/loss_step": outputs["loss"].cpu(), "train/learning_rate": torch.tensor(rate)}
+        loss = outputs["loss"].cpu() * self.trainer.accumulate_grad_batches
+        rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+        figures = {"train/loss_step": loss, "train/learning_rate": rate}
         self.log_dict(figures, on_step=True, on_epoch=False, batch_size=1)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -22,6 +22,7 @@ from lightning.pytorch.strategies.single_xla import SingleDeviceXLAStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from flowers.data.batch import Batch
@@ -157,7 +158,8 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         self._replicate(*self.model.parameters(), *self.model.buffers())
 
     def on_train_start(self) -> None:
-        for optimizer in self.optimizers:  # a resumed one has a state
+        for optimizer in self.optimizers:
+            create_moments(optimizer)
             self._replicate(*(value for slots in optimizer.state.values() for value in slots.values()))
 
     def _replicate(self, *values: Any) -> None:
@@ -241,6 +243,19 @@ def _start_runtime(cache_dir: str | None) -> None:
             f"this: {str(error).strip().splitlines()[0].rstrip('.')}. Set PJRT_DEVICE=TPU on a TPU VM, and elsewhere "
             "PJRT_DEVICE=CPU with CPU_NUM_DEVICES at 1 or more."
         ) from error
+
+
+def create_moments(optimizer: Optimizer) -> None:
+    """Give a fresh Adam or AdamW the moments that its first step would start from.
+
+    With them the first step is the same program as all others, and one compilation of it is saved.
+    """
+    if not isinstance(optimizer, torch.optim.Adam) or optimizer.state or optimizer.defaults["amsgrad"]:
+        return
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            zeros = {name: torch.zeros_like(weight) for name in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[weight] = {"step": torch.tensor(0.0), **zeros}
 
 
 def check_batch_size(size: int | None, devices: int) -> None:
