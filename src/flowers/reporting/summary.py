@@ -73,7 +73,17 @@ def print_step_benchmarks(results: Sequence[StepBenchmark], path: Path) -> None:
     """A table for each backbone and image size with a row a result, and the file that holds them."""
     tasks = dict.fromkeys((result.backbone, result.image_size) for result in results)
     for backbone, size in tasks:
-        columns = ("device", "precision", "batch", "start s", "step ms", "images/s", "compiled", "fallbacks")
+        columns = (
+            "device",
+            "precision",
+            "batch",
+            "step ms",
+            "images/s",
+            "start s",
+            "compile s",
+            "compiled",
+            "fallbacks",
+        )
         table = Table(*(Column(name, no_wrap=True) for name in columns), title=f"{backbone}, {size} px")
         for result in results:
             if (result.backbone, result.image_size) == (backbone, size):
@@ -88,9 +98,10 @@ def _benchmark_row(result: StepBenchmark) -> list[str]:
         result.device,
         result.precision,
         str(result.batch_size),
-        f"{result.start_seconds:.1f}",
         f"{result.step_seconds * 1e3:.1f}",
         f"{result.images_per_second:.1f}",
+        f"{result.start_seconds:.1f}",
+        "" if result.compile_seconds is None else f"{result.compile_seconds:.1f}",
         "" if result.compilations is None else f"{result.compilations}{late}",
         "" if result.fallbacks is None else str(result.fallbacks),
     ]

@@ -38,7 +38,8 @@ class StepBenchmark:
     batch_size: of all processes together.
     start_seconds: what the first steps took beyond a step's usual time, compilation for the most part.
     step_seconds: the median over windows of five steps.
-    compilations: programs compiled in the whole run; None where nothing counts them, as for the next two.
+    compilations: programs compiled in the whole run; None where nothing counts them, as for the next three.
+    compile_seconds: spent on them.
     late_compilations: those among the measured steps, where there should be none.
     fallbacks: operations run on the host among the measured steps.
     """
@@ -52,6 +53,7 @@ class StepBenchmark:
     start_seconds: float
     step_seconds: float
     compilations: int | None
+    compile_seconds: float | None
     late_compilations: int | None
     fallbacks: int | None
 
@@ -134,6 +136,7 @@ def benchmark_step(config: DictConfig) -> StepBenchmark:
         start_seconds=max(0.0, clock.warmup_seconds - config.warmup * step),
         step_seconds=step,
         compilations=counts[-1].compilations if counts else None,
+        compile_seconds=counts[-1].seconds if counts else None,
         late_compilations=late.compilations if late else None,
         fallbacks=sum(late.fallbacks.values()) if late else None,
     )

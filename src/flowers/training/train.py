@@ -38,8 +38,6 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
         InputError: bad data, weights or checkpoint; see the message.
     """
     run = Run(Path(config.paths.output_dir))
-    run.write_config(config)
-    _keep_earlier_figures(run)
     L.seed_everything(config.seed, verbose=False)
 
     datamodule: FlowersDataModule = instantiate(config.data)
@@ -50,6 +48,8 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     trainer: L.Trainer = instantiate(
         config.trainer, callbacks=_instances(config.callbacks), logger=_instances(config.logger)
     )
+    run.write_config(config)  # now that the trainer has told which process is the first
+    _keep_earlier_figures(run)
     batches = max(1, len(train_set) // (config.data.batch_size * trainer.world_size))
     model: FlowerClassifier = instantiate(
         config.model,

@@ -103,7 +103,7 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
 
     To the rest of the program there is one device: a batch is split along its rows, weights are replicated, and a
     mean, or batch norm, is over the global batch. On a pod one process runs on each host and feeds its own share
-    of the batch; they decide everything alike, so they need not talk.
+    of the batch; they decide everything alike, from the same figures, and talk only to wait for each other.
 
     Args:
         precision: `bf16-mixed` or `32-true`.
@@ -208,6 +208,10 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         sharding = spmd.ShardingSpec(self.mesh, rows, minibatch=self.world_size > 1)
         sent: Tensor = xm.send_cpu_data_to_device(tensor, self.root_device, sharding)[0]
         return sent
+
+    def barrier(self, name: str | None = None) -> None:
+        if self.world_size > 1:  # a sum that needs every host's part
+            self._split(torch.ones(xr.addressable_runtime_device_count())).sum().cpu()
 
     def teardown(self) -> None:
         torch_xla.sync()  # else each weight would be computed by a program of its own on its way to the host
