@@ -13,6 +13,7 @@ from flowers.training.benchmark import StepBenchmark
 from flowers.training.runs import Run
 
 SHOWN_SKIPS = 5
+BENCHMARKED = ("device", "precision", "batch", "step ms", "images/s", "start s", "compile s", "compiled", "fallbacks")
 WIDE = 110  # characters, for tables that no narrower terminal or file could hold
 
 _console = Console(soft_wrap=True, highlight=False)
