@@ -14,10 +14,11 @@ def step(config: DictConfig) -> float:
     from flowers.reporting.summary import print_step_benchmarks
     from flowers.training.benchmark import benchmark_step, read_results, write_result
 
+    file = Path(config.results)
+    earlier = read_results(file)
     result = benchmark_step(config)
-    results = Path(config.results)
-    write_result(results, result)
-    print_step_benchmarks(read_results(results), results)
+    write_result(file, result)
+    print_step_benchmarks([*earlier, result], file)
     return result.step_seconds
 
 

@@ -152,6 +152,44 @@ def test_bad_input_gets_one_message_and_no_traceback(
     assert "Traceback" not in done.stderr + done.stdout
 
 
+def test_the_last_checkpoint_is_the_last_epochs_and_the_best_the_bests(
+    tiny_settings: list[str], door: Door, tmp_path: Path
+) -> None:
+    done = door(
+        "train",
+        *tiny_settings,
+        "trainer.max_epochs=3",
+        "optimizer.lr=1e-2",
+        "callbacks=ema",
+        "callbacks.model_checkpoint.monitor=val/loss",  # the most of it, as mode is max: not the last epoch's
+        "logger=csv",
+        f"hydra.run.dir={tmp_path}/run",
+    )
+    assert done.returncode == 0, done.stderr
+    checkpoints = tmp_path / "run" / "checkpoints"
+    best, last = (torch.load(checkpoints / f"{name}.ckpt", weights_only=True) for name in ("best", "last"))
+    rows = csv.DictReader((tmp_path / "run" / "metrics.csv").open())
+    losses = [float(row["val/loss"]) for row in rows if row["val/loss"]]
+    assert best["epoch"] == losses.index(max(losses)) < last["epoch"] == 2
+    # What has an average can only go on with one.
+    resume = ["trainer.max_epochs=4", f"ckpt_path={checkpoints}/last.ckpt", f"hydra.run.dir={tmp_path}/on"]
+    done = door("train", *tiny_settings, *resume)
+    assert done.returncode == 1
+    assert "Add callbacks=ema" in done.stderr
+
+
+def test_two_processes_give_the_figures_of_one(tiny_settings: list[str], door: Door, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = door("train", *tiny_settings, "trainer.devices=2", "data.batch_size=9", "logger=csv", f"hydra.run.dir={run}")
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((run / "metrics.json").read_text())
+    for devices in (1, 2):
+        done = door("evaluate", f"run={run}", "trainer=cpu", f"trainer.devices={devices}")
+        assert done.returncode == 0, done.stderr
+        for figure in ("loss", "accuracy", "macro_f1"):
+            assert f"{metrics[f'val/{figure}']:.4f}" in done.stdout, (devices, figure)
+
+
 def test_resuming_needs_the_same_model_and_epochs_left(
     tiny_settings: list[str], trained: Path, door: Door, tmp_path: Path
 ) -> None:
@@ -175,8 +213,10 @@ def test_a_run_that_stops_before_its_first_validation_can_still_be_used(
     assert 0 <= json.loads((run / "metrics.json").read_text())["val/macro_f1"] <= 1
     # The same directory once more: the earlier figures stay.
     (run / "metrics.csv").write_text("epoch,step\n0,1\n")
-    done = door("train", *tiny_settings, "trainer.max_steps=2", "logger=csv", f"hydra.run.dir={run}")
+    first = (run / "checkpoints" / "best.ckpt").read_bytes()
+    done = door("train", *tiny_settings, "trainer.max_steps=2", "seed=7", "logger=csv", f"hydra.run.dir={run}")
     assert done.returncode == 0, done.stderr
+    assert (run / "checkpoints" / "best.ckpt").read_bytes() != first  # this run's own
     assert [path.read_text() for path in run.glob("metrics-until-*.csv")] == ["epoch,step\n0,1\n"]
     assert door("evaluate", f"run={run}", "trainer=cpu").returncode == 0
 

@@ -108,14 +108,13 @@ class SPMDStrategy(Node):
 
 class ModelCheckpoint(Node):
     dirpath: str
-    filename: Literal["best"]
-    monitor: Figure
-    mode: Literal["min", "max"]
-    save_last: bool
+    filename: Literal["best", "last"]
+    monitor: Figure | None
+    mode: Literal["min", "max"] = "min"
+    save_on_train_epoch_end: bool | None = None
     auto_insert_metric_name: bool
     enable_version_counter: bool
     every_n_epochs: Positive | None = None
-    save_weights_only: bool = False
 
 
 class EarlyStopping(Node):
@@ -328,6 +327,7 @@ def known_keys(schema: type[BaseModel]) -> list[str]:
         "scheduler": [WarmupCosine, WarmupDecay],
         "trainer.strategy": [SPMDStrategy],
         "callbacks.model_checkpoint": [ModelCheckpoint],
+        "callbacks.last_checkpoint": [ModelCheckpoint],
         "callbacks.early_stopping": [EarlyStopping],
         "callbacks.progress_bar": [ProgressBar],
         "callbacks.compile_guard": [CompileGuard],

@@ -26,8 +26,13 @@ def open_command(commands: Mapping[str, Callable[[DictConfig], Any]], script: st
     if command not in commands:
         choices = ", ".join(f"python src/{script}.py {name}" for name in commands)
         sys.exit(f"error: expected a command, found {command or 'none'}. Choices: {choices}.")
-    del sys.argv[1]
-    open_door(commands[command], f"{script}_{command}")
+    del sys.argv[1]  # which Hydra would take for a setting
+
+    def main(config: DictConfig) -> Any:
+        sys.argv.insert(1, command)  # for the processes that Lightning starts with the same command
+        return commands[command](config)
+
+    open_door(main, f"{script}_{command}")
 
 
 def open_door(main: Callable[[DictConfig], Any], name: str) -> None:

@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 
 import albumentations as A
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from flowers.data.batch import NO_LABEL, Batch
 from flowers.data.datamodule import FlowersDataModule
@@ -140,3 +142,40 @@ def test_a_transform_that_ends_in_another_size_is_refused(garden: Path) -> None:
     data = FlowersDataModule(str(garden), 192, 96, 192, 16, [A.Resize(64, 64)], [], num_workers=0)
     with pytest.raises(InputError, match="expected the transform to give 96x96 pixels, found 64x64"):
         epoch_of(data, 0)
+
+
+class Seen(L.LightningModule):
+    """Trains nothing; keeps which pixels came as which image, epoch by epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.epochs: dict[int, list[dict[str, str]]] = {}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        self.epochs.setdefault(self.current_epoch, []).append(pixels([batch]))
+        return self.weight.sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_resumed_after_an_epoch_sees_what_it_would_have_seen(garden: Path, tmp_path: Path, workers: int) -> None:
+    seen = []
+    for resumed in (False, True):
+        model = Seen()
+        trainer = L.Trainer(
+            accelerator="cpu",
+            max_epochs=3,
+            limit_val_batches=0,
+            callbacks=[ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, monitor=None)],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(model, datamodule=module(garden, workers), ckpt_path=tmp_path / "epoch=0.ckpt" if resumed else None)
+        seen.append(model.epochs)
+    assert list(seen[0]) == [0, 1, 2]
+    assert seen[1] == {epoch: seen[0][epoch] for epoch in (1, 2)}

@@ -45,6 +45,26 @@ def test_one_table_compares_devices(door: Door, tmp_path: Path) -> None:
         assert result.device in done.stdout
 
 
+def test_processes_share_one_line(door: Door, tmp_path: Path) -> None:
+    done = door(
+        "benchmark",
+        "step",
+        "trainer=cpu",
+        "trainer.devices=2",
+        "model.backbone=test_efficientnet",
+        "model.pretrained=false",
+        "image_size=64",
+        "batch_size=8",
+        "steps=5",
+        f"results={tmp_path}/step.jsonl",
+    )
+    assert done.returncode == 0, done.stderr
+    (result,) = read_results(tmp_path / "step.jsonl")
+    assert result.batch_size == 16
+    assert result.device.endswith("x 2")
+    assert done.stdout.count("Results:") == 1
+
+
 def test_a_line_that_is_no_result(tmp_path: Path) -> None:
     results = tmp_path / "step.jsonl"
     results.write_text('{"device": "CPU"}\n')
@@ -58,6 +78,10 @@ def test_a_line_that_is_no_result(tmp_path: Path) -> None:
         ([], "error: expected a command, found none. Choices: python src/benchmark.py step."),
         (["stepp"], "error: expected a command, found stepp."),
         (["step", "steps=2", "trainer=cpu"], "error: steps=2: expected at least 5"),
+        (
+            ["step", "trainer=cpu", "trainer.fast_dev_run=true", "model.pretrained=false"],
+            "error: steps=30: expected 35",
+        ),
         (["step", "model=nonsense"], "error: model=nonsense: no such choice."),
     ],
 )

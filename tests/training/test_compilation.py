@@ -6,9 +6,9 @@ from flowers.training.compilation import CompileCounts, faults
 
 
 def test_what_came_since() -> None:
-    earlier = CompileCounts(3, 1.5, {"aten::nonzero": 2, "aten::topk": 1})
-    later = CompileCounts(5, 4.0, {"aten::nonzero": 5, "aten::topk": 1, "aten::sort": 1})
-    assert later.since(earlier) == CompileCounts(2, 2.5, {"aten::nonzero": 3, "aten::sort": 1})
+    earlier = CompileCounts(3, 1.5, {"aten::nonzero": 2, "aten::topk": 1}, reads=4)
+    later = CompileCounts(5, 4.0, {"aten::nonzero": 5, "aten::topk": 1, "aten::sort": 1}, reads=5)
+    assert later.since(earlier) == CompileCounts(2, 2.5, {"aten::nonzero": 3, "aten::sort": 1}, reads=1)
     assert later.since(later) == CompileCounts()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 import time
 from typing import Any
@@ -75,6 +76,20 @@ def test_a_bad_record_is_raised_after_the_batches_before_it(workers: int) -> Non
     with pytest.raises(BadRecord, match="record 3: expected a good one"):
         next(batches)
     assert threads() == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_closing_leaves_no_thread_and_no_worker(workers: int) -> None:
+    before = set(multiprocessing.active_children())
+    loader = DeviceLoader(numbers(50, workers=workers), twice)
+    next(iter(loader))
+    assert threads() == 1
+    started = set(multiprocessing.active_children()) - before
+    assert len(started) == workers
+    loader.close()
+    assert threads() == 0
+    assert not any(worker.is_alive() for worker in started)
+    loader.close()  # nothing more to do
 
 
 def test_no_more_than_what_is_allowed_is_sent_ahead() -> None:

@@ -45,7 +45,9 @@ def state(module: L.LightningModule) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
-def fit(directory: Path, *callbacks: L.Callback, ckpt_path: Path | None = None) -> tuple[Watch, dict[str, Tensor]]:
+def fit(
+    directory: Path, *callbacks: L.Callback, ckpt_path: Path | None = None, **settings: Any
+) -> tuple[Watch, dict[str, Tensor]]:
     """Train; what was seen on the way, and the weights at the start."""
     torch.manual_seed(0)
     model = FlowerClassifier(
@@ -64,6 +66,7 @@ def fit(directory: Path, *callbacks: L.Callback, ckpt_path: Path | None = None) 
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        **settings,
     )
     train: Any = DataLoader(range(STEPS), collate_fn=batch_of)  # type: ignore[arg-type]
     val: Any = DataLoader(range(1), collate_fn=batch_of)  # type: ignore[arg-type]
@@ -79,10 +82,14 @@ def with_ema(tmp_path_factory: pytest.TempPathFactory) -> tuple[Watch, dict[str,
 
 @pytest.fixture(scope="module")
 def averages(with_ema: tuple[Watch, dict[str, Tensor], Path]) -> list[dict[str, Tensor]]:
-    """After each step, by the formula."""
-    watch, average, _ = with_ema
+    watch, start, _ = with_ema
+    return by_the_formula(start, watch.steps)
+
+
+def by_the_formula(average: dict[str, Tensor], steps: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """The average after each step."""
     found = []
-    for step, weights in enumerate(watch.steps, start=1):
+    for step, weights in enumerate(steps, start=1):
         kept = min(DECAY, (1 + step) / (10 + step))
         average = {
             name: kept * average[name] + (1 - kept) * weight if weight.is_floating_point() else weight
@@ -107,6 +114,13 @@ def test_validation_sees_the_average(
 ) -> None:
     for epoch, found in enumerate(with_ema[0].validated, start=1):
         assert_same(found, averages[epoch * STEPS - 1])
+
+
+def test_validation_within_an_epoch_and_steps_of_several_batches(tmp_path: Path) -> None:
+    watch, start = fit(tmp_path, EMA(DECAY), val_check_interval=2, accumulate_grad_batches=2)
+    steps = watch.steps[1::2]  # the weights after every second batch
+    for found, expected in zip(watch.validated, by_the_formula(start, steps), strict=True):
+        assert_same(found, expected)
 
 
 def test_a_checkpoint_is_the_average_and_keeps_the_weights(

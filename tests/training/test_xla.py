@@ -159,19 +159,37 @@ def test_the_offline_run_of_wandb_has_the_guards_figures(whole_recipe: Path) -> 
     assert b"compile/count" in content
 
 
-def test_the_guard_ends_a_run_that_compiles(tiny_settings: list[str], door: Door, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["callbacks.compile_guard.warmup_epochs=0"], r"step 1 \(epoch 0\): .* the device compiled \d+ programs in"),
+        (
+            [
+                "callbacks.compile_guard.warmup_epochs=1",
+                "trainer.max_epochs=2",
+                "+callbacks.reader._target_=tests.training.on_xla.Reader",
+            ],
+            r"step \d+ \(epoch 1\): .* the device .*had figures read by the host in 10 steps running",
+        ),
+    ],
+)
+def test_the_guard_ends_a_run(
+    tiny_settings: list[str], door: Door, tmp_path: Path, settings: list[str], message: str
+) -> None:
     done = door(
         "train",
         *tiny_settings,
         "trainer=tpu",
+        "trainer.precision=32-true",
         "logger=csv",
-        "callbacks.compile_guard.warmup_epochs=0",
+        "data.batch_size=16",
         "callbacks.compile_guard.after_warmup=fail",
+        *settings,
         f"hydra.run.dir={tmp_path}/run",
         **xla(1),
     )
     assert done.returncode == 1
-    assert re.search(r"error: step 1 \(epoch 0\): expected nothing to compile .* compiled \d+ programs", done.stderr)
+    assert re.search(f"error: {message}", done.stderr)
 
 
 def test_checkpoints_go_from_cpu_to_xla_and_back(
@@ -247,6 +265,8 @@ def test_without_a_tpu_there_are_two_ways_on(tiny_settings: list[str], door: Doo
     [
         ("data.batch_size=18", "data.batch_size=18: expected a multiple of the 4 devices .* Set it to 16 or 20."),
         ("trainer.devices=2", "trainer.devices=2: expected auto, as one process drives all 4 devices"),
+        ("+trainer.detect_anomaly=true", "trainer.detect_anomaly=true: expected false"),
+        ("trainer.log_every_n_steps=1", "trainer.log_every_n_steps=1: expected 10 or more"),
     ],
 )
 def test_what_the_devices_do_not_allow_is_refused(

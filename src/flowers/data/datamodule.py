@@ -110,8 +110,17 @@ class FlowersDataModule(L.LightningDataModule):
         return cast(DataLoader[Batch], loader)
 
     def _sampler(self, count: int, *, shuffle: bool) -> EpochSampler:
-        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return EpochSampler(count, seed=self.seed, shuffle=shuffle, rank=rank, ranks=ranks)
+        if self.trainer is None:
+            return EpochSampler(count, seed=self.seed, shuffle=shuffle)
+        return EpochSampler(
+            count,
+            seed=self.seed,
+            shuffle=shuffle,
+            rank=self.trainer.global_rank,
+            ranks=self.trainer.world_size,
+            # Where a resumed run goes on: workers are given their first batches before `set_epoch` is called.
+            epoch=self.trainer.fit_loop.epoch_progress.current.processed,
+        )
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self.loader("train", training=True)

@@ -37,13 +37,13 @@ def epoch_order(
 class EpochSampler(Sampler[Draw]):
     """The draws of one rank, epoch by epoch, as many as every other rank's; Lightning calls `set_epoch`."""
 
-    def __init__(self, count: int, *, seed: int, shuffle: bool, rank: int = 0, ranks: int = 1) -> None:
+    def __init__(self, count: int, *, seed: int, shuffle: bool, rank: int = 0, ranks: int = 1, epoch: int = 0) -> None:
         self.count = count
         self.seed = seed
         self.shuffle = shuffle
         self.rank = rank
         self.ranks = ranks
-        self.epoch = 0
+        self.epoch = epoch
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -57,6 +57,6 @@ class EpochSampler(Sampler[Draw]):
         return self.count // self.ranks if self.shuffle else -(-self.count // self.ranks)
 
     def __iter__(self) -> Iterator[Draw]:
-        order = self._order()
+        epoch, order = self.epoch, self._order()
         padding = [PADDING] * (len(self) - len(order))
-        return (Draw(self.epoch, number) for number in [*order.tolist(), *padding])
+        return (Draw(epoch, number) for number in [*order.tolist(), *padding])

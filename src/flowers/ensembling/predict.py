@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
-from torch import Tensor
 
 from flowers.data.batch import NO_LABEL, Batch
 from flowers.ensembling.predictions import PredictionsWriter, Provenance
@@ -28,31 +27,30 @@ class Written:
     skipped: set[str]
 
 
-class _BatchWriter(BasePredictionWriter):
+class _BatchWriter(Callback):
     """Writes the valid rows of each batch, once it has a writer."""
 
     def __init__(self) -> None:
-        super().__init__(write_interval="batch")
         self.writer: PredictionsWriter | None = None
         self.skipped: set[str] = set()
 
-    def write_on_batch_end(
+    def on_predict_batch_end(
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
-        prediction: Tensor,
-        batch_indices: Sequence[int] | None,
+        outputs: Any,
         batch: Batch,
         batch_idx: int,
-        dataloader_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         self.skipped.update(batch["skipped"])
         if self.writer is None:
             return
-        valid = batch["valid"].cpu().numpy()
-        labels = [None if label == NO_LABEL else label for label in batch["label"][batch["valid"]].tolist()]
-        ids = [identity for identity, row in zip(batch["id"], valid, strict=True) if row]
-        self.writer.write(ids, labels, prediction.cpu().numpy()[valid])
+        # On the host first: on an XLA device a selection by value would be another program for each number of rows.
+        valid = batch["valid"].cpu()
+        labels = [None if label == NO_LABEL else label for label in batch["label"].cpu()[valid].tolist()]
+        ids = [identity for identity, row in zip(batch["id"], valid.tolist(), strict=True) if row]
+        self.writer.write(ids, labels, outputs.cpu().numpy()[valid.numpy()])
 
 
 def predict(config: DictConfig) -> Written:
@@ -65,7 +63,10 @@ def predict(config: DictConfig) -> Written:
     recorder = _BatchWriter()
     trainer: L.Trainer = instantiate(config.trainer, callbacks=[recorder], logger=False, enable_checkpointing=False)
     if trainer.world_size > 1:
-        raise InputError(f"trainer.devices: expected one device to predict, found {trainer.world_size}. Set it to 1.")
+        raise InputError(
+            f"trainer: expected one process to predict, as one writes the file, found {trainer.world_size}. Set "
+            "trainer.devices=1, or predict on a single TPU host with trainer=tpu."
+        )
     datamodule, model = run.load(config.data)
     loader = datamodule.loader(config.split)
     if config.trainer.fast_dev_run:

@@ -59,6 +59,7 @@ class FlowerClassifier(L.LightningModule):
         self.cutmix_alpha = cutmix_alpha
         self.seed = seed
         self._logged_step = 0
+        self._rate = 0.0
         self._optimizer = optimizer
         self._scheduler = scheduler
         self.backbone = create_backbone(backbone, len(self.class_names), pretrained, backbone_arguments)
@@ -95,6 +96,9 @@ class FlowerClassifier(L.LightningModule):
     def on_train_start(self) -> None:
         self._logged_step = self.trainer.global_step
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        self._rate = optimizer.param_groups[0]["lr"]  # before the schedule moves it on
+
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         step, interval = self.trainer.global_step, self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if step % interval or step == self._logged_step:  # a batch whose gradients only accumulate makes no step
@@ -102,8 +106,7 @@ class FlowerClassifier(L.LightningModule):
         self._logged_step = step
         # The host waits for the device here: only for what is logged, and not within the step.
         loss = outputs["loss"].cpu() * self.trainer.accumulate_grad_batches
-        rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
-        figures = {"train/loss_step": loss, "train/learning_rate": rate}
+        figures = {"train/loss_step": loss, "train/learning_rate": torch.tensor(self._rate)}
         self.log_dict(figures, on_step=True, on_epoch=False, batch_size=1)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

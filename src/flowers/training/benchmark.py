@@ -17,6 +17,7 @@ import lightning as L
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from torch.optim.lr_scheduler import ConstantLR
 from torch.utils.data import DataLoader
@@ -52,10 +53,10 @@ class StepBenchmark:
     batch_size: int
     start_seconds: float
     step_seconds: float
-    compilations: int | None
-    compile_seconds: float | None
-    late_compilations: int | None
-    fallbacks: int | None
+    compilations: int | None = None
+    compile_seconds: float | None = None
+    late_compilations: int | None = None
+    fallbacks: int | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -71,6 +72,13 @@ class _Clock(Callback):
         self.windows: list[float] = []
         self.counts: list[CompileCounts] = []
         self._start = 0.0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._count(trainer)
+
+    def _count(self, trainer: L.Trainer) -> None:
+        if isinstance(trainer.strategy, Compiling):
+            self.counts.append(trainer.strategy.compile_counts())
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -90,8 +98,7 @@ class _Clock(Callback):
             self.warmup_seconds = now - self._start
         else:
             self.windows.append((now - self._start) / WINDOW)
-        if isinstance(trainer.strategy, Compiling):
-            self.counts.append(trainer.strategy.compile_counts())
+        self._count(trainer)
         self._start = time.perf_counter()
 
 
@@ -123,9 +130,14 @@ def benchmark_step(config: DictConfig) -> StepBenchmark:
     )
     warnings.filterwarnings("ignore", message=".*no `val_dataloader`")
     trainer.fit(model, _loader(config, trainer.world_size))
+    if not clock.windows:
+        raise InputError(
+            f"steps={config.steps}: expected {config.warmup + config.steps} steps with the warm-up, but the trainer "
+            "was made to stop before. Leave trainer.fast_dev_run and trainer.limit_train_batches as they are."
+        )
     step = statistics.median(clock.windows)
-    counts = clock.counts
-    late = counts[-1].since(counts[0]) if counts else None
+    whole = clock.counts[-1].since(clock.counts[0]) if clock.counts else None
+    late = clock.counts[-1].since(clock.counts[1]) if clock.counts else None
     return StepBenchmark(
         time=datetime.now().isoformat(timespec="seconds"),
         device=_device(trainer),
@@ -135,8 +147,8 @@ def benchmark_step(config: DictConfig) -> StepBenchmark:
         batch_size=config.batch_size * trainer.world_size,
         start_seconds=max(0.0, clock.warmup_seconds - config.warmup * step),
         step_seconds=step,
-        compilations=counts[-1].compilations if counts else None,
-        compile_seconds=counts[-1].seconds if counts else None,
+        compilations=whole.compilations if whole else None,
+        compile_seconds=whole.seconds if whole else None,
         late_compilations=late.compilations if late else None,
         fallbacks=sum(late.fallbacks.values()) if late else None,
     )
@@ -165,6 +177,7 @@ def _device(trainer: L.Trainer) -> str:
     return f"{trainer.strategy.root_device.type.upper()}, {torch.get_num_threads()} threads x {trainer.num_devices}"
 
 
+@rank_zero_only
 def write_result(path: Path, result: StepBenchmark) -> None:
     """Add a result to a file of them."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -173,12 +186,14 @@ def write_result(path: Path, result: StepBenchmark) -> None:
 
 
 def read_results(path: Path) -> Sequence[StepBenchmark]:
-    """The results in a file, oldest first.
+    """The results in a file, oldest first; none where there is no file.
 
     Raises:
         InputError: a line is none of them.
     """
-    results = []
+    results: list[StepBenchmark] = []
+    if not path.exists():
+        return results
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:
             results.append(StepBenchmark(**json.loads(line)))

@@ -36,31 +36,18 @@ class Throughput(Callback):
 
 
 class ProgressBar(RichProgressBar):
-    """Rich's bar with what one looks at: epoch, images/s, loss, macro F1.
-
-    Figures are read when a step is logged, not at every refresh: the device would wait each time.
-    """
-
-    def __init__(self, refresh_rate: int) -> None:
-        super().__init__(refresh_rate=refresh_rate)
-        self._figures: dict[str, str] = {}
-        self._read_at = 0
-
-    def _read(self, trainer: L.Trainer) -> dict[str, str]:
-        interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if trainer.global_step // interval != self._read_at // interval:
-            figures = trainer.callback_metrics
-            named = {"loss": "train/loss_step", "val loss": "val/loss", "macro F1": "val/macro_f1"}
-            self._figures = {label: f"{float(figures[name]):.3f}" for label, name in named.items() if name in figures}
-        self._read_at = trainer.global_step
-        return self._figures
+    """Rich's bar with what one looks at: epoch, images/s, loss, macro F1."""
 
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         speeds = [callback for callback in callbacks if isinstance(callback, Throughput)]
+        figures = trainer.callback_metrics  # on the host, all of them: to read them makes no device wait
         shown: dict[str, int | str | float | dict[str, float]] = {}
         if speeds and trainer.training:
             shown["images/s"] = f"{speeds[0].images_per_second:.1f}"
-        return shown | self._read(trainer)
+        for label, name in (("loss", "train/loss_step"), ("val loss", "val/loss"), ("macro F1", "val/macro_f1")):
+            if name in figures:
+                shown[label] = f"{float(figures[name]):.3f}"
+        return shown

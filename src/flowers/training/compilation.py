@@ -17,7 +17,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from flowers.errors import InputError
 
 READ = "aten::_local_scalar_dense"
-"""The fallback that is no mistake: a figure read by the host, which makes the device wait."""
+"""The fallback that stands for a figure read by the host: no mistake, now and then."""
+
+READING = 10
+"""Steps in a row that read a figure, after which it is taken for a mistake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +30,13 @@ class CompileCounts:
     compilations: programs compiled.
     seconds: spent on them.
     fallbacks: how often each operation ran on the host instead, by its name (`aten::nonzero`).
+    reads: transfers to the host, for each of which it waits until the device is done.
     """
 
     compilations: int = 0
     seconds: float = 0.0
     fallbacks: Mapping[str, int] = field(default_factory=dict)
+    reads: int = 0
 
     def since(self, earlier: CompileCounts) -> CompileCounts:
         """What came after `earlier`."""
@@ -40,6 +45,7 @@ class CompileCounts:
             self.compilations - earlier.compilations,
             self.seconds - earlier.seconds,
             {name: count for name, count in fallbacks.items() if count},
+            self.reads - earlier.reads,
         )
 
 
@@ -61,9 +67,9 @@ def faults(counts: CompileCounts) -> list[str]:
 
 
 class CompileGuard(Callback):
-    """Logs what each epoch compiled, and speaks up when that goes on after warm-up.
+    """Logs what each epoch compiled, and speaks up when that goes on after warm-up, or when every step reads a figure.
 
-    Logged each epoch: `compile/count`, `compile/seconds`, `compile/fallbacks`.
+    Logged each epoch: `compile/count`, `compile/seconds`, `compile/fallbacks`, `compile/reads`.
 
     Args:
         warmup_epochs: epochs that may compile: the steps in the first, their borders in the next two.
@@ -76,42 +82,57 @@ class CompileGuard(Callback):
         self._epoch_start = CompileCounts()
         self._last = CompileCounts()
         self._epochs = 0
+        self._reading_steps = 0
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._epochs = 0  # of this process: a resumed run compiles again
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit" and isinstance(trainer.strategy, Compiling):
+            self._epoch_start = self._last = trainer.strategy.compile_counts()
+            self._epochs = 0  # of this run and process: a resumed one compiles again
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._look(trainer)
+        if not isinstance(trainer.strategy, Compiling):
+            return
+        new = self._new(trainer.strategy)
+        if self._epochs < self.warmup_epochs:
+            return
+        self._reading_steps = self._reading_steps + 1 if new.reads else 0
+        found = faults(new)
+        if self._reading_steps == READING:
+            found.append(f"had figures read by the host in {READING} steps running")
+        if found:
+            self._speak(trainer, " and ".join(found))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not isinstance(trainer.strategy, Compiling):
             return
-        self._look(trainer)
-        epoch = self._last.since(self._epoch_start)
-        self._epoch_start = self._last
-        self._epochs += 1
+        new = self._new(trainer.strategy)
+        epoch, self._epoch_start = self._last.since(self._epoch_start), self._last
         figures = {
             "count": epoch.compilations,
             "seconds": epoch.seconds,
             "fallbacks": sum(epoch.fallbacks.values()),
+            "reads": epoch.reads,
         }
         # Tensors on the host: a number would be sent to the device, and read back.
         tensors = {f"compile/{name}": torch.tensor(float(value)) for name, value in figures.items()}
         pl_module.log_dict(tensors, batch_size=1)
+        if self._epochs >= self.warmup_epochs and (found := faults(new)):
+            self._speak(trainer, " and ".join(found))
+        self._epochs += 1
 
-    def _look(self, trainer: L.Trainer) -> None:
-        if not isinstance(trainer.strategy, Compiling):
-            return
-        now = trainer.strategy.compile_counts()
+    def _new(self, strategy: Compiling) -> CompileCounts:
+        now = strategy.compile_counts()
         new, self._last = now.since(self._last), now
-        if self._epochs < self.warmup_epochs or not (found := faults(new)):
-            return
+        return new
+
+    def _speak(self, trainer: L.Trainer, found: str) -> None:
         message = (
             f"step {trainer.global_step} (epoch {trainer.current_epoch}): expected nothing to compile after "
-            f"{self.warmup_epochs} epochs of warm-up, but the device {' and '.join(found)}. Look for shapes or Python "
-            "numbers that change from step to step, and for figures read in a step: docs/tpu.md."
+            f"{self.warmup_epochs} epochs of warm-up, and figures to be read only now and then, but the device {found}."
+            " Look for shapes or Python numbers that change from step to step, and for figures read in a step: "
+            "docs/tpu.md."
         )
         if self.after_warmup == "fail":
             raise InputError(message)

@@ -37,6 +37,15 @@ class DeviceLoader:
         self._running = self._batches()
         return self._running
 
+    def close(self) -> None:
+        """End the pass that is running, and the loader's workers."""
+        if self._running is not None:
+            self._running.close()
+        workers = self._loader._iterator
+        if workers is not None and self._loader.num_workers > 0:
+            workers._shutdown_workers()  # type: ignore[attr-defined]  # as Lightning does with a loader of its own
+        self._loader._iterator = None
+
     def _batches(self) -> Generator[Batch, None, None]:
         ready: queue.Queue[Batch | Exception | None] = queue.Queue(SENT_AHEAD)
         stopped = threading.Event()

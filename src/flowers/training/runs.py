@@ -20,6 +20,7 @@ from flowers.data.datamodule import FlowersDataModule
 from flowers.errors import InputError
 from flowers.models.backbone import state_faults
 from flowers.models.classifier import FlowerClassifier
+from flowers.training import ema
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +105,18 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What is needed of a checkpoint that Lightning wrote: the weights on the CPU, the classes, epochs done."""
+    """What is needed of a checkpoint that Lightning wrote.
+
+    state: the weights, on the CPU.
+    class_names: in label order.
+    epochs: done.
+    averaged: whether the weights are an average, which training cannot go on from by itself.
+    """
 
     state: dict[str, Tensor]
     class_names: list[str]
     epochs: int
+    averaged: bool
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -124,7 +132,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        return Checkpoint(content["state_dict"], content["hyper_parameters"]["class_names"], content["epoch"] + 1)
+        class_names = content["hyper_parameters"]["class_names"]
+        return Checkpoint(content["state_dict"], class_names, content["epoch"] + 1, ema.KEY in content)
     except Exception as error:  # torch.load raises many kinds for a file that is none of its own
         raise InputError(
             f"{path}: expected a checkpoint of this program, found {type(error).__name__}: "
@@ -155,11 +164,19 @@ def check_weights(path: Path, checkpoint: Checkpoint, model: FlowerClassifier) -
         )
 
 
-def check_resumable(path: Path, model: FlowerClassifier, max_epochs: int) -> None:
-    """Raise `InputError` unless training can go on from a checkpoint: same classes, same model, epochs left."""
+def check_resumable(path: Path, model: FlowerClassifier, max_epochs: int, *, averaged: bool) -> None:
+    """Raise `InputError` unless training can go on from a checkpoint: same classes, same model, epochs left.
+
+    `averaged`: whether this training keeps an average of the weights.
+    """
     checkpoint = read_checkpoint(path)
     check_classes(path, checkpoint, model.class_names)
     check_weights(path, checkpoint, model)
+    if checkpoint.averaged and not averaged:
+        raise InputError(
+            f"{path}: expected a run without an average of the weights to be resumed from one without, found one with. "
+            "Add callbacks=ema; to start a new run from the average, set model.pretrained to this path instead."
+        )
     if 0 <= max_epochs <= checkpoint.epochs:
         raise InputError(
             f"trainer.max_epochs={max_epochs}: expected more than the {checkpoint.epochs} epochs that {path} has been "

@@ -21,6 +21,7 @@ from torch import Tensor
 from flowers.data.datamodule import FlowersDataModule
 from flowers.errors import InputError
 from flowers.models.classifier import FlowerClassifier, SchedulerFactory
+from flowers.training.ema import EMA
 from flowers.training.runs import Run, check_resumable
 
 STEP_FIGURES = ("train/loss_step", "train/learning_rate")
@@ -58,7 +59,8 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
         scheduler=_schedule(config, batches),
     )
     if config.ckpt_path is not None:
-        check_resumable(Path(config.ckpt_path), model, config.trainer.max_epochs)
+        averaged = any(isinstance(callback, EMA) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        check_resumable(Path(config.ckpt_path), model, config.trainer.max_epochs, averaged=averaged)
     _log_configuration(trainer, config)
     try:
         trainer.fit(model, datamodule=datamodule, ckpt_path=config.ckpt_path)
@@ -90,11 +92,11 @@ def _best_figures(
     trainer: L.Trainer, model: FlowerClassifier, datamodule: FlowersDataModule, run: Run
 ) -> Mapping[str, Tensor]:
     """The validation figures of the best checkpoint; a run that ended before any validation makes its last the best."""
-    best = getattr(trainer.checkpoint_callback, "best_model_path", "") or run.best
-    if not Path(best).exists():
-        trainer.save_checkpoint(best)
+    best = Path(getattr(trainer.checkpoint_callback, "best_model_path", ""))
+    if best.resolve() != run.best.resolve():  # none yet, or that of a run which this one was resumed from
+        trainer.save_checkpoint(run.best)
     trainer.logger = None  # the epochs' own figures are logged already
-    trainer.validate(model, datamodule=datamodule, ckpt_path=best, verbose=False)
+    trainer.validate(model, datamodule=datamodule, ckpt_path=run.best, verbose=False)
     return trainer.callback_metrics
 
 

@@ -1,7 +1,7 @@
 """All that knows of XLA: torch_xla as Lightning's accelerator, data parallelism, precision, the input pipeline.
 
-`configs/trainer/tpu.yaml` is the one place that names this module. The same classes run on a TPU and, under
-PJRT_DEVICE=CPU, on XLA's own CPU runtime with CPU_NUM_DEVICES virtual devices.
+`configs/trainer/tpu.yaml` chooses it; importing it registers the accelerator `tpu`. The same classes run on a TPU
+and, under PJRT_DEVICE=CPU, on XLA's own CPU runtime with CPU_NUM_DEVICES virtual devices.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.accelerators import AcceleratorRegistry, XLAAccelerator
-from lightning.pytorch.plugins import XLAPrecision
+from lightning.pytorch.plugins import TorchCheckpointIO, XLAPrecision
 from lightning.pytorch.strategies.single_xla import SingleDeviceXLAStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
@@ -79,7 +79,8 @@ AcceleratorRegistry.register(XLADevices.name(), XLADevices, description=XLADevic
 class AutocastPrecision(XLAPrecision):
     """float32 weights; training computes convolutions and matrix products in bfloat16 or float32.
 
-    Evaluation is always in float32, so that a checkpoint has the same figures on any device.
+    Evaluation is in float32, as on the CPU, so that a checkpoint has the same figures. (A TPU itself may round what it
+    multiplies: docs/tpu.md.)
     """
 
     def __init__(self, precision: str | int) -> None:
@@ -128,6 +129,7 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         rank_zero_only.rank = self.global_rank  # type: ignore[attr-defined]
         devices = xr.global_runtime_device_count()
         self.mesh = spmd.Mesh(np.arange(devices), (devices,), ("data",))
+        self._loaders: list[DeviceLoader] = []
 
     @property
     def is_global_zero(self) -> bool:
@@ -139,7 +141,8 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         fallbacks = {
             name: counters.counter_value(name) for name in counters.counter_names() if name.startswith("aten::")
         }
-        return CompileCounts(compilations, nanoseconds / 1e9, fallbacks)
+        reads, *_ = counters.metric_data("TransferFromDeviceTime") or (0, 0.0, [])
+        return CompileCounts(compilations, nanoseconds / 1e9, fallbacks, reads)
 
     def device_name(self) -> str:
         """As `TPU x 8`, or `XLA on CPU x 4` for the CPU runtime."""
@@ -195,7 +198,8 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["flowers.data.dataset"])
             dataloader.multiprocessing_context = context
-        return DeviceLoader(dataloader, self.send)
+        self._loaders.append(DeviceLoader(dataloader, self.send))
+        return self._loaders[-1]
 
     def send(self, batch: Batch) -> Batch:
         """The batch with its tensors on the devices, their rows split over all of them; does not wait."""
@@ -214,13 +218,17 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
             self._split(torch.ones(xr.addressable_runtime_device_count())).sum().cpu()
 
     def teardown(self) -> None:
+        while self._loaders:
+            self._loaders.pop().close()
         torch_xla.sync()  # else each weight would be computed by a program of its own on its way to the host
         super().teardown()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
-        torch_xla.sync()  # every host runs what is pending, though only the first one writes
+        torch_xla.sync()
+        # Every host brings the tensors over, though only the first one writes: what it runs all must run.
+        on_host = xm._maybe_convert_to_cpu(checkpoint, convert=True)
         if self.is_global_zero:
-            super().save_checkpoint(checkpoint, filepath, storage_options)
+            TorchCheckpointIO().save_checkpoint(on_host, filepath, storage_options)  # XLA's own would not be atomic
 
 
 def _start_runtime(cache_dir: str | None) -> None:
