@@ -119,7 +119,7 @@ class FlowersDataModule(L.LightningDataModule):
             rank=self.trainer.global_rank,
             ranks=self.trainer.world_size,
             # Where a resumed run goes on: workers are given their first batches before `set_epoch` is called.
-            epoch=self.trainer.fit_loop.epoch_progress.current.processed,
+            epoch=self.trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:

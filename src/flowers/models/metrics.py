@@ -38,7 +38,7 @@ class SplitMetrics(Metric):
 
     def reset(self) -> None:
         super().reset()  # copies zeros to the device
-        # Zeros that the device computes are, to XLA, like any other step's result: no program of their own.
+        # Zeros that the device computes are to a compiling device like a step's results: the same program takes both.
         self.confusion, self.loss_sum = torch.zeros_like(self.confusion), torch.zeros_like(self.loss_sum)
 
     def update(self, losses: Tensor, predicted: Tensor, labels: Tensor, valid: Tensor) -> None:

@@ -1,7 +1,7 @@
 """Mixup and CutMix with one formula: each image keeps a share of every pixel and gives the rest to a partner.
 
 mixup: Zhang et al. 2018, arXiv:1710.09412. CutMix: Yun et al. 2019, arXiv:1905.04899. What to mix is drawn on
-the host from a seed; the mixing itself has fixed shapes and no branch on data, as an XLA device wants it.
+the host from a seed; the mixing itself has fixed shapes and no branch on data, as a compiling device wants it.
 """
 
 from __future__ import annotations

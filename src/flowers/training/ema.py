@@ -19,7 +19,7 @@ class EMA(Callback):
 
     After step t the average keeps `min(decay, (1 + t) / (10 + t))` of itself, so that it soon forgets where it
     started (TensorFlow's `ExponentialMovingAverage(num_updates=t)`). No number leaves the device and no shape
-    changes, so an XLA device makes it part of the step's one program.
+    changes, so a compiling device makes it part of the step's one program.
 
     A checkpoint's `state_dict` is the average; the weights that training goes on from are under `ema`.
 
