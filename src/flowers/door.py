@@ -29,7 +29,8 @@ def open_command(commands: Mapping[str, Callable[[DictConfig], Any]], script: st
     del sys.argv[1]  # which Hydra would take for a setting
 
     def main(config: DictConfig) -> Any:
-        sys.argv.insert(1, command)  # for the processes that Lightning starts with the same command
+        if sys.argv[1:2] != [command]:  # else this is a multirun's next job
+            sys.argv.insert(1, command)  # for the processes that Lightning starts with the same command
         return commands[command](config)
 
     open_door(main, f"{script}_{command}")

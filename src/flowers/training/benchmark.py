@@ -129,7 +129,7 @@ def benchmark_step(config: DictConfig) -> StepBenchmark:
         scheduler=functools.partial(ConstantLR, factor=1.0),
     )
     warnings.filterwarnings("ignore", message=".*no `val_dataloader`")
-    trainer.fit(model, _loader(config, trainer.world_size))
+    trainer.fit(model, _loader(config))
     if not clock.windows:
         raise InputError(
             f"steps={config.steps}: expected {config.warmup + config.steps} steps with the warm-up, but the trainer "
@@ -154,7 +154,7 @@ def benchmark_step(config: DictConfig) -> StepBenchmark:
     )
 
 
-def _loader(config: DictConfig, processes: int) -> DataLoader[Batch]:
+def _loader(config: DictConfig) -> DataLoader[Batch]:
     """The same random batch for each step: reading and decoding are not measured here."""
     size = (config.batch_size, config.image_size, config.image_size, 3)
     batch = Batch(
@@ -164,7 +164,7 @@ def _loader(config: DictConfig, processes: int) -> DataLoader[Batch]:
         valid=torch.ones(size[0], dtype=torch.bool),
         skipped=[],
     )
-    rows = range(config.batch_size * processes * (config.warmup + config.steps))
+    rows = range(config.batch_size * (config.warmup + config.steps))
     loader = DataLoader(cast(Any, rows), config.batch_size, collate_fn=lambda _: batch)
     return cast(DataLoader[Batch], loader)
 
