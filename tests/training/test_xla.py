@@ -263,6 +263,25 @@ def test_without_a_tpu_there_are_two_ways_on(tiny_settings: list[str], door: Doo
 
 
 @pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"PJRT_DEVICE": "TPU"}, "PJRT_DEVICE=TPU, but no TPU is seen on this machine"),
+        ({"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": "many"}, "PJRT_DEVICE=CPU, CPU_NUM_DEVICES=many: expected XLA's"),
+    ],
+)
+def test_a_runtime_that_does_not_start(
+    tiny_settings: list[str], door: Door, tmp_path: Path, environment: dict[str, str], told: str
+) -> None:
+    done = door("train", *tiny_settings, "trainer=tpu", f"hydra.run.dir={tmp_path}", **environment)
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert re.search(
+        r"^error: PJRT_DEVICE=.*: expected XLA's runtime to start, found this: ", done.stderr, re.MULTILINE
+    )
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
     ("setting", "message"),
     [
         ("data.batch_size=18", "data.batch_size=18: expected a multiple of the 4 devices .* Set it to 16 or 20."),

@@ -20,7 +20,7 @@ from lightning.pytorch.accelerators import AcceleratorRegistry, XLAAccelerator
 from lightning.pytorch.plugins import TorchCheckpointIO, XLAPrecision
 from lightning.pytorch.strategies.single_xla import SingleDeviceXLAStrategy
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -241,6 +241,11 @@ def _start_runtime(cache_dir: str | None) -> None:
                 "trainer=tpu"
             )
         os.environ["PJRT_DEVICE"] = "TPU"
+    elif os.environ["PJRT_DEVICE"] == "TPU" and tpu.num_available_chips() == 0:
+        rank_zero_warn(
+            "PJRT_DEVICE=TPU, but no TPU is seen on this machine: starting its runtime all the same, which may wait "
+            "without an end. Elsewhere than on a TPU VM, set PJRT_DEVICE=CPU."
+        )
     try:
         if not xr.is_spmd():  # else this is a second trainer in the same process
             xr.use_spmd()
