@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import lightning
 import pytest
@@ -22,31 +23,56 @@ GROUPS = [
 ]
 
 
-def check(name: str, *overrides: str) -> None:
+def composed(name: str, *overrides: str) -> dict[str, Any]:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose(name, [*overrides, *(["paths.output_dir=out"] if name == "train" else [])])
-    check_config(SCHEMAS[name], OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+        config = compose(name, [*overrides, *(["paths.output_dir=out"] if name in ("train", "benchmark_step") else [])])
+    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    return values
+
+
+def understood(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """What the schema made of a configuration that it accepts: the same again, if it drops and converts nothing."""
+    check_config(SCHEMAS[name], values)
+    return SCHEMAS[name].model_validate(values).model_dump(by_alias=True, exclude_unset=True, warnings=False)
 
 
 @pytest.mark.parametrize("choice", GROUPS)
-def test_every_choice_of_every_group_is_valid(choice: str) -> None:
-    check("train", choice, "data.root=somewhere")
+def test_every_choice_of_every_group_is_understood(choice: str) -> None:
+    values = composed("train", choice, "data.root=somewhere")
+    assert understood("train", values) == values
 
 
 @pytest.mark.parametrize("name", ["evaluate", "predict"])
-def test_the_other_doors_are_valid(name: str) -> None:
-    check(name, "run=somewhere", "data.batch_size=4")
+def test_the_other_doors_are_understood(name: str) -> None:
+    values = composed(name, "run=somewhere", "data.batch_size=4")
+    assert understood(name, values) == values
+    assert (values["run"], values["data"]["batch_size"]) == ("somewhere", 4)
 
 
 @pytest.mark.parametrize("trainer", ["cpu", "gpu", "tpu", "tpu_pod"])
-def test_the_benchmark_is_valid_for_every_trainer(trainer: str) -> None:
-    check("benchmark_step", f"trainer={trainer}", "paths.output_dir=out")
+def test_the_benchmark_is_understood_for_every_trainer(trainer: str) -> None:
+    values = composed("benchmark_step", f"trainer={trainer}")
+    assert understood("benchmark_step", values) == values
+    assert values["trainer"]["accelerator"] == trainer.removesuffix("_pod")
 
 
-def test_a_node_of_ones_own_is_left_to_its_target() -> None:
-    check("train", "optimizer._target_=timm.optim.Lamb", "+optimizer.trust_clip=true")
-    check("train", "+callbacks.mine={_target_: my.Callback, patience: 3}")
-    check("train", "data.train_transform=[{_target_: albumentations.VerticalFlip, p: 0.1}]")
+@pytest.mark.parametrize(
+    ("overrides", "place", "expected"),
+    [
+        (["optimizer._target_=timm.optim.Lamb", "+optimizer.trust_clip=true"], ("optimizer", "trust_clip"), True),
+        (["+callbacks.mine={_target_: my.Callback, patience: 3}"], ("callbacks", "mine", "patience"), 3),
+        (
+            ["data.train_transform=[{_target_: albumentations.VerticalFlip, p: 0.1}]"],
+            ("data", "train_transform", 0, "p"),
+            0.1,
+        ),
+    ],
+)
+def test_a_node_of_ones_own_is_left_to_its_target(overrides: list[str], place: tuple[Any, ...], expected: Any) -> None:
+    found: Any = understood("train", composed("train", *overrides))
+    for key in place:
+        found = found[key]
+    assert found == expected
 
 
 REFUSED = {
@@ -72,13 +98,13 @@ REFUSED = {
 @pytest.mark.parametrize("override", REFUSED)
 def test_what_is_refused(override: str) -> None:
     with pytest.raises(InputError) as raised:
-        check("train", *override.split(" "))
+        check_config(SCHEMAS["train"], composed("train", *override.split(" ")))
     assert REFUSED[override] in str(raised.value)
 
 
 def test_all_faults_at_once() -> None:
     with pytest.raises(InputError) as raised:
-        check("train", "trainer.max_epochs=three", "data.batch_size=0")
+        check_config(SCHEMAS["train"], composed("train", "trainer.max_epochs=three", "data.batch_size=0"))
     assert len(str(raised.value).splitlines()) == 2
 
 

@@ -1,4 +1,4 @@
-"""What the runs of test_xla.py have in them, named in their configuration."""
+"""The environment of runs on XLA's CPU runtime, and what they have in them, named in their configuration."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+
+
+def xla(devices: int) -> dict[str, str]:
+    """The environment for so many devices; LLVM's optimiser off, as compiling takes most of the time here."""
+    return {
+        "PJRT_DEVICE": "CPU",
+        "CPU_NUM_DEVICES": str(devices),
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
 
 
 class Recorder(Callback):

@@ -10,16 +10,14 @@ import pytest
 
 from flowers.errors import InputError
 from flowers.training.benchmark import read_results
+from tests.training.on_xla import xla
 
 Door = Callable[..., "CompletedProcess[str]"]
 
 
 def test_one_table_compares_devices(door: Door, tmp_path: Path) -> None:
     results = tmp_path / "step.jsonl"
-    for trainer, environment in (
-        ("cpu", {}),
-        ("tpu", {"PJRT_DEVICE": "CPU", "CPU_NUM_DEVICES": "2", "XLA_FLAGS": "--xla_backend_optimization_level=0"}),
-    ):
+    for trainer, environment in (("cpu", {}), ("tpu", xla(2))):
         done = door(
             "benchmark",
             "step",
@@ -33,13 +31,13 @@ def test_one_table_compares_devices(door: Door, tmp_path: Path) -> None:
             **environment,
         )
         assert done.returncode == 0, done.stderr
-    cpu, xla = read_results(results)
-    assert (cpu.compilations, cpu.fallbacks) == (None, None)
-    assert cpu.device.startswith("CPU") and xla.device == "XLA on CPU x 2"
-    assert xla.compilations is not None and xla.compilations >= 2
-    assert (xla.late_compilations, xla.fallbacks) == (0, 0)
-    assert xla.start_seconds > 10 * xla.step_seconds  # compilation is not in the step
-    for result in (cpu, xla):
+    on_cpu, on_xla = read_results(results)
+    assert (on_cpu.compilations, on_cpu.fallbacks) == (None, None)
+    assert on_cpu.device.startswith("CPU") and on_xla.device == "XLA on CPU x 2"
+    assert on_xla.compilations is not None and on_xla.compilations >= 2
+    assert (on_xla.late_compilations, on_xla.fallbacks) == (0, 0)
+    assert on_xla.start_seconds > 10 * on_xla.step_seconds  # compilation is not in the step
+    for result in (on_cpu, on_xla):
         assert result.images_per_second == pytest.approx(8 / result.step_seconds)
         assert f"{result.images_per_second:.1f}" in done.stdout
         assert result.device in done.stdout

@@ -17,22 +17,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from flowers.errors import InputError
 from flowers.training.xla import AutocastPrecision, check_batch_size, check_trainer, create_moments
+from tests.training.on_xla import xla
 
 Door = Callable[..., "CompletedProcess[str]"]
 
 DEVICES = [1, 2, 4]
 LOSS_TOLERANCE = 1e-6  # relative
 GRADIENT_TOLERANCE = {"cpu": 1e-5, "1": 1e-6}  # absolute, where the largest gradient is 0.2, by what is compared with
-
-
-def xla(devices: int) -> dict[str, str]:
-    """The environment for so many devices; LLVM's optimiser off, as compiling takes most of the time here."""
-    return {
-        "PJRT_DEVICE": "CPU",
-        "CPU_NUM_DEVICES": str(devices),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
 
 
 @pytest.fixture(scope="module")

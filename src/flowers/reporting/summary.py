@@ -74,18 +74,7 @@ def print_step_benchmarks(results: Sequence[StepBenchmark], path: Path) -> None:
     """A table for each backbone and image size with a row a result, and the file that holds them."""
     tasks = dict.fromkeys((result.backbone, result.image_size) for result in results)
     for backbone, size in tasks:
-        columns = (
-            "device",
-            "precision",
-            "batch",
-            "step ms",
-            "images/s",
-            "start s",
-            "compile s",
-            "compiled",
-            "fallbacks",
-        )
-        table = Table(*(Column(name, no_wrap=True) for name in columns), title=f"{backbone}, {size} px")
+        table = Table(*(Column(name, no_wrap=True) for name in BENCHMARKED), title=f"{backbone}, {size} px")
         for result in results:
             if (result.backbone, result.image_size) == (backbone, size):
                 table.add_row(*_benchmark_row(result))

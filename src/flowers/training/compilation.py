@@ -92,22 +92,19 @@ class CompileGuard(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not isinstance(trainer.strategy, Compiling):
-            return
-        new = self._new(trainer.strategy)
-        if self._epochs < self.warmup_epochs:
+        new = self._new(trainer)
+        if new is None or self._epochs < self.warmup_epochs:
             return
         self._reading_steps = self._reading_steps + 1 if new.reads else 0
         found = faults(new)
         if self._reading_steps == READING:
             found.append(f"had figures read by the host in {READING} steps running")
-        if found:
-            self._speak(trainer, " and ".join(found))
+        self._speak(trainer, found)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not isinstance(trainer.strategy, Compiling):
+        new = self._new(trainer)
+        if new is None:
             return
-        new = self._new(trainer.strategy)
         epoch, self._epoch_start = self._last.since(self._epoch_start), self._last
         figures = {
             "count": epoch.compilations,
@@ -118,19 +115,25 @@ class CompileGuard(Callback):
         # Tensors on the host: a number would be sent to the device, and read back.
         tensors = {f"compile/{name}": torch.tensor(float(value)) for name, value in figures.items()}
         pl_module.log_dict(tensors, batch_size=1)
-        if self._epochs >= self.warmup_epochs and (found := faults(new)):
-            self._speak(trainer, " and ".join(found))
+        if self._epochs >= self.warmup_epochs:
+            self._speak(trainer, faults(new))
         self._epochs += 1
 
-    def _new(self, strategy: Compiling) -> CompileCounts:
-        now = strategy.compile_counts()
+    def _new(self, trainer: L.Trainer) -> CompileCounts | None:
+        """What came since the last look; None where nothing compiles."""
+        if not isinstance(trainer.strategy, Compiling):
+            return None
+        now = trainer.strategy.compile_counts()
         new, self._last = now.since(self._last), now
         return new
 
-    def _speak(self, trainer: L.Trainer, found: str) -> None:
+    def _speak(self, trainer: L.Trainer, found: list[str]) -> None:
+        if not found:
+            return
         message = (
             f"step {trainer.global_step} (epoch {trainer.current_epoch}): expected nothing to compile after "
-            f"{self.warmup_epochs} epochs of warm-up, and figures to be read only now and then, but the device {found}."
+            f"{self.warmup_epochs} epochs of warm-up, and figures to be read only now and then, but the device "
+            f"{' and '.join(found)}."
             " Look for shapes or Python numbers that change from step to step, and for figures read in a step: "
             "docs/tpu.md."
         )
