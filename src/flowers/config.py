@@ -56,8 +56,10 @@ class Data(Node):
     eval_size: Positive
     batch_size: Positive
     num_workers: Count | None
+    check_crc: Literal["always", "first_epoch", "never"]
     on_bad_record: Literal["stop", "skip"]
     seed: Count
+    cache_dir: str
     train_transform: list[OpenNode]
     eval_transform: list[OpenNode]
     garden: Garden | None
@@ -153,6 +155,7 @@ class WandbLogger(Node):
 
 class Paths(Group):
     data_dir: str
+    cache_dir: str
     log_dir: str
     output_dir: str
 

@@ -144,6 +144,14 @@ def test_a_transform_that_ends_in_another_size_is_refused(garden: Path) -> None:
         epoch_of(data, 0)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_kept_batches_are_not_written_over(garden: Path, workers: int) -> None:
+    data = module(garden, workers, batch_size=8)  # 26 batches, many more than the ring has slots
+    fresh = epoch_of(module(garden, 0, batch_size=8), 0)
+    kept = epoch_of(data, 0)
+    assert all(batch["image"].equal(other["image"]) for batch, other in zip(kept, fresh, strict=True))
+
+
 class Seen(L.LightningModule):
     """Trains nothing; keeps which pixels came as which image, epoch by epoch."""
 

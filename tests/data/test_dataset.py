@@ -37,14 +37,13 @@ def one_shard(root: Path, payloads: list[bytes], promised: int | None = None) ->
 
 
 def open_dataset(root: Path, on_bad_record: OnBadRecord = "stop") -> tuple[FlowersDataset, list[str]]:
-    reader, faults = open_split(root, "train", SIZE, on_bad_record)
+    reader, faults = open_split(root, "train", SIZE, on_bad_record, root / "cache")
     dataset = FlowersDataset(
         reader,
         image_size=SIZE,
         class_names=["a", "b", "c"],
         labelled=True,
-        transform=SeededTransform([]),
-        seed=0,
+        transform=SeededTransform([], seed=0),
         on_bad_record=on_bad_record,
     )
     return dataset, faults

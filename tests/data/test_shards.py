@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowers.data.example import decode_example
-from flowers.data.shards import ShardReader, index_shard, masked_crc, write_shard
+from flowers.data.reader import ShardReader
+from flowers.data.shards import index_shard, masked_crc, write_shard
 from flowers.errors import BadRecord
 
 GOLDEN = Path(__file__).parents[1] / "golden"

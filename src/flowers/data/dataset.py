@@ -7,32 +7,37 @@ from pathlib import Path
 from typing import Literal
 
 import cv2
+import numpy as np
 import simplejpeg
 from torch.utils.data import Dataset
 
 from flowers.data.batch import NO_LABEL, Sample, Skipped
 from flowers.data.example import Record, decode_example
+from flowers.data.index import open_indexes
 from flowers.data.layout import Split, find_shards
+from flowers.data.reader import ShardReader
 from flowers.data.sampling import PADDING, Draw
-from flowers.data.shards import ShardIndex, ShardReader, index_shard
+from flowers.data.shards import ShardIndex
 from flowers.data.transforms import Image, SeededTransform
 from flowers.errors import BadRecord
 
 OnBadRecord = Literal["stop", "skip"]
+CheckCRC = Literal["always", "first_epoch", "never"]
 
 
-def open_split(root: Path, split: Split, image_size: int, on_bad_record: OnBadRecord) -> tuple[ShardReader, list[str]]:
+def open_split(
+    root: Path, split: Split, image_size: int, on_bad_record: OnBadRecord, cache_dir: Path
+) -> tuple[ShardReader, list[str]]:
     """The records of a split by number, and what is wrong with its shards (nothing, unless bad records are skipped).
 
     Raises:
         InputError: the split is not there.
         BadRecord: a shard is damaged or holds another number of records than its name says.
     """
-    indexes: list[ShardIndex] = []
+    shards = find_shards(root, split, image_size)
+    indexes = open_indexes([shard.path for shard in shards], cache_dir)
     faults: list[str] = []
-    for shard in find_shards(root, split, image_size):
-        index = index_shard(shard.path)
-        indexes.append(index)
+    for shard, index in zip(shards, indexes, strict=True):
         if fault := _shard_fault(index, shard.count):
             if on_bad_record == "stop":
                 raise BadRecord(fault)
@@ -55,8 +60,8 @@ def _shard_fault(index: ShardIndex, promised: int | None) -> str | None:
 class FlowersDataset(Dataset[Sample | Skipped | None]):
     """A split's records as samples.
 
-    `dataset[Draw(epoch, number)]` is the same sample whoever asks, in whatever order: the augmentation is
-    seeded by (seed, epoch, number). `dataset[number]` is the sample of epoch 0. `PADDING` gives None.
+    A draw's sample is the same whoever asks, in whatever order: the augmentation is seeded by `seed` and the draw.
+    `dataset[number]` is the sample of epoch 0. A `PADDING` draw gives None.
     """
 
     def __init__(
@@ -67,41 +72,53 @@ class FlowersDataset(Dataset[Sample | Skipped | None]):
         class_names: Sequence[str],
         labelled: bool,
         transform: SeededTransform,
-        seed: int,
         on_bad_record: OnBadRecord,
+        check_crc: CheckCRC = "always",
+        first_epoch: int = 0,
     ) -> None:
         self.reader = reader
         self.image_size = image_size
         self.class_names = class_names
         self.labelled = labelled
         self.transform = transform
-        self.seed = seed
         self.on_bad_record = on_bad_record
+        self.check_crc = check_crc
+        self.first_epoch = first_epoch
 
     def __len__(self) -> int:
         return len(self.reader)
 
     def __getitem__(self, draw: Draw | int) -> Sample | Skipped | None:
-        epoch, number = draw if isinstance(draw, tuple) else (0, draw)
-        if number == PADDING:
+        return self.sample(draw if isinstance(draw, tuple) else Draw(0, draw))
+
+    def sample(self, draw: Draw, out: Image | None = None) -> Sample | Skipped | None:
+        """A draw's sample, its picture decoded into `out`, uint8 `[H, W, 3]`, where that fits, and then transformed.
+
+        Raises:
+            BadRecord: the record cannot be read, and bad records are not skipped.
+        """
+        if draw.number == PADDING:
             return None
         try:
-            record = self.record(number)
-            image = self._decode(record, number)
+            record = self.record(draw.number, check=self._checks(draw.epoch))
+            image = self._decode(record, draw.number, out)
         except BadRecord as error:
             if self.on_bad_record == "stop":
                 raise
             return Skipped(str(error))
-        image = self.transform(image, (self.seed, epoch, number))
+        image = self.transform(image, draw)
         return Sample(record.id, image, NO_LABEL if record.label is None else record.label)
 
-    def record(self, number: int) -> Record:
-        """Record `number` as stored, its label checked; the JPEG is not decoded.
+    def _checks(self, epoch: int) -> bool:
+        return self.check_crc == "always" or (self.check_crc == "first_epoch" and epoch == self.first_epoch)
+
+    def record(self, number: int, *, check: bool = True) -> Record:
+        """Record `number` as stored, its label checked; the JPEG is not decoded. Without `check`, nor is the CRC.
 
         Raises:
             BadRecord: its CRC is wrong, a feature is missing, or its class is out of range.
         """
-        payload, where = self.reader[number], self.reader.where(number)
+        payload, where = self.reader.read(number, check=check), self.reader.where(number)
         record = decode_example(payload, labelled=self.labelled, where=where)
         if record.label is not None and not 0 <= record.label < len(self.class_names):
             raise BadRecord(
@@ -110,21 +127,23 @@ class FlowersDataset(Dataset[Sample | Skipped | None]):
             )
         return record
 
-    def _decode(self, record: Record, number: int) -> Image:
+    def _decode(self, record: Record, number: int, out: Image | None) -> Image:
+        size = self.image_size
         try:
-            image: Image = simplejpeg.decode_jpeg(record.image, colorspace="RGB")
+            height, width, _, _ = simplejpeg.decode_jpeg_header(record.image)
+            if (height, width) == (size, size):
+                image = out if out is not None and out.shape == (size, size, 3) else np.empty((size, size, 3), np.uint8)
+                simplejpeg.decode_jpeg(record.image, colorspace="RGB", buffer=image)
+                return image
         except ValueError as error:
             raise BadRecord(
                 f"{self.reader.where(number)}: expected a JPEG as the image of id {record.id}, found "
                 f"{len(record.image)} bytes that are none ({str(error).strip()}). Write the shard again."
             ) from None
-        if image.shape != (self.image_size, self.image_size, 3):
-            height, width = image.shape[:2]
-            raise BadRecord(
-                f"{self.reader.where(number)}: expected an image of {self.image_size}x{self.image_size} pixels as "
-                f"the directory says, found {width}x{height} (id {record.id}). Write the shard again."
-            )
-        return image
+        raise BadRecord(
+            f"{self.reader.where(number)}: expected an image of {size}x{size} pixels as "
+            f"the directory says, found {width}x{height} (id {record.id}). Write the shard again."
+        )
 
 
 def one_thread(worker: int) -> None:

@@ -196,7 +196,7 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         if dataloader.num_workers > 0:
             # Workers come from a process that has no runtime: a fork of this one would inherit its threads' locks.
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["flowers.data.dataset"])
+            context.set_forkserver_preload(["flowers.data.batches"])
             dataloader.multiprocessing_context = context
         self._loaders.append(DeviceLoader(dataloader, self.send))
         return self._loaders[-1]

@@ -16,7 +16,8 @@ from flowers.data.garden.drawing import draw_picture, reduce_picture
 from flowers.data.garden.planting import picture_id, proportional_counts, split_labels
 from flowers.data.garden.species import LOOKALIKE_PAIRS, draw_species
 from flowers.data.layout import SPLITS, find_shards, kaggle_train_counts
-from flowers.data.shards import ShardReader, index_shard
+from flowers.data.reader import ShardReader
+from flowers.data.shards import index_shard
 from flowers.errors import InputError
 from tests.conftest import TINY
 

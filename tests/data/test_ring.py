@@ -1,0 +1,47 @@
+"""The ring: slots come back when nothing looks at them any more, and never before."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+
+from flowers.data.ring import Ring
+
+SHAPE = (2, 3)
+
+
+def test_a_slot_is_given_back_with_the_last_tensor_that_looks_at_it() -> None:
+    ring = Ring(workers=1, slots=1, slot_bytes=6)
+    slot = ring.take(0)
+    assert slot is not None
+    tensor = ring.tensor(slot, SHAPE)
+    part = tensor[1:, :2]
+    array = part.numpy()
+    del tensor
+    gc.collect()
+    assert ring.take(0) is None
+    del part
+    gc.collect()
+    assert ring.take(0) is None
+    del array
+    gc.collect()
+    assert ring.take(0) == slot
+
+
+def test_each_worker_has_slots_of_its_own() -> None:
+    ring = Ring(workers=3, slots=2, slot_bytes=6)
+    taken = [ring.take(worker) for worker in (0, 1, 2) for _ in range(2)]
+    assert sorted(slot for slot in taken if slot is not None) == list(range(6))
+    assert [ring.take(worker) for worker in range(3)] == [None] * 3
+
+
+def test_a_slot_holds_what_was_written() -> None:
+    ring = Ring(workers=1, slots=2, slot_bytes=6)
+    first, second = ring.take(0), ring.take(0)
+    assert first is not None
+    assert second is not None
+    ring.array(first, SHAPE)[:] = 1
+    ring.array(second, SHAPE)[:] = 2
+    assert ring.tensor(first, SHAPE).equal(torch.full(SHAPE, 1, dtype=torch.uint8))
+    assert ring.tensor(second, SHAPE).equal(torch.full(SHAPE, 2, dtype=torch.uint8))
