@@ -12,6 +12,7 @@ import simplejpeg
 from torch.utils.data import Dataset
 
 from flowers.data.batch import NO_LABEL, Sample, Skipped
+from flowers.data.decoded import DecodedPictures
 from flowers.data.example import Record, decode_example
 from flowers.data.index import open_indexes
 from flowers.data.layout import Split, find_shards
@@ -75,6 +76,7 @@ class FlowersDataset(Dataset[Sample | Skipped | None]):
         on_bad_record: OnBadRecord,
         check_crc: CheckCRC = "always",
         first_epoch: int = 0,
+        decoded: DecodedPictures | None = None,
     ) -> None:
         self.reader = reader
         self.image_size = image_size
@@ -84,6 +86,7 @@ class FlowersDataset(Dataset[Sample | Skipped | None]):
         self.on_bad_record = on_bad_record
         self.check_crc = check_crc
         self.first_epoch = first_epoch
+        self.decoded = decoded
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -101,7 +104,7 @@ class FlowersDataset(Dataset[Sample | Skipped | None]):
             return None
         try:
             record = self.record(draw.number, check=self._checks(draw.epoch))
-            image = self._decode(record, draw.number, out)
+            image = self._picture(record, draw.number, out)
         except BadRecord as error:
             if self.on_bad_record == "stop":
                 raise
@@ -127,14 +130,23 @@ class FlowersDataset(Dataset[Sample | Skipped | None]):
             )
         return record
 
-    def _decode(self, record: Record, number: int, out: Image | None) -> Image:
+    def _picture(self, record: Record, number: int, out: Image | None) -> Image:
+        shape = (self.image_size, self.image_size, 3)
+        image = out if out is not None and out.shape == shape else np.empty(shape, np.uint8)
+        if self.decoded is None:
+            self._decode(record, number, image)
+        elif not self.decoded.get(number, image):
+            self._decode(record, number, image)
+            self.decoded.put(number, image)
+        return image
+
+    def _decode(self, record: Record, number: int, image: Image) -> None:
         size = self.image_size
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(record.image)
             if (height, width) == (size, size):
-                image = out if out is not None and out.shape == (size, size, 3) else np.empty((size, size, 3), np.uint8)
                 simplejpeg.decode_jpeg(record.image, colorspace="RGB", buffer=image)
-                return image
+                return
         except ValueError as error:
             raise BadRecord(
                 f"{self.reader.where(number)}: expected a JPEG as the image of id {record.id}, found "

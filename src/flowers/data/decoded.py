@@ -1,0 +1,91 @@
+"""Decoded pictures, kept in memory or on disk for the epochs that follow."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from multiprocessing.sharedctypes import RawArray
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowers.data.shards import ShardIndex
+from flowers.data.transforms import Image
+from flowers.errors import InputError
+
+
+Place = Any
+"""Memory that processes share: a ctypes array, or a file's path."""
+
+
+class DecodedPictures:
+    """Pictures by number, uint8 `[N, S, S, 3]`, shared by all processes that are given this object.
+
+    A picture's mark is set after its pixels: what a killed run leaves on disk is whole.
+    """
+
+    def __init__(self, pixels: Place, filled: Place, count: int, size: int) -> None:
+        self._places = pixels, filled
+        self._shapes = (count, size, size, 3), (count,)
+        self._opened: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None = None
+
+    @staticmethod
+    def in_memory(count: int, size: int) -> DecodedPictures:
+        """Room for `count` pictures of `size` pixels a side in memory.
+
+        Raises:
+            InputError: there is not so much memory free.
+        """
+        needed, free = count * size * size * 3, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > free:
+            raise InputError(
+                f"data.decoded_cache=memory: expected {needed / 2**30:.1f} GiB of free memory for {count} pictures of "
+                f"{size}x{size} pixels, found {free / 2**30:.1f}. Set data.decoded_cache to disk, or to null."
+            )
+        return DecodedPictures(RawArray("B", needed), RawArray("B", count), count, size)
+
+    @staticmethod
+    def on_disk(directory: Path, indexes: Sequence[ShardIndex], size: int) -> DecodedPictures:
+        """The pictures of these shards, in files of `directory` that are named after the shards' state."""
+        status = [index.path.stat() for index in indexes]
+        paths = [str(index.path.resolve()) for index in indexes]
+        state = [(path, s.st_size, s.st_mtime_ns) for path, s in zip(paths, status, strict=True)]
+        name = hashlib.sha256(repr(state).encode()).hexdigest()[:32]
+        count = sum(len(index) for index in indexes)
+        directory.mkdir(parents=True, exist_ok=True)
+        pixels, filled = directory / f"{name}.pixels", directory / f"{name}.filled"
+        for path, length in ((pixels, count * size * size * 3), (filled, count)):
+            with path.open("ab") as file:
+                file.truncate(length)  # sparse: it takes up room as pictures come
+        return DecodedPictures(pixels, filled, count, size)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_opened": None}
+
+    def get(self, number: int, out: Image) -> bool:
+        """Copy a picture to `out`, if it is kept."""
+        pixels, filled = self._open()
+        if filled[number]:
+            out[:] = pixels[number]
+        return bool(filled[number])
+
+    def put(self, number: int, image: Image) -> None:
+        """Keep a picture."""
+        pixels, filled = self._open()
+        pixels[number] = image
+        filled[number] = 1
+
+    def _open(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        if self._opened is None:
+            (pixels, filled), (shape, marks) = self._places, self._shapes
+            self._opened = _array(pixels, shape), _array(filled, marks)
+        return self._opened
+
+
+def _array(place: Place, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    if isinstance(place, Path):
+        return np.asarray(np.memmap(place, np.uint8, "r+", shape=shape))
+    return np.frombuffer(place, np.uint8).reshape(shape)
