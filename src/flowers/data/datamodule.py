@@ -9,6 +9,7 @@ from typing import cast
 
 import albumentations as A
 import lightning as L
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -111,11 +112,12 @@ class FlowersDataModule(L.LightningDataModule):
 
     def _sampler(self, count: int, *, shuffle: bool) -> EpochSampler:
         if self.trainer is None:
-            return EpochSampler(count, seed=self.seed, shuffle=shuffle)
+            return EpochSampler(np.arange(count), seed=self.seed, shuffle=shuffle, batch_size=self.batch_size)
         return EpochSampler(
-            count,
+            np.arange(count),
             seed=self.seed,
             shuffle=shuffle,
+            batch_size=self.batch_size,
             rank=self.trainer.global_rank,
             ranks=self.trainer.world_size,
             # Where a resumed run goes on: workers are given their first batches before `set_epoch` is called.

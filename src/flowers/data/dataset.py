@@ -82,7 +82,7 @@ class FlowersDataset(Dataset[Sample | Skipped | None]):
         return len(self.reader)
 
     def __getitem__(self, draw: Draw | int) -> Sample | Skipped | None:
-        epoch, number = draw if isinstance(draw, tuple) else (0, draw)
+        epoch, number, repeat = draw if isinstance(draw, tuple) else Draw(0, draw)
         if number == PADDING:
             return None
         try:
@@ -92,7 +92,7 @@ class FlowersDataset(Dataset[Sample | Skipped | None]):
             if self.on_bad_record == "stop":
                 raise
             return Skipped(str(error))
-        image = self.transform(image, (self.seed, epoch, number))
+        image = self.transform(image, (self.seed, epoch, number, repeat))
         return Sample(record.id, image, NO_LABEL if record.label is None else record.label)
 
     def record(self, number: int) -> Record:
