@@ -56,8 +56,13 @@ class Data(Node):
     eval_size: Positive
     batch_size: Positive
     num_workers: Count | None
+    train_on: Literal["train", "train+val"]
+    folds: Annotated[int, Field(ge=2)] | None
+    fold: Count | None
+    balance: Literal["sqrt", "full"] | None
     check_crc: Literal["always", "first_epoch", "never"]
     on_bad_record: Literal["stop", "skip"]
+    decoded_cache: Literal["memory", "disk"] | None
     seed: Count
     cache_dir: str
     train_transform: list[OpenNode]
@@ -110,13 +115,16 @@ class SPMDStrategy(Node):
 
 class ModelCheckpoint(Node):
     dirpath: str
-    filename: Literal["best", "last"]
-    monitor: Figure | None
-    mode: Literal["min", "max"] = "min"
-    save_on_train_epoch_end: bool | None = None
+    filename: Literal["best"]
+    monitor: Figure
+    mode: Literal["min", "max"]
     auto_insert_metric_name: bool
     enable_version_counter: bool
-    every_n_epochs: Positive | None = None
+
+
+class LastCheckpoint(Node):
+    path: str
+    every_n_steps: Positive | None
 
 
 class EarlyStopping(Node):
@@ -167,6 +175,7 @@ KNOWN_TARGETS: dict[str, type[Node]] = {
     "flowers.training.schedules.warmup_decay": WarmupDecay,
     "flowers.training.callbacks.Throughput": Node,
     "flowers.training.callbacks.ProgressBar": ProgressBar,
+    "flowers.training.callbacks.LastCheckpoint": LastCheckpoint,
     "flowers.training.compilation.CompileGuard": CompileGuard,
     "flowers.training.ema.EMA": EMA,
     "flowers.training.loggers.wandb_logger": WandbLogger,
@@ -330,7 +339,7 @@ def known_keys(schema: type[BaseModel]) -> list[str]:
         "scheduler": [WarmupCosine, WarmupDecay],
         "trainer.strategy": [SPMDStrategy],
         "callbacks.model_checkpoint": [ModelCheckpoint],
-        "callbacks.last_checkpoint": [ModelCheckpoint],
+        "callbacks.last_checkpoint": [LastCheckpoint],
         "callbacks.early_stopping": [EarlyStopping],
         "callbacks.progress_bar": [ProgressBar],
         "callbacks.compile_guard": [CompileGuard],

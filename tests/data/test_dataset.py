@@ -10,7 +10,7 @@ import pytest
 import simplejpeg
 
 from flowers.data.batch import Skipped
-from flowers.data.dataset import FlowersDataset, OnBadRecord, open_split
+from flowers.data.dataset import FlowersDataset, OnBadRecord, open_splits
 from flowers.data.example import Record, encode_example
 from flowers.data.shards import write_shard
 from flowers.data.transforms import SeededTransform
@@ -37,7 +37,7 @@ def one_shard(root: Path, payloads: list[bytes], promised: int | None = None) ->
 
 
 def open_dataset(root: Path, on_bad_record: OnBadRecord = "stop") -> tuple[FlowersDataset, list[str]]:
-    reader, faults = open_split(root, "train", SIZE, on_bad_record, root / "cache")
+    reader, faults = open_splits(root, ["train"], SIZE, on_bad_record, root / "cache")
     dataset = FlowersDataset(
         reader,
         image_size=SIZE,

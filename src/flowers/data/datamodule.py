@@ -5,22 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import albumentations as A
 import lightning as L
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from flowers.cores import available_cores
 from flowers.data.batch import Batch
 from flowers.data.batches import Batches
-from flowers.data.dataset import CheckCRC, FlowersDataset, OnBadRecord, one_thread, open_split
+from flowers.data.catalog import Catalog, read_catalog
+from flowers.data.dataset import CheckCRC, FlowersDataset, OnBadRecord, open_splits
+from flowers.data.decoded import DecodedPictures
+from flowers.data.folds import fold_of
 from flowers.data.garden import Garden, plant
 from flowers.data.layout import Split, read_class_names
+from flowers.data.resume import Position, check_same_order, position_of
 from flowers.data.ring import Ring
-from flowers.data.sampling import EpochSampler
+from flowers.data.sampling import Balance, EpochSampler, class_weights
 from flowers.data.transforms import SeededTransform
+from flowers.data.workers import start_worker
+from flowers.errors import InputError
 
 PREFETCH = 2
 """Batches that each worker is ahead."""
@@ -37,12 +45,20 @@ class FlowersDataModule(L.LightningDataModule):
         batch_size: images a batch, on each process.
         train_transform: Albumentations transforms, in order, that end in images of `train_size`.
         eval_transform: the same for validation and prediction, of `eval_size`.
+        train_on: the train split, or for a final fit train and val: then there is no validation.
+        folds: cut train and val together into so many folds; None: train and val as they are.
+        fold: the fold to validate on, 0 to `folds - 1`; the others are for training.
+        balance: draw classes in training by the square root of their counts, or all alike; None: as they come.
         on_bad_record: `stop` at the first record that cannot be read, or `skip` it and tell at the end.
         check_crc: of a record's payload: each time it is read, in the first epoch of a run, or never.
-        seed: of the order and the augmentations.
+        decoded_cache: keep decoded pictures for later epochs, in memory or on disk; None: decode each time.
+        seed: of the order, the augmentations and the folds.
         num_workers: processes that decode; None: this process's share of the cores less one, at most 8.
-        cache_dir: for what cannot be kept beside the data.
+        cache_dir: for decoded pictures, and for indexes that cannot be kept beside the data.
         garden: plant this garden in `root` first, if it is not there.
+
+    Raises:
+        InputError: settings that do not go together.
     """
 
     def __init__(
@@ -54,29 +70,42 @@ class FlowersDataModule(L.LightningDataModule):
         batch_size: int,
         train_transform: Sequence[A.BasicTransform],
         eval_transform: Sequence[A.BasicTransform],
-        cache_dir: str = "~/.cache/flowers",
+        train_on: Literal["train", "train+val"] = "train",
+        folds: int | None = None,
+        fold: int | None = None,
+        balance: Balance | None = None,
         on_bad_record: OnBadRecord = "stop",
         check_crc: CheckCRC = "always",
+        decoded_cache: Literal["memory", "disk"] | None = None,
         seed: int = 0,
         num_workers: int | None = None,
+        cache_dir: str = "~/.cache/flowers",
         garden: Garden | None = None,
     ) -> None:
         super().__init__()
+        _check_folds(folds, fold, train_on)
         self.root = Path(root)
         self.image_size = image_size
         self.train_size = train_size
         self.eval_size = eval_size
         self.batch_size = batch_size
+        self.train_on = train_on
+        self.folds = folds
+        self.fold = fold
+        self.balance = balance
         self.on_bad_record = on_bad_record
+        self.check_crc = check_crc
+        self.decoded_cache = decoded_cache
         self.seed = seed
         self.num_workers = num_workers
         self.cache_dir = Path(cache_dir).expanduser()
-        self.check_crc = check_crc
         self.garden = garden
         self.skipped: set[str] = set()
         self._train_transform = SeededTransform(train_transform, seed)
         self._eval_transform = SeededTransform(eval_transform, seed)
         self._datasets: dict[tuple[Split, bool], FlowersDataset] = {}
+        self._catalogs: dict[tuple[Split, ...], Catalog] = {}
+        self._start = Position()
 
     def prepare_data(self) -> None:
         if self.garden is not None:
@@ -88,9 +117,10 @@ class FlowersDataModule(L.LightningDataModule):
         return read_class_names(self.root)
 
     def dataset(self, split: Split, *, training: bool = False) -> FlowersDataset:
-        """The split's data set, opened at first use; for `training` with the training transform."""
+        """The data set that the split is part of, opened at first use; for `training` with the training transform."""
         if (split, training) not in self._datasets:
-            reader, faults = open_split(self.root, split, self.image_size, self.on_bad_record, self.cache_dir)
+            splits = self._splits(split)
+            reader, faults = open_splits(self.root, splits, self.image_size, self.on_bad_record, self.cache_dir)
             self.skipped.update(faults)
             self._datasets[split, training] = FlowersDataset(
                 reader,
@@ -100,55 +130,141 @@ class FlowersDataModule(L.LightningDataModule):
                 transform=self._train_transform if training else self._eval_transform,
                 on_bad_record=self.on_bad_record,
                 check_crc=self.check_crc,
-                first_epoch=self._epoch,
+                first_epoch=self._start.epoch,
             )
         return self._datasets[split, training]
 
+    def _splits(self, split: Split) -> tuple[Split, ...]:
+        """The splits on disk that a split is part of."""
+        together = self.folds is not None or (split == "train" and self.train_on == "train+val")
+        return ("train", "val") if together and split != "test" else (split,)
+
+    def records(self, split: Split) -> NDArray[np.int64]:
+        """The numbers of a split's records in its data set, int64 `[N]`.
+
+        Raises:
+            InputError: there are none.
+        """
+        if self.folds is None or split == "test":
+            numbers = np.arange(len(self.dataset(split)))
+        else:
+            catalog = self._catalog(split)
+            fold = fold_of(catalog.ids, catalog.labels, folds=self.folds, seed=self.seed)
+            numbers = catalog.numbers[fold == self.fold if split == "val" else fold != self.fold]
+        if len(numbers) == 0:
+            raise InputError(f"{self.root}: expected records in the {split} split, found none. Write its shards again.")
+        return numbers
+
+    def _catalog(self, split: Split) -> Catalog:
+        splits = self._splits(split)
+        if splits not in self._catalogs:
+            self._catalogs[splits] = read_catalog(self.dataset(split))
+            self.skipped.update(self._catalogs[splits].faults)
+        return self._catalogs[splits]
+
     def loader(self, split: Split, *, training: bool = False) -> DataLoader[Batch]:
-        """The split's batches: whole, in order and padded; for `training` shuffled, without the ragged end."""
+        """The split's batches: each record once, in order; for `training` shuffled, without the ragged end."""
         dataset = self.dataset(split, training=training)
-        sampler = self._sampler(len(dataset), shuffle=training)
-        workers = self._workers if self.num_workers is None else self.num_workers
+        workers = self._default_workers() if self.num_workers is None else self.num_workers
         size = self.train_size if training else self.eval_size
-        ring = Ring(workers, PREFETCH + 2, self.batch_size * size * size * 3) if workers else None
+        if training and self.decoded_cache and dataset.decoded is None:
+            dataset.decoded = self._decoded(dataset)
         loader = DataLoader(
-            Batches(dataset, self.batch_size, size, ring),
+            Batches(dataset, self.batch_size, size, _ring(workers, self.batch_size * size * size * 3)),
             batch_size=self.batch_size,
-            sampler=sampler,
+            sampler=self._sampler(split, training=training),
             num_workers=workers,
             persistent_workers=workers > 0,
             prefetch_factor=PREFETCH if workers else None,
             pin_memory=torch.cuda.is_available(),
-            drop_last=training and len(sampler) >= self.batch_size,
             collate_fn=_as_it_is,
-            worker_init_fn=one_thread,
+            worker_init_fn=start_worker,
         )
         return cast(DataLoader[Batch], loader)
 
-    @property
-    def _epoch(self) -> int:
-        """Where a resumed run goes on; workers are given their first batches before `set_epoch` is called."""
-        return self.trainer.fit_loop.epoch_progress.current.processed if self.trainer else 0  # type: ignore[attr-defined]
-
-    @property
-    def _workers(self) -> int:
+    def _default_workers(self) -> int:
         processes = self.trainer.world_size // self.trainer.num_nodes if self.trainer else 1
         return min(8, max(1, available_cores() // processes - 1))
 
-    def _sampler(self, count: int, *, shuffle: bool) -> EpochSampler:
-        trainer = self.trainer
-        rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        return EpochSampler(count, seed=self.seed, shuffle=shuffle, rank=rank, ranks=ranks, epoch=self._epoch)
+    def _decoded(self, dataset: FlowersDataset) -> DecodedPictures:
+        if self.decoded_cache == "memory":
+            return DecodedPictures.in_memory(len(dataset), self.image_size)
+        return DecodedPictures.on_disk(self.cache_dir / "decoded", dataset.reader.indexes, self.image_size)
+
+    def _sampler(self, split: Split, *, training: bool) -> EpochSampler:
+        records = self.records(split)
+        start = self._start if training else Position()
+        check_same_order(start, self._order(len(records)))
+        return EpochSampler(
+            records,
+            seed=self.seed,
+            shuffle=training,
+            batch_size=self.batch_size,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            ranks=self._ranks,
+            epoch=start.epoch,
+            start_batch=start.batch,
+            weights=self._weights(split, records) if training and self.balance else None,
+        )
+
+    @property
+    def _ranks(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    def _weights(self, split: Split, records: NDArray[np.int64]) -> NDArray[np.float64]:
+        catalog = self._catalog(split)
+        labels = np.full(len(self.dataset(split)), -1)
+        labels[catalog.numbers] = catalog.labels
+        assert self.balance is not None
+        return class_weights(labels[records], self.balance)
+
+    def _order(self, records: int) -> dict[str, Any]:
+        """What an epoch's order depends on, besides the epoch."""
+        return {
+            "records": records,
+            "data.batch_size times processes": self.batch_size * self._ranks,
+            "data.seed": self.seed,
+            "data.balance": self.balance,
+            "data.train_on": self.train_on,
+            "data.folds": self.folds,
+            "data.fold": self.fold,
+        }
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self.loader("train", training=True)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        return self.loader("val")
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        trained_on = self.train_on == "train+val" and self.trainer is not None and self.trainer.training
+        return [] if trained_on else self.loader("val")
+
+    def state_dict(self) -> dict[str, Any]:
+        assert self.trainer is not None
+        return position_of(self.trainer, self._order(len(self.records("train")))).state()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._start = Position(**state_dict)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         self.skipped.update(batch["skipped"])
         return batch
+
+
+def _check_folds(folds: int | None, fold: int | None, train_on: str) -> None:
+    if (folds is None) != (fold is None) or (folds is not None and fold is not None and fold >= folds):
+        raise InputError(
+            f"data.fold={fold}, data.folds={folds}: expected both or neither, and a fold from 0 to folds - 1. "
+            "Set data.folds=5 data.fold=0, say."
+        )
+    if folds is not None and train_on != "train":
+        raise InputError(
+            f"data.train_on={train_on}: expected train with data.folds={folds}: the folds are train and val together, "
+            "less the one that is validated on. Leave one of them out."
+        )
+
+
+def _ring(workers: int, batch_bytes: int) -> Ring | None:
+    # The training loop holds two batches, the one it is at and the next; those of several workers in turn.
+    return Ring(workers, PREFETCH + -(-2 // workers), batch_bytes) if workers else None
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 import simplejpeg
 from torch.utils.data import Dataset
@@ -26,16 +25,16 @@ OnBadRecord = Literal["stop", "skip"]
 CheckCRC = Literal["always", "first_epoch", "never"]
 
 
-def open_split(
-    root: Path, split: Split, image_size: int, on_bad_record: OnBadRecord, cache_dir: Path
+def open_splits(
+    root: Path, splits: Sequence[Split], image_size: int, on_bad_record: OnBadRecord, cache_dir: Path
 ) -> tuple[ShardReader, list[str]]:
-    """The records of a split by number, and what is wrong with its shards (nothing, unless bad records are skipped).
+    """The records of splits by number, and what is wrong with their shards (nothing, unless bad records are skipped).
 
     Raises:
-        InputError: the split is not there.
+        InputError: a split is not there.
         BadRecord: a shard is damaged or holds another number of records than its name says.
     """
-    shards = find_shards(root, split, image_size)
+    shards = [shard for split in splits for shard in find_shards(root, split, image_size)]
     indexes = open_indexes([shard.path for shard in shards], cache_dir)
     faults: list[str] = []
     for shard, index in zip(shards, indexes, strict=True):
@@ -156,8 +155,3 @@ class FlowersDataset(Dataset[Sample | Skipped | None]):
             f"{self.reader.where(number)}: expected an image of {size}x{size} pixels as "
             f"the directory says, found {width}x{height} (id {record.id}). Write the shard again."
         )
-
-
-def one_thread(worker: int) -> None:
-    """Start a worker: workers are the parallelism, without this each would have as many threads as there are cores."""
-    cv2.setNumThreads(0)

@@ -16,7 +16,6 @@ from flowers.data.shards import ShardIndex
 from flowers.data.transforms import Image
 from flowers.errors import InputError
 
-
 Place = Any
 """Memory that processes share: a ctypes array, or a file's path."""
 
@@ -37,13 +36,13 @@ class DecodedPictures:
         """Room for `count` pictures of `size` pixels a side in memory.
 
         Raises:
-            InputError: there is not so much memory free.
+            InputError: they would take more than half of the machine's memory.
         """
-        needed, free = count * size * size * 3, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if needed > free:
+        needed, memory = count * size * size * 3, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > memory / 2:
             raise InputError(
-                f"data.decoded_cache=memory: expected {needed / 2**30:.1f} GiB of free memory for {count} pictures of "
-                f"{size}x{size} pixels, found {free / 2**30:.1f}. Set data.decoded_cache to disk, or to null."
+                f"data.decoded_cache=memory: expected {count} pictures of {size}x{size} pixels to fit in half of the "
+                f"memory, found {needed / 2**30:.1f} of {memory / 2**30:.1f} GiB. Set it to disk, or to null."
             )
         return DecodedPictures(RawArray("B", needed), RawArray("B", count), count, size)
 

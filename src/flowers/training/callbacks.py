@@ -1,4 +1,4 @@
-"""What watches a run: its speed, and the progress bar."""
+"""What watches a run: its speed, its last checkpoint, the progress bar."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 
 
 class Throughput(Callback):
@@ -22,6 +22,9 @@ class Throughput(Callback):
         """Of the epoch so far."""
         return self._images / max(time.perf_counter() - self._start, 1e-9)
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start = time.perf_counter()  # a run that is resumed within an epoch does not start one
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._images, self._start = 0, time.perf_counter()
 
@@ -33,6 +36,35 @@ class Throughput(Callback):
             outputs["loss"].cpu()  # waits for the device to finish
             speed = torch.tensor(self.images_per_second)
             pl_module.log("train/images_per_second", speed, on_step=False, on_epoch=True, batch_size=1)
+
+
+class LastCheckpoint(Checkpoint):
+    """Saves what a run is resumed from: after every epoch, and within one after every `every_n_steps` optimiser steps.
+
+    Not Lightning's ModelCheckpoint, which does one or the other; and from a checkpoint that it makes after an epoch's
+    last step, but before the epoch's end, Lightning's counts of a resumed run are wrong.
+    """
+
+    def __init__(self, path: str, every_n_steps: int | None = None) -> None:
+        self.path = path
+        self.every_n_steps = every_n_steps
+        self._saved = 0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0
+        stepped = trainer.global_step > self._saved  # gradients that are being accumulated are in no checkpoint
+        if due and stepped and batch_idx + 1 < trainer.num_training_batches:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        self._saved = trainer.global_step
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(self.path)
 
 
 class ProgressBar(RichProgressBar):

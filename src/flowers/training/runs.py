@@ -133,7 +133,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         class_names = content["hyper_parameters"]["class_names"]
-        return Checkpoint(content["state_dict"], class_names, content["epoch"] + 1, ema.KEY in content)
+        epochs = content[FlowersDataModule.__qualname__]["epoch"]
+        return Checkpoint(content["state_dict"], class_names, epochs, ema.KEY in content)
     except Exception as error:  # torch.load raises many kinds for a file that is none of its own
         raise InputError(
             f"{path}: expected a checkpoint of this program, found {type(error).__name__}: "

@@ -43,15 +43,15 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
 
     datamodule: FlowersDataModule = instantiate(config.data)
     datamodule.prepare_data()
-    train_set = datamodule.dataset("train", training=True)  # damaged shards are found here, before anything slow
-    datamodule.dataset("val")
+    images = len(datamodule.records("train"))  # damaged shards are found here, before anything slow
+    datamodule.records("val")
 
     trainer: L.Trainer = instantiate(
         config.trainer, callbacks=_instances(config.callbacks), logger=_instances(config.logger)
     )
     run.write_config(config)  # now that the trainer has told which process is the first
     _keep_earlier_figures(run)
-    batches = max(1, len(train_set) // (config.data.batch_size * trainer.world_size))
+    batches = max(1, images // (config.data.batch_size * trainer.world_size))
     model: FlowerClassifier = instantiate(
         config.model,
         class_names=datamodule.class_names,
