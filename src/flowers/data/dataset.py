@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 import cv2
-import simplejpeg
 from torch.utils.data import Dataset
 
 from flowers.data.batch import NO_LABEL, Sample, Skipped
-from flowers.data.example import Record, decode_example
+from flowers.data.example import Record, check_label, decode_example, decode_image
 from flowers.data.layout import Split, find_shards
 from flowers.data.sampling import PADDING, Draw
-from flowers.data.shards import ShardIndex, ShardReader, index_shard
-from flowers.data.transforms import Image, SeededTransform
+from flowers.data.shards import ShardIndex, ShardReader, index_shard, shard_fault
+from flowers.data.transforms import SeededTransform
 from flowers.errors import BadRecord
 
 OnBadRecord = Literal["stop", "skip"]
@@ -33,23 +32,11 @@ def open_split(root: Path, split: Split, image_size: int, on_bad_record: OnBadRe
     for shard in find_shards(root, split, image_size):
         index = index_shard(shard.path)
         indexes.append(index)
-        if fault := _shard_fault(index, shard.count):
+        if fault := shard_fault(index, shard.count):
             if on_bad_record == "stop":
                 raise BadRecord(fault)
             faults.append(fault)
     return ShardReader(indexes), faults
-
-
-def _shard_fault(index: ShardIndex, promised: int | None) -> str | None:
-    if index.fault is None and promised in (None, len(index)):
-        return None
-    count = f"{index.path}: expected {promised} records as the name says, found {len(index)}."
-    fix = (
-        "Copy or download the shard again; data.on_bad_record=skip goes on with the records before it."
-        if index.fault
-        else "Copy or download the shard again, or rename it to its true count."
-    )
-    return " ".join(part for part in (index.fault, count if promised != len(index) else "", fix) if part)
 
 
 class FlowersDataset(Dataset[Sample | Skipped | None]):
@@ -87,7 +74,7 @@ class FlowersDataset(Dataset[Sample | Skipped | None]):
             return None
         try:
             record = self.record(number)
-            image = self._decode(record, number)
+            image = decode_image(record, self.image_size, self.reader.where(number))
         except BadRecord as error:
             if self.on_bad_record == "stop":
                 raise
@@ -103,28 +90,8 @@ class FlowersDataset(Dataset[Sample | Skipped | None]):
         """
         payload, where = self.reader[number], self.reader.where(number)
         record = decode_example(payload, labelled=self.labelled, where=where)
-        if record.label is not None and not 0 <= record.label < len(self.class_names):
-            raise BadRecord(
-                f"{where}: expected a class from 0 to {len(self.class_names) - 1}, found {record.label} "
-                f"(id {record.id}). If the data set has more classes, name them in its classes.txt, one a line."
-            )
+        check_label(record, len(self.class_names), where)
         return record
-
-    def _decode(self, record: Record, number: int) -> Image:
-        try:
-            image: Image = simplejpeg.decode_jpeg(record.image, colorspace="RGB")
-        except ValueError as error:
-            raise BadRecord(
-                f"{self.reader.where(number)}: expected a JPEG as the image of id {record.id}, found "
-                f"{len(record.image)} bytes that are none ({str(error).strip()}). Write the shard again."
-            ) from None
-        if image.shape != (self.image_size, self.image_size, 3):
-            height, width = image.shape[:2]
-            raise BadRecord(
-                f"{self.reader.where(number)}: expected an image of {self.image_size}x{self.image_size} pixels as "
-                f"the directory says, found {width}x{height} (id {record.id}). Write the shard again."
-            )
-        return image
 
 
 def one_thread(worker: int) -> None:
