@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -15,9 +17,14 @@ def test_imports_run_one_way() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_configuration_is_checked_before_anything_heavy_is_imported() -> None:
+@pytest.mark.parametrize(
+    "light",
+    ["flowers.config, flowers.door", "flowers.data.verify, flowers.reporting.verification"],
+    ids=["checking a configuration", "checking a data set"],
+)
+def test_nothing_heavy_is_imported_for(light: str) -> None:
     script = (
-        "import sys; sys.path.insert(0, 'src'); import flowers.config, flowers.door\n"
+        f"import sys; sys.path.insert(0, 'src'); import {light}\n"
         "print(sorted({'torch', 'lightning', 'timm', 'albumentations', 'wandb', 'cv2'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

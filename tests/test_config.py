@@ -49,6 +49,11 @@ def test_the_other_doors_are_understood(name: str) -> None:
     assert (values["run"], values["data"]["batch_size"]) == ("somewhere", 4)
 
 
+def test_checking_a_data_set_is_understood() -> None:
+    values = composed("prepare_verify", "root=somewhere")
+    assert understood("prepare_verify", values) == {"root": "somewhere", "decode": True, "report": None}
+
+
 @pytest.mark.parametrize("trainer", ["cpu", "gpu", "tpu", "tpu_pod"])
 def test_the_benchmark_is_understood_for_every_trainer(trainer: str) -> None:
     values = composed("benchmark_step", f"trainer={trainer}")

@@ -294,11 +294,20 @@ class BenchmarkStep(Group):
     results: str
 
 
+class PrepareVerify(Group):
+    """configs/prepare_verify.yaml."""
+
+    root: str
+    decode: bool
+    report: str | None
+
+
 SCHEMAS: dict[str, type[Group]] = {
     "train": Train,
     "evaluate": Evaluate,
     "predict": Predict,
     "benchmark_step": BenchmarkStep,
+    "prepare_verify": PrepareVerify,
 }
 
 

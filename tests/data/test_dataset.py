@@ -120,6 +120,14 @@ def test_a_count_that_differs_from_the_name_is_refused(tmp_path: Path) -> None:
         open_dataset(tmp_path)
 
 
+def test_a_damaged_shard_whose_name_says_no_count(tmp_path: Path) -> None:
+    path = one_shard(tmp_path, [good(0), good(1)])
+    cut(path)
+    path.rename(path.with_name("mine.tfrec"))
+    with pytest.raises(BadRecord, match=r"cut off: expected a payload of \d+ bytes, found \d+. Copy or download"):
+        open_dataset(tmp_path)
+
+
 def test_a_missing_image_is_named(tmp_path: Path) -> None:
     from flowers.data.example import _Example
 

@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import simplejpeg
 from torch.utils.data import Dataset
 
 from flowers.data.batch import NO_LABEL, Sample, Skipped
 from flowers.data.decoded import DecodedPictures
-from flowers.data.example import Record, decode_example
+from flowers.data.example import Record, check_label, decode_example, decode_image
 from flowers.data.index import open_indexes
 from flowers.data.layout import Split, find_shards
 from flowers.data.reader import ShardReader
 from flowers.data.sampling import PADDING, Draw
-from flowers.data.shards import ShardIndex
+from flowers.data.shards import shard_fault
 from flowers.data.transforms import Image, SeededTransform
 from flowers.errors import BadRecord
 
@@ -38,23 +37,11 @@ def open_splits(
     indexes = open_indexes([shard.path for shard in shards], cache_dir)
     faults: list[str] = []
     for shard, index in zip(shards, indexes, strict=True):
-        if fault := _shard_fault(index, shard.count):
+        if fault := shard_fault(index, shard.count):
             if on_bad_record == "stop":
                 raise BadRecord(fault)
             faults.append(fault)
     return ShardReader(indexes), faults
-
-
-def _shard_fault(index: ShardIndex, promised: int | None) -> str | None:
-    if index.fault is None and promised in (None, len(index)):
-        return None
-    count = f"{index.path}: expected {promised} records as the name says, found {len(index)}."
-    fix = (
-        "Copy or download the shard again; data.on_bad_record=skip goes on with the records before it."
-        if index.fault
-        else "Copy or download the shard again, or rename it to its true count."
-    )
-    return " ".join(part for part in (index.fault, count if promised != len(index) else "", fix) if part)
 
 
 class FlowersDataset(Dataset[Sample | Skipped | None]):
@@ -122,36 +109,15 @@ class FlowersDataset(Dataset[Sample | Skipped | None]):
         """
         payload, where = self.reader.read(number, check=check), self.reader.where(number)
         record = decode_example(payload, labelled=self.labelled, where=where)
-        if record.label is not None and not 0 <= record.label < len(self.class_names):
-            raise BadRecord(
-                f"{where}: expected a class from 0 to {len(self.class_names) - 1}, found {record.label} "
-                f"(id {record.id}). If the data set has more classes, name them in its classes.txt, one a line."
-            )
+        check_label(record, len(self.class_names), where)
         return record
 
     def _picture(self, record: Record, number: int, out: Image | None) -> Image:
         shape = (self.image_size, self.image_size, 3)
         image = out if out is not None and out.shape == shape else np.empty(shape, np.uint8)
         if self.decoded is None:
-            self._decode(record, number, image)
+            decode_image(record, self.reader.where(number), image)
         elif not self.decoded.get(number, image):
-            self._decode(record, number, image)
+            decode_image(record, self.reader.where(number), image)
             self.decoded.put(number, image)
         return image
-
-    def _decode(self, record: Record, number: int, image: Image) -> None:
-        size = self.image_size
-        try:
-            height, width, _, _ = simplejpeg.decode_jpeg_header(record.image)
-            if (height, width) == (size, size):
-                simplejpeg.decode_jpeg(record.image, colorspace="RGB", buffer=image)
-                return
-        except ValueError as error:
-            raise BadRecord(
-                f"{self.reader.where(number)}: expected a JPEG as the image of id {record.id}, found "
-                f"{len(record.image)} bytes that are none ({str(error).strip()}). Write the shard again."
-            ) from None
-        raise BadRecord(
-            f"{self.reader.where(number)}: expected an image of {size}x{size} pixels as "
-            f"the directory says, found {width}x{height} (id {record.id}). Write the shard again."
-        )

@@ -1,4 +1,4 @@
-"""`tf.train.Example`: what one record of a shard holds, to bytes and back.
+"""`tf.train.Example`: what one record of a shard holds, to bytes and back, and what is checked of it.
 
 The message classes live in a descriptor pool of their own. TensorFlow and the `tfrecord` package each
 register the same names in protobuf's global pool and therefore cannot be imported together; this
@@ -10,8 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import simplejpeg
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
 from flowers.errors import BadRecord
 
@@ -61,6 +64,38 @@ def decode_example(payload: bytes, *, labelled: bool, where: str) -> Record:
     identity = _only_value(features, "id", "bytes_list", where)
     label = _only_value(features, "class", "int64_list", where) if labelled else None
     return Record(id=_text(identity, where), image=image, label=label)
+
+
+def check_label(record: Record, class_count: int, where: str) -> None:
+    """Raise `BadRecord` where the record's label is none of `class_count` classes; no label is well."""
+    if record.label is not None and not 0 <= record.label < class_count:
+        raise BadRecord(
+            f"{where}: expected a class from 0 to {class_count - 1}, found {record.label} "
+            f"(id {record.id}). If the data set has more classes, name them in its classes.txt, one a line."
+        )
+
+
+def decode_image(record: Record, where: str, out: NDArray[np.uint8]) -> None:
+    """Decode the record's picture into `out`, uint8 `[S, S, 3]`, RGB.
+
+    Raises:
+        BadRecord: not a JPEG, a damaged one, or one of another size.
+    """
+    try:
+        # The header first: a damaged one may claim pixels by the gigabyte.
+        height, width, _, _ = simplejpeg.decode_jpeg_header(record.image)
+        if (height, width) == out.shape[:2]:
+            simplejpeg.decode_jpeg(record.image, colorspace="RGB", buffer=out)
+            return
+    except ValueError as error:
+        raise BadRecord(
+            f"{where}: expected a JPEG as the image of id {record.id}, found "
+            f"{len(record.image)} bytes that are none ({str(error).strip()}). Write the shard again."
+        ) from None
+    raise BadRecord(
+        f"{where}: expected an image of {out.shape[1]}x{out.shape[0]} pixels as "
+        f"the directory says, found {width}x{height} (id {record.id}). Write the shard again."
+    )
 
 
 def _only_value(features: Any, name: str, kind: str, where: str) -> Any:

@@ -34,6 +34,12 @@ def size_directory(root: Path, image_size: int) -> Path:
     return root / f"tfrecords-jpeg-{image_size}x{image_size}"
 
 
+def image_sizes(root: Path) -> list[int]:
+    """The resolutions that a data set has, in pixels a side, ascending."""
+    matches = (_DIRECTORY_NAME.fullmatch(directory.name) for directory in root.iterdir() if directory.is_dir())
+    return sorted(int(match["size"]) for match in matches if match)
+
+
 def shard_name(number: int, image_size: int, count: int) -> str:
     """A shard's file name: `00-192x192-798.tfrec`."""
     return f"{number:02d}-{image_size}x{image_size}-{count}.tfrec"
@@ -48,8 +54,7 @@ def find_shards(root: Path, split: Split, image_size: int) -> list[ShardFile]:
     _check_root(root)
     sized = size_directory(root, image_size)
     if not sized.is_dir():
-        matches = (_DIRECTORY_NAME.fullmatch(directory.name) for directory in root.iterdir() if directory.is_dir())
-        there = sorted(int(match["size"]) for match in matches if match)
+        there = image_sizes(root)
         raise InputError(
             f"{sized}: no such directory: data.image_size={image_size} is not in this data set. "
             + (f"It has {there}: choose one of them." if there else f"Expected tfrecords-jpeg-SxS in {root}.")

@@ -86,3 +86,17 @@ def _header_fault(header: bytes, rest: int) -> str | None:
     if FRAME + length > rest:
         return f"the shard is cut off: expected a payload of {length} bytes, found {max(0, rest - FRAME)}."
     return None
+
+
+def shard_fault(index: ShardIndex, promised: int | None) -> str | None:
+    """What is wrong with a shard whose name promises so many records; None where nothing is."""
+    whole = promised in (None, len(index))
+    if index.fault is None and whole:
+        return None
+    count = f"{index.path}: expected {promised} records as the name says, found {len(index)}."
+    fix = (
+        "Copy or download the shard again; data.on_bad_record=skip goes on with the records before it."
+        if index.fault
+        else "Copy or download the shard again, or rename it to its true count."
+    )
+    return " ".join(part for part in (index.fault, "" if whole else count, fix) if part)

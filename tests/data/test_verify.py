@@ -1,0 +1,258 @@
+"""Checking a data set: each kind of fault is found, where it is, and nothing else; a clean one has none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flowers.data import verify as verifying
+from flowers.data.example import Record, decode_example, encode_example
+from flowers.data.layout import SPLITS, Split
+from flowers.data.reader import ShardReader
+from flowers.data.shards import index_shard, write_shard
+from flowers.data.verify import NO_LABEL, Kind, Part, find_faults, verify
+from flowers.errors import InputError
+from tests.conftest import Door
+
+Change = Callable[[list[Record]], list[Record | bytes]]
+
+
+@pytest.fixture
+def root(garden: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny garden, to be damaged: 16 shards a split, 13 records each in train."""
+    return shutil.copytree(garden, tmp_path / "copy")
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifying, "_scan_all", map)  # the commands' tests below have processes of their own
+
+
+def shard(root: Path, number: int = 3, size: int = 192, split: Split = "train") -> Path:
+    return sorted((root / f"tfrecords-jpeg-{size}x{size}" / split).iterdir())[number]
+
+
+def records_of(path: Path) -> list[Record]:
+    reader = ShardReader([index_shard(path)])
+    labelled = path.parent.name != "test"
+    return [decode_example(reader[number], labelled=labelled, where="") for number in range(len(reader))]
+
+
+def rewrite(path: Path, change: Change) -> None:
+    """Write a shard again with other records, and the right count in its name."""
+    changed = change(records_of(path))
+    path.unlink()
+    path = path.with_name(f"{path.stem.rpartition('-')[0]}-{len(changed)}.tfrec")
+    write_shard(path, [entry if isinstance(entry, bytes) else encode_example(entry) for entry in changed])
+
+
+def with_record(number: int, **changes: Any) -> Change:
+    return lambda records: [*records[:number], replace(records[number], **changes), *records[number + 1 :]]
+
+
+def flip(root: Path) -> None:
+    path = shard(root)
+    data = bytearray(path.read_bytes())
+    data[1000] ^= 1
+    path.write_bytes(data)
+
+
+def cut(root: Path) -> None:
+    path = shard(root)
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def make_unreadable(root: Path) -> None:
+    path = shard(root)
+    path.unlink()
+    path.mkdir()
+
+
+def repeat(root: Path) -> None:
+    rewrite(shard(root), lambda records: [*records[:-1], records[0]])
+
+
+def leak(root: Path) -> None:
+    for size in (192, 224):
+        rewrite(shard(root, 0, size, "val"), lambda records, size=size: [*records, records_of(shard(root, 3, size))[0]])
+
+
+# What is done to the copy, and the findings: kind, record, whether the id is known, and what the message says.
+Fault = tuple[Callable[[Path], Any], list[tuple[Kind, int | None, bool, str]]]
+FAULTS: dict[str, Fault] = {
+    "a flipped byte": (flip, [("record", 0, False, "the payload's CRC is wrong")]),
+    "no example": (
+        lambda root: rewrite(shard(root), lambda records: [b"\xff\xff", *records[1:]]),
+        [("record", 0, False, "expected a tf.train.Example, found 2 bytes")],
+    ),
+    "no class": (
+        lambda root: rewrite(shard(root), with_record(2, label=None)),
+        [("record", 2, False, "expected a feature 'class'")],
+    ),
+    "class out of range": (
+        lambda root: rewrite(shard(root), with_record(2, label=104)),
+        [("record", 2, True, "expected a class from 0 to 103, found 104")],
+    ),
+    "no JPEG": (
+        lambda root: rewrite(shard(root), with_record(2, image=b"no JPEG")),
+        [("record", 2, True, "expected a JPEG as the image")],
+    ),
+    "half a JPEG": (
+        lambda root: rewrite(shard(root), with_record(2, image=records_of(shard(root))[2].image[:1500])),
+        [("record", 2, True, "expected a JPEG as the image")],
+    ),
+    "another pixel size": (
+        lambda root: rewrite(shard(root), with_record(2, image=records_of(shard(root, size=224))[2].image)),
+        [("record", 2, True, "expected an image of 192x192 pixels as the directory says, found 224x224")],
+    ),
+    "a shard that is cut off": (cut, [("shard", None, False, "record 12 at byte")]),
+    "a count that the name does not say": (
+        lambda root: shard(root).rename(shard(root).with_name("03-192x192-15.tfrec")),
+        [("shard", None, False, "expected 15 records as the name says, found 13")],
+    ),
+    "a shard that cannot be read": (make_unreadable, [("shard", None, False, "expected a shard, found what cannot")]),
+    "an id twice in a split": (
+        repeat,
+        [("duplicate", 12, True, "here and in"), ("resolution", None, True, "at [224], not at [192]")],
+    ),
+    "an id in two splits": (leak, [("leak", 7, True, "in train (")]),
+    "an id at one resolution only": (
+        lambda root: rewrite(shard(root), lambda records: [*records[1:]]),
+        [("resolution", None, True, "at [224], not at [192]")],
+    ),
+    "another label at one resolution": (
+        lambda root: rewrite(shard(root, size=224), with_record(2, label=records_of(shard(root))[2].label ^ 1)),
+        [("resolution", 2, True, "expected one label at every resolution")],
+    ),
+    "no val at one resolution": (
+        lambda root: shutil.rmtree(root / "tfrecords-jpeg-224x224" / "val"),
+        [("split", None, False, "224x224/val: expected shards named like")],
+    ),
+    "no val at all": (
+        lambda root: [shutil.rmtree(root / f"tfrecords-jpeg-{size}x{size}" / "val") for size in (192, 224)],
+        [("split", None, False, "192x192/val: expected"), ("split", None, False, "224x224/val: expected")],
+    ),
+    "no test at all": (
+        lambda root: [shutil.rmtree(root / f"tfrecords-jpeg-{size}x{size}" / "test") for size in (192, 224)],
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_is_found_once_and_in_its_place(root: Path, name: str) -> None:
+    damage, expected = FAULTS[name]
+    damage(root)
+    findings = verify(root, decode=True).findings
+    found = [(finding.kind, finding.record, finding.id is not None) for finding in findings]
+    assert found == [(kind, record, known) for kind, record, known, _ in expected], findings
+    for finding, (_, record, known, message) in zip(findings, expected, strict=True):
+        assert message in finding.message
+        assert finding.message.startswith(finding.file if record is None else f"{finding.file}: record {record}: ")
+        assert not known or str(finding.id) in finding.message
+        assert Path(finding.file).is_relative_to(root)
+
+
+def test_a_clean_data_set_has_no_findings_and_its_own_figures(garden: Path) -> None:
+    verification = verify(garden, decode=True)
+    assert verification.findings == []
+    assert verification.class_count == 104
+    figures = [(p.size, p.split, len(p.files), p.found, p.classes, p.bad) for p in verification.parts]
+    one = [("train", 16, 208, 104, 0), ("val", 16, 104, 104, 0), ("test", 16, 72, 0, 0)]
+    assert figures == [(size, *figure) for size in (192, 224) for figure in one]
+
+
+def test_a_bad_record_is_counted_where_it_is(root: Path) -> None:
+    flip(root)
+    bad = {(part.size, part.split): part.bad for part in verify(root, decode=True).parts}
+    assert bad == {(size, split): int((size, split) == (192, "train")) for size in (192, 224) for split in SPLITS}
+
+
+@pytest.mark.parametrize(("name", "found"), [("half a JPEG", 0), ("another pixel size", 0), ("a flipped byte", 1)])
+def test_without_decoding_only_images_go_unseen(root: Path, name: str, found: int) -> None:
+    FAULTS[name][0](root)
+    assert len(verify(root, decode=False).findings) == found
+
+
+def test_more_missing_ids_than_damage_explains_are_told(root: Path) -> None:
+    cut(root)  # one record lost, and two of another shard left out
+    rewrite(shard(root, 5), lambda records: [*records[2:]])
+    kinds = [finding.kind for finding in verify(root, decode=True).findings]
+    assert kinds == ["shard", "resolution", "resolution", "resolution"]
+
+
+def part(size: int, ids: list[int], labels: list[int]) -> Part:
+    count = len(ids)
+    files = [Path(f"tfrecords-jpeg-{size}x{size}/train/00-{size}x{size}-{count}.tfrec")]
+    columns = (np.zeros(count, np.int64), np.arange(count), np.array(ids), np.array(labels))
+    return Part(size, "train", files, count, 0, *columns, findings=[])
+
+
+def test_an_id_is_told_once_with_all_resolutions() -> None:
+    parts = [part(8, [0, 1, 2], [5, 5, 5]), part(16, [2, 0], [6, 5]), part(32, [0, 2, 3], [5, 7, NO_LABEL])]
+    findings = find_faults(parts, ["a", "b", "c", "d"])
+    told = [(finding.id, finding.message.partition("expected ")[2]) for finding in findings]
+    assert told == [
+        ("b", "the same ids at every resolution, found b at [8], not at [16, 32]."),
+        ("d", "the same ids at every resolution, found d at [32], not at [8, 16]."),
+        ("c", "one label at every resolution, found for c: 5 at 8, 6 at 16, 7 at 32."),
+    ]
+
+
+def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match=f"{path}: expected a data set in Kaggle's layout"):
+            verify(path, decode=True)
+
+
+def test_the_command_says_all_is_well(garden: Path, door: Door) -> None:
+    done = door("prepare", "verify", f"root={garden}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "104 of 104" in done.stdout
+    assert done.stdout.endswith("No faults found\n")
+
+
+def test_the_command_cuts_its_lists_and_the_report_does_not(root: Path, door: Door, tmp_path: Path) -> None:
+    rewrite(shard(root), lambda records: [replace(record, image=b"no JPEG") for record in records])
+    report = tmp_path / "reports" / "verify.json"
+    done = door("prepare", "verify", f"root={root}", f"report={report}")
+    assert done.returncode == 1
+    assert done.stderr == "13 faults found\n"
+    assert "Bad records: 13" in done.stdout
+    assert done.stdout.count("expected a JPEG") == 5
+    assert "and 8 more" in done.stdout
+    written = json.loads(report.read_text())
+    assert [finding["record"] for finding in written["findings"]] == list(range(13))
+    assert {finding["file"] for finding in written["findings"]} == {str(shard(root))}
+    assert written["parts"][0] == {
+        "size": 192,
+        "split": "train",
+        "shards": 16,
+        "records": 208,
+        "classes": 104,
+        "bad": 13,
+    }
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [("root=nowhere", "error: nowhere: expected a data set"), ("decode=perhaps", "error: decode=perhaps: expected")],
+)
+def test_the_command_refuses_bad_input(garden: Path, door: Door, setting: str, expected: str) -> None:
+    done = door("prepare", "verify", f"root={garden}", setting)
+    assert done.returncode == 1
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_report_that_cannot_be_written_is_refused(garden: Path, door: Door, tmp_path: Path) -> None:
+    done = door("prepare", "verify", f"root={garden}", f"report={tmp_path}")
+    assert done.returncode == 1
+    assert f"error: report={tmp_path}: cannot be written" in done.stderr
