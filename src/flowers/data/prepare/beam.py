@@ -31,7 +31,7 @@ def run_on_beam(
     except ValueError as error:
         raise InputError(f"runner={runner}: expected a runner that Beam has: {error}") from None
     # Reshuffled: fused with their source, the tasks would all run on one worker.
-    _ = pipeline | beam.Create(list(tasks)) | beam.Reshuffle() | description >> beam.Map(work)
+    _ = pipeline | beam.Create(list(tasks)) | beam.Reshuffle() | description >> beam.Map(lambda task: work(task))
     try:
         pipeline.run().wait_until_finish()
     except Exception as error:
@@ -49,8 +49,8 @@ def _import_beam() -> Any:
 
 
 def _input_error(error: Exception) -> str | None:
-    """The message of an `InputError` that a task raised: runners hand it on as text, with a traceback around it."""
-    name = re.escape(f"{InputError.__module__}.{InputError.__qualname__}: ")
+    """The message of an `InputError` that a task raised: runners add to its text, or hand it on in a traceback's."""
     text = f"{type(error).__module__}.{type(error).__qualname__}: {error}"
-    found = re.search(rf"{name}(?P<message>.*?)( \[while running|\n\n|\Z)", text, re.DOTALL)
-    return found["message"] if found else None
+    ours = re.escape(InputError.__module__)
+    found = re.search(rf"{ours}\.\w+: (?P<message>.*?)( \[while running|\n\n|\Z)", text, re.DOTALL)
+    return found["message"].strip() if found else None

@@ -44,8 +44,17 @@ from flowers.errors import InputError, first_few
 
 log = logging.getLogger(__name__)
 
-_BEFORE_PLAN = {"scan", "skipped.csv", "plan.csv", "prepare.json"}
-_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
+_BEFORE_PLAN = {".lock", "scan", "skipped.csv", "plan.csv", "prepare.json"}
+_UNWRITABLE = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOTDIR,
+    errno.ENOENT,
+    errno.EEXIST,
+}
 
 
 def prepare_folder(source: str, output: str, settings: Settings, spread: Spread) -> None:
@@ -62,7 +71,7 @@ def prepare_folder(source: str, output: str, settings: Settings, spread: Spread)
             written or holds something else: what another source or other settings gave.
     """
     target = open_path(output)
-    _check_apart(open_path(source), target)
+    _check_output(target, open_path(source))
     found = list_source(source)
     with _alone(target):
         planned = (target / "prepare.json").exists()
@@ -79,11 +88,19 @@ def prepare_folder(source: str, output: str, settings: Settings, spread: Spread)
     )
 
 
-def _check_apart(source: UPath, output: UPath) -> None:
-    if (output.absolute() / ".").is_relative_to(source.absolute()):
+def _check_output(output: UPath, source: UPath) -> None:
+    """Refuse an output within the source, or with anything in it but what an earlier call has begun."""
+    if f"{output.absolute()}/".startswith(f"{source.absolute()}/"):
         raise InputError(
             f"output={output}: expected a directory outside the source, found one in it, where folders are taken for "
             "classes. Set output to another."
+        )
+    names = sorted(entry.name for entry in output.iterdir()) if output.is_dir() else []
+    others = [name for name in names if name.removesuffix(".part") not in _BEFORE_PLAN]
+    if others and "prepare.json" not in names:
+        raise InputError(
+            f"{output}: expected nothing, or what an earlier run has begun, found {first_few(others, ', ')}. "
+            "Set output to a new directory."
         )
 
 
@@ -91,10 +108,9 @@ def _check_apart(source: UPath, output: UPath) -> None:
 def _alone(output: UPath) -> Iterator[None]:
     """Hold a local directory against a second run at the same time, and say what keeps it from being written."""
     try:
+        output.mkdir(parents=True, exist_ok=True)
         if isinstance(output, Path):
-            output = output.resolve()
-            output.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(output.with_name(f".{output.name}.lock"), timeout=0):
+            with FileLock(output / ".lock", timeout=0):
                 yield
         else:
             yield
@@ -134,7 +150,6 @@ def _planned(source: Source, output: UPath, settings: Settings) -> list[PlannedI
 
 def _new_plan(source: Source, output: UPath, settings: Settings, spread: Spread) -> list[PlannedImage]:
     """Scan the photographs, decide, and write the plan."""
-    _check_fresh(output)
     if source.ignored:
         log.info("Passed over in %s: %s.", source.directory, describe_ignored(source.ignored))
     scans = scan_source(source, output, spread)
@@ -151,21 +166,6 @@ def _new_plan(source: Source, output: UPath, settings: Settings, spread: Spread)
     with open_atomic(output / "prepare.json") as file:  # last: with it, the plan holds
         file.write(settings_json(settings).encode())
     return plan
-
-
-def _check_fresh(output: UPath) -> None:
-    """Refuse a directory that holds anything but what is left of a call that was stopped before it had a plan."""
-    if not output.exists():
-        return
-    if not output.is_dir():
-        raise InputError(f"{output}: expected a directory or nothing, found a file. Set output to a new directory.")
-    names = sorted(entry.name for entry in output.iterdir())
-    others = [name for name in names if name.removesuffix(".part") not in _BEFORE_PLAN]
-    if others:
-        raise InputError(
-            f"{output}: expected nothing, or what an earlier run has begun, found {first_few(others, ', ')}. "
-            "Set output to a new directory."
-        )
 
 
 def _check_readable(source: Source, faults: dict[str, str], settings: Settings) -> None:
@@ -189,9 +189,13 @@ def _report(plan: Sequence[PlannedImage]) -> None:
     """Say what the user should look at."""
     sizes = [count for count in Counter(image.group for image in plan).values() if count > 1]
     if sizes:
-        log.info("Near-duplicates: %d images in %d groups, each kept in one split.", sum(sizes), len(sizes))
+        log.info(
+            "Near-duplicates, kept in one split as a group of the manifest: %d images, %d groups.",
+            sum(sizes),
+            len(sizes),
+        )
     if several := groups_of_several_classes(plan):
-        log.warning("%d groups of near-duplicates have several classes: all in train. Column group tells.", several)
+        log.warning("Groups of near-duplicates with several classes, put into train: %d.", several)
     if equal := equal_files_of_several_classes(plan):
         log.warning("Equal files with different labels:\n  %s", first_few(equal))
     for split in SPLITS[1:]:

@@ -27,7 +27,8 @@ def run_on_processes(work: Callable[[Any], int], tasks: Sequence[Any], descripti
     context = multiprocessing.get_context("spawn")
     workers = min(available_cores(), len(tasks))
     quiet = not get_console().is_terminal  # where it would leave empty lines
-    with Progress(transient=True, disable=quiet) as progress, ProcessPoolExecutor(workers, context, _end_with_parent) as pool:
+    pool = ProcessPoolExecutor(workers, context, _end_with_parent)
+    with Progress(transient=True, disable=quiet) as progress, pool:
         bar = progress.add_task(description, total=total)
         futures = [pool.submit(work, task) for task in tasks]
         try:

@@ -57,9 +57,12 @@ def scan_part(directory: UPath, parts: UPath, photographs: Sequence[Photograph])
 
 def scan_photograph(file: UPath, photograph: Photograph) -> Scan:
     """Read a photograph once, and decode all of it."""
+    digest, picture, fault = "", "", ""
     try:
         data = file.read_bytes()
-        digest, picture, fault = hashlib.sha256(data).hexdigest(), perceptual_hash(data), ""
-    except (OSError, ValueError) as error:
-        digest, picture, fault = "", "", " ".join(str(error).split())
+        digest, picture = hashlib.sha256(data).hexdigest(), perceptual_hash(data)
+    except OSError as error:
+        fault = error.strerror or str(error)  # which would name the path again
+    except ValueError as error:
+        fault = " ".join(str(error).split())
     return Scan(photograph.path, photograph.bytes, digest, picture, fault)

@@ -192,20 +192,16 @@ def _read_csv(file: UPath) -> list[tuple[int, str, str]]:
 
 
 def _check_names(source: Source, text: str) -> None:
-    broken = sorted({p.label for p in source.photographs if _splits_lines(p.label)})
+    broken = sorted({name for p in source.photographs for name in (p.label, p.path) if "\n" in name or "\r" in name})
     if broken:
         raise InputError(
-            f"{text}: expected class names of one line, for classes.txt has one a line; found {broken[0]!r}. Rename it."
+            f"{text}: expected names of one line, for tables have one a line; found {broken[0]!r}. Rename it."
         )
     unwritable = [p.path for p in source.photographs if not _is_text(p.path) or not _is_text(p.label)]
     if unwritable:
         raise InputError(
             f"{text}: expected file names in UTF-8, found {os.fsencode(unwritable[0])!r}. Rename it (convmv does)."
         )
-
-
-def _splits_lines(name: str) -> bool:
-    return "\n" in name or "\r" in name
 
 
 def _is_text(name: str) -> bool:

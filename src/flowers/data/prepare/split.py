@@ -117,7 +117,7 @@ def class_quota(count: int, val: float, test: float, rng: np.random.Generator) -
     """
     shares: NDArray[np.float64] = count * np.array([1 - val - test, val, test])
     quota: NDArray[np.int64] = np.floor(shares + 1e-9).astype(np.int64)
-    most_left = sorted(rng.permutation(3), key=lambda split: round(quota[split] - shares[split], 9))
+    most_left = sorted(rng.permutation(3), key=lambda split: round(float(quota[split] - shares[split]), 9))
     quota[most_left[: count - quota.sum()]] += 1
     if quota[0] == 0:
         quota[np.argmax(quota)] -= 1
