@@ -14,7 +14,7 @@ from PIL import Image
 from flowers.data.prepare.folder import prepare_folder
 from flowers.data.prepare.plan import Settings
 
-SETTINGS = Settings(sizes=(48, 64), val=0.15, test=0.15, seed=42, shards=16, duplicate_distance=48, on_bad_image="stop")
+SETTINGS = Settings(sizes=(48, 64), val=0.15, test=0.15, seed=42, shards=16, duplicate_distance=60, on_bad_image="stop")
 
 
 def picture(number: int, width: int = 160, height: int = 120) -> Image.Image:

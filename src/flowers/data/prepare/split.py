@@ -31,26 +31,23 @@ def near_duplicate_groups(words: NDArray[np.uint64], distance: int) -> NDArray[n
         int64 `[N]`: equal for two images if a chain of near-duplicates leads from one to the other.
     """
     distinct, where = np.unique(words, axis=0, return_inverse=True)
+    columns = np.ascontiguousarray(distinct.T)
     leaders = list(range(len(distinct)))
     for start in range(0, len(distinct), _BLOCK):
-        for one, other in _near_pairs(distinct, start, distance):
+        for one, other in _near_pairs(columns, start, distance):
             leaders[_leader(leaders, one)] = _leader(leaders, other)
     linked = np.array([_leader(leaders, number) for number in range(len(distinct))])[where.ravel()]
     _, first, group = np.unique(linked, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[group].astype(np.int64)
 
 
-def _near_pairs(words: NDArray[np.uint64], start: int, distance: int) -> list[tuple[int, int]]:
-    """The pairs of a row of this block and a later row or one of the block's."""
-    rows, columns = words[start : start + _BLOCK], words[start:]
-    half = (words.shape[1] + 1) // 2
-    # The distance in half of the bits rules out nearly all pairs: only the rest are compared in full.
-    near = np.zeros((len(rows), len(columns)), np.uint16)
-    for word in range(half):
-        near += np.bitwise_count(rows[:, word, None] ^ columns[None, :, word])
-    one, other = np.nonzero(near <= distance)
-    full = np.bitwise_count(rows[one] ^ columns[other]).sum(axis=1)
-    kept = (full <= distance) & (one < other)
+def _near_pairs(columns: NDArray[np.uint64], start: int, distance: int) -> list[tuple[int, int]]:
+    """The pairs of an image of the block at `start` and a later one; `columns` holds a hash a column, uint64 `[W, N]`."""
+    apart = np.zeros((1, 1), np.uint16)
+    for column in columns:
+        apart = apart + np.bitwise_count(column[start : start + _BLOCK, None] ^ column[None, start:])
+    one, other = np.nonzero(apart <= distance)
+    kept = one < other
     return list(zip((one[kept] + start).tolist(), (other[kept] + start).tolist(), strict=True))
 
 
