@@ -6,8 +6,10 @@ import hashlib
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
 import simplejpeg
 from upath import UPath
 
@@ -37,6 +39,7 @@ print(json.dumps(rows))
 """
 
 
+@pytest.mark.skipif(find_spec("tensorflow") is None, reason="tensorflow-cpu is for Linux")
 def test_tensorflow_reads_the_same_ids_labels_and_pixels(prepared: Path) -> None:
     # In a process of its own: its protobuf classes cannot share one with the `tfrecord` package's.
     directory = prepared / "tfrecords-jpeg-64x64"

@@ -43,8 +43,8 @@ def run_on_processes(work: Callable[[Any], int], tasks: Sequence[Any], descripti
                 progress.advance(bar, future.result())
         except BrokenProcessPool:
             raise InputError(
-                "A worker process was killed, as the system does where memory runs out. Run it again: it goes on where it "
-                "stopped. On fewer cores it needs less: taskset -c 0 python src/prepare.py ..."
+                "A worker process was killed, as the system does where memory runs out. Run it again: it goes on where "
+                "it stopped. On fewer cores it needs less: taskset -c 0 python src/prepare.py ..."
             ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # else all other tasks would run first
@@ -52,7 +52,7 @@ def run_on_processes(work: Callable[[Any], int], tasks: Sequence[Any], descripti
 
 
 def _start_worker() -> None:
-    """Let this worker end silently at Ctrl-C, and with its parent: it would wait for tasks for ever, or go on writing."""
+    """Let this worker end silently at Ctrl-C, and with its parent: else it would wait for tasks, or go on writing."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def watch() -> None:

@@ -42,7 +42,7 @@ def near_duplicate_groups(words: NDArray[np.uint64], distance: int) -> NDArray[n
 
 
 def _near_pairs(columns: NDArray[np.uint64], start: int, distance: int) -> list[tuple[int, int]]:
-    """The pairs of an image of the block at `start` and a later one; `columns` holds a hash a column, uint64 `[W, N]`."""
+    """The near pairs of an image in the block at `start` and a later one; `columns`: a hash each, uint64 `[W, N]`."""
     apart = np.zeros((1, 1), np.uint16)
     for column in columns:
         apart = apart + np.bitwise_count(column[start : start + _BLOCK, None] ^ column[None, start:])
