@@ -188,6 +188,7 @@ def test_bad_images_are_all_named_or_left_out(tmp_path: Path, caplog: pytest.Log
         prepare_folder(str(source), str(output), SETTINGS, one_by_one)
     assert "3 of 43 files are no images, or damaged" in str(raised.value)
     assert all(f"\n  {path}: " in str(raised.value) for path in bad)
+    assert [line.split(",")[0] for line in (output / "unreadable.csv").read_text().splitlines()[1:]] == sorted(bad)
     scanned: list[int] = []
 
     def counted(work: Callable[[Any], int], tasks: Sequence[Any], description: str, total: int) -> None:
@@ -196,11 +197,26 @@ def test_bad_images_are_all_named_or_left_out(tmp_path: Path, caplog: pytest.Log
 
     with caplog.at_level("INFO"):
         prepare_folder(str(source), str(output), dataclasses.replace(SETTINGS, on_bad_image="skip"), counted)
-    assert sum(scanned) == 0  # the first call's scan serves the second
-    assert "Left out 3 images that cannot be read" in caplog.text
+    assert sum(scanned) == 3  # the first call's scan serves the second, but for what may have been mended since
+    assert "Left out: 3 of 43 files" in caplog.text
     assert not {row.path for row in manifest(output)} & bad.keys()
     assert len(manifest(output)) == 40
-    assert [line.split(",")[0] for line in (output / "skipped.csv").read_text().splitlines()[1:]] == sorted(bad)
+    assert [line.split(",")[0] for line in (output / "unreadable.csv").read_text().splitlines()[1:]] == sorted(bad)
+
+
+def test_a_mended_image_of_the_same_size_is_read_again(tmp_path: Path) -> None:
+    source, output = class_folders(tmp_path / "source", {"a": 20, "b": 20}), tmp_path / "output"
+    good = (source / "a" / "0003.jpg").read_bytes()
+    (source / "a" / "0003.jpg").write_bytes(good[:200] + bytes(len(good) - 200))
+    skip = dataclasses.replace(SETTINGS, on_bad_image="skip")
+    with pytest.raises(InputError, match="1 of 40 files are no images"):
+        prepare_folder(str(source), str(output), SETTINGS, one_by_one)
+    (output / "unreadable.csv").write_text("path,label,bytes,fault\na/0003.jpg,a,3,cut off\n")  # of a call killed later
+    (source / "a" / "0003.jpg").write_bytes(good)
+    for settings in (skip, skip):
+        prepare_folder(str(source), str(output), settings, one_by_one)
+    assert len(manifest(output)) == 40
+    assert not (output / "unreadable.csv").exists()
 
 
 def test_a_class_of_bad_images_alone_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from flowers.data.prepare.plan import (
     LEAST_RECORDS,
     PlannedImage,
     Settings,
-    SkippedImage,
+    UnreadableImage,
     classes_without,
     deal,
     equal_files_of_several_classes,
@@ -151,7 +151,7 @@ def test_differences_are_named() -> None:
         "old: 3 there, None here",
     ]
     assert '"seed": 42' in settings_json(SETTINGS)
-    planned = [image("a", "rose"), image("b", "rose"), SkippedImage("c", "rose", 1, "truncated"), image("d", "rose")]
+    planned = [image("a", "rose"), image("b", "rose"), UnreadableImage("c", "rose", 1, "truncated"), image("d", "rose")]
     now = [Photograph("a", "rose", 1), Photograph("b", "daisy", 1), Photograph("d", "rose", 2), Photograph("e", "x", 1)]
     assert source_differences(planned, now) == [
         "e: not there then",
@@ -164,9 +164,9 @@ def test_differences_are_named() -> None:
 @given(texts=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n"), min_size=1), max_size=8))
 def test_tables_keep_every_text(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     path = UPath(tmp_path_factory.mktemp("tables") / "table.csv")
-    rows = [SkippedImage(text, text[::-1], number, "") for number, text in enumerate(texts)]
-    write_table(path, SkippedImage, rows)
-    assert read_table(path, SkippedImage) == rows
+    rows = [UnreadableImage(text, text[::-1], number, "") for number, text in enumerate(texts)]
+    write_table(path, UnreadableImage, rows)
+    assert read_table(path, UnreadableImage) == rows
 
 
 def test_the_manifest_is_a_csv_anyone_can_read(prepared: Path) -> None:

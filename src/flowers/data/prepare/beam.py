@@ -18,7 +18,7 @@ def run_on_beam(
         runner: the runner's name.
         options: its flags, as `--project=x`.
 
-    The rest is as `flowers.data.prepare.folder.Spread` says; the runner shows the progress.
+    The rest is as `flowers.data.prepare.processes.Spread` says; the runner shows the progress.
 
     Raises:
         InputError: Beam is not installed, knows no such runner, or a task raised one.

@@ -3,7 +3,7 @@
     OUTPUT/scan/*.csv       what each photograph is, in parts; gone when all is written
     OUTPUT/plan.csv         every decision; renamed to manifest.csv as the last act of all
     OUTPUT/prepare.json     the settings; there once the plan is whole
-    OUTPUT/classes.txt, OUTPUT/skipped.csv, OUTPUT/tfrecords-jpeg-SxS/{train,val,test}/*.tfrec
+    OUTPUT/classes.txt, OUTPUT/unreadable.csv, OUTPUT/tfrecords-jpeg-SxS/{train,val,test}/*.tfrec
 
 The steps pass files, not objects, so that they may run on other processes and other machines.
 """
@@ -26,7 +26,7 @@ from flowers.data.layout import SPLITS
 from flowers.data.prepare.plan import (
     PlannedImage,
     Settings,
-    SkippedImage,
+    UnreadableImage,
     classes_without,
     equal_files_of_several_classes,
     groups_of_several_classes,
@@ -44,17 +44,8 @@ from flowers.errors import InputError, first_few
 
 log = logging.getLogger(__name__)
 
-_BEFORE_PLAN = {".lock", "scan", "skipped.csv", "plan.csv", "prepare.json"}
-_UNWRITABLE = {
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.ENOTDIR,
-    errno.ENOENT,
-    errno.EEXIST,
-}
+_BEFORE_PLAN = {".lock", "scan", "unreadable.csv", "plan.csv", "prepare.json"}
+_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
 
 def prepare_folder(source: str, output: str, settings: Settings, spread: Spread) -> None:
@@ -106,9 +97,12 @@ def _check_output(output: UPath, source: UPath) -> None:
 
 @contextmanager
 def _alone(output: UPath) -> Iterator[None]:
-    """Hold a local directory against a second run at the same time, and say what keeps it from being written."""
+    """Make the directory, hold a local one against a second run at the same time, and say why it cannot be written."""
     try:
         output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(output, error) from None
+    try:
         if isinstance(output, Path):
             with FileLock(output / ".lock", timeout=0):
                 yield
@@ -119,7 +113,11 @@ def _alone(output: UPath) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _UNWRITABLE:
             raise
-        raise InputError(f"{output}: cannot be written: {error}. Make room, or set output to another.") from None
+        raise _cannot_write(output, error) from None
+
+
+def _cannot_write(output: UPath, error: OSError) -> InputError:
+    return InputError(f"{output}: cannot be written: {error.strerror or error}. Mend that, or set output to another.")
 
 
 def _finish(output: UPath, plan: Sequence[PlannedImage]) -> None:
@@ -135,7 +133,7 @@ def _planned(source: Source, output: UPath, settings: Settings) -> list[PlannedI
     """The plan of an earlier call, whose settings and source must be those of this one."""
     finished = output / "manifest.csv"
     plan = read_table(finished if finished.exists() else output / "plan.csv", PlannedImage)
-    skipped = read_table(output / "skipped.csv", SkippedImage) if (output / "skipped.csv").exists() else []
+    skipped = read_table(output / "unreadable.csv", UnreadableImage) if (output / "unreadable.csv").exists() else []
     differences = [
         *settings_differences(json.loads((output / "prepare.json").read_text()), settings),
         *source_differences([*plan, *skipped], source.photographs),
@@ -154,30 +152,32 @@ def _new_plan(source: Source, output: UPath, settings: Settings, spread: Spread)
         log.info("Passed over in %s: %s.", source.directory, describe_ignored(source.ignored))
     scans = scan_source(source, output, spread)
     faults = {path: scan.fault for path, scan in scans.items() if scan.fault}
-    _check_readable(source, faults, settings)
-    sound = [photograph for photograph in source.photographs if photograph.path not in faults]
-    plan = make_plan(sound, scans, settings)
+    bad = [UnreadableImage(p.path, p.label, p.bytes, faults[p.path]) for p in source.photographs if p.path in faults]
+    (output / "unreadable.csv").unlink(missing_ok=True)  # an earlier call's
+    if bad:
+        write_table(output / "unreadable.csv", UnreadableImage, bad)
+    _check_readable(source, bad, output, settings)
+    plan = make_plan([p for p in source.photographs if p.path not in faults], scans, settings)
     _report(plan)
-    skipped = [SkippedImage(p.path, p.label, p.bytes, faults[p.path]) for p in source.photographs if p.path in faults]
-    if skipped:
-        log.info("Left out %d images that cannot be read: see %s.", len(skipped), output / "skipped.csv")
-        write_table(output / "skipped.csv", SkippedImage, skipped)
     write_table(output / "plan.csv", PlannedImage, plan)
     with open_atomic(output / "prepare.json") as file:  # last: with it, the plan holds
         file.write(settings_json(settings).encode())
     return plan
 
 
-def _check_readable(source: Source, faults: dict[str, str], settings: Settings) -> None:
-    if faults and settings.on_bad_image == "stop":
-        lines = [f"{path}: {fault}" for path, fault in faults.items()]
+def _check_readable(source: Source, bad: Sequence[UnreadableImage], output: UPath, settings: Settings) -> None:
+    found = f"{len(bad)} of {len(source.photographs)} files are no images, or damaged"
+    if bad and settings.on_bad_image == "stop":
         raise InputError(
-            f"{source.directory}: {len(faults)} of {len(source.photographs)} files are no images, or damaged:"
-            f"\n  {first_few(lines)}\n"
-            "Mend or remove them, or leave them out with on_bad_image=skip; the others need no second scan."
+            f"{source.directory}: {found}:\n  {first_few([f'{image.path}: {image.fault}' for image in bad])}\n"
+            f"All of them are in {output / 'unreadable.csv'}. Mend or remove them, or leave them out with "
+            "on_bad_image=skip; the others need no second scan."
         )
+    if bad:
+        log.warning("Left out: %s. They are in %s.", found, output / "unreadable.csv")
     names = {photograph.label for photograph in source.photographs}
-    left = {photograph.label for photograph in source.photographs if photograph.path not in faults}
+    paths = {image.path for image in bad}
+    left = {photograph.label for photograph in source.photographs if photograph.path not in paths}
     if names - left:
         raise InputError(
             f"{source.directory}: expected an image of every class that can be read, found none of "

@@ -68,8 +68,8 @@ class PlannedImage:
 
 
 @dataclass(frozen=True, slots=True)
-class SkippedImage:
-    """A row of `skipped.csv`: an image that was left out, and why."""
+class UnreadableImage:
+    """A row of `unreadable.csv`: an image that was left out, and why."""
 
     path: str
     label: str
@@ -141,7 +141,9 @@ def settings_differences(found: Mapping[str, Any], settings: Settings) -> list[s
     ]
 
 
-def source_differences(planned: Sequence[PlannedImage | SkippedImage], photographs: Sequence[Photograph]) -> list[str]:
+def source_differences(
+    planned: Sequence[PlannedImage | UnreadableImage], photographs: Sequence[Photograph]
+) -> list[str]:
     """What has been added to, removed from or changed in the source since it was planned."""
     before = {image.path: (image.label, image.bytes) for image in planned}
     now = {image.path: (image.label, image.bytes) for image in photographs}

@@ -30,11 +30,11 @@ class Scan:
 
 
 def scan_source(source: Source, output: UPath, spread: Spread) -> dict[str, Scan]:
-    """What each photograph is, by path; those that an earlier call has scanned are not read again."""
+    """What each photograph is, by path; those that an earlier call has read well are not read again."""
     parts = output / "scan"
     parts.mkdir(parents=True, exist_ok=True)
     known = _scanned(parts)
-    rest = [p for p in source.photographs if (p.path, p.bytes) not in known]
+    rest = [p for p in source.photographs if (p.path, p.bytes) not in known or known[p.path, p.bytes].fault]
     tasks = [rest[start : start + SCAN_PART] for start in range(0, len(rest), SCAN_PART)]
     if tasks:
         spread(partial(scan_part, source.directory, parts), tasks, "Scanning", len(rest))
@@ -43,8 +43,10 @@ def scan_source(source: Source, output: UPath, spread: Spread) -> dict[str, Scan
 
 
 def _scanned(parts: UPath) -> dict[tuple[str, int], Scan]:
-    files = (file for file in parts.iterdir() if file.name.endswith(".csv"))
-    return {(scan.path, scan.bytes): scan for file in files for scan in read_table(file, Scan)}
+    """All scans by path and size; of two of a file, the one without a fault, which has been mended since the other."""
+    files = [file for file in parts.iterdir() if file.name.endswith(".csv")]
+    scans = [scan for file in files for scan in read_table(file, Scan)]
+    return {(scan.path, scan.bytes): scan for scan in sorted(scans, key=lambda scan: not scan.fault)}
 
 
 def scan_part(directory: UPath, parts: UPath, photographs: Sequence[Photograph]) -> int:

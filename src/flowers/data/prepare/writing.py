@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 
+from PIL.Image import Image
 from upath import UPath
 
 from flowers.data.example import Record, encode_example
@@ -61,23 +62,24 @@ def write_planned_shard(directory: UPath, output: UPath, sizes: Sequence[int], t
         }
         for image in images:
             # Twice the pixels that are needed: libjpeg's averages and then Lanczos come close to Lanczos alone.
-            picture = decode(_read_unchanged(directory / image.path, image), 2 * max(sizes))
+            picture = _decode_unchanged(directory / image.path, image, 2 * max(sizes))
             label = None if split == "test" else labels[image.label]
             for size, append in shards.items():
                 append(encode_example(Record(image.id, square_jpeg(picture, size), label)))
     return len(images)
 
 
-def _read_unchanged(file: UPath, image: PlannedImage) -> bytes:
+def _decode_unchanged(file: UPath, image: PlannedImage, least: int) -> Image:
     try:
         data = file.read_bytes()
+        if hashlib.sha256(data).hexdigest() == image.sha256:
+            return decode(data, least)
+        found = f"another (SHA-256 {hashlib.sha256(data).hexdigest()[:16]}...)"
     except OSError as error:
-        raise InputError(
-            f"{file}: {error.strerror or error}, though it was there to be scanned. Put it back."
-        ) from None
-    if hashlib.sha256(data).hexdigest() != image.sha256:
-        raise InputError(
-            f"{file}: expected the file that was scanned (SHA-256 {image.sha256[:16]}...), found another. "
-            "Put it back, or remove the output to have it written anew."
-        )
-    return data
+        found = error.strerror or str(error)
+    except ValueError as error:  # where memory does not suffice, for one: the scan decodes smaller
+        found = str(error)
+    raise InputError(
+        f"{file}: expected the file that was scanned (SHA-256 {image.sha256[:16]}...), found {found}. "
+        "Put it back, or remove the output to have it written anew."
+    )
