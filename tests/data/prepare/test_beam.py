@@ -64,5 +64,5 @@ def test_an_unknown_runner_is_refused() -> None:
 
 def test_without_beam_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    with pytest.raises(InputError, match=r"pip install 'flowers\[beam\]'"):
+    with pytest.raises(InputError, match=r"pip install -e '\.\[beam\]'"):
         run_on_beam("DirectRunner", [], refuse, [1], "Refusing", 1)

@@ -44,7 +44,7 @@ def _import_beam() -> Any:
     try:
         import apache_beam
     except ImportError:
-        raise InputError("runner: expected Apache Beam, which is not installed. pip install 'flowers[beam]'") from None
+        raise InputError("runner: expected Apache Beam, which is not installed: pip install -e '.[beam]'") from None
     return apache_beam
 
 

@@ -38,7 +38,7 @@ from flowers.data.prepare.plan import (
 from flowers.data.prepare.processes import Spread
 from flowers.data.prepare.scan import scan_source
 from flowers.data.prepare.source import Source, class_names, describe_ignored, list_source, open_path
-from flowers.data.prepare.tables import read_table, write_table
+from flowers.data.prepare.tables import entries, read_table, write_table
 from flowers.data.prepare.writing import write_missing
 from flowers.errors import InputError, first_few
 
@@ -74,9 +74,9 @@ def prepare_folder(source: str, output: str, settings: Settings, spread: Spread)
         _finish(target, plan)
     counts = Counter(image.split for image in plan)
     log.info("Wrote %s: %s images.", target, ", ".join(f"{counts[split]} {split}" for split in SPLITS))
-    log.info(
-        "Train on it: python src/train.py data=tfrecords data.root=%s data.image_size=%d", target, settings.sizes[0]
-    )
+    if isinstance(target, Path):
+        command = "python src/train.py data=tfrecords data.root=%s data.image_size=%d"
+        log.info(f"Train on it: {command}", target, settings.sizes[0])
 
 
 def _check_output(output: UPath, source: UPath) -> None:
@@ -86,7 +86,7 @@ def _check_output(output: UPath, source: UPath) -> None:
             f"output={output}: expected a directory outside the source, found one in it, where folders are taken for "
             "classes. Set output to another."
         )
-    names = sorted(entry.name for entry in output.iterdir()) if output.is_dir() else []
+    names = [entry.name for entry in entries(output)]
     others = [name for name in names if name.removesuffix(".part") not in _BEFORE_PLAN]
     if others and "prepare.json" not in names:
         raise InputError(
@@ -122,7 +122,7 @@ def _cannot_write(output: UPath, error: OSError) -> InputError:
 
 def _finish(output: UPath, plan: Sequence[PlannedImage]) -> None:
     """The last acts: of these, the manifest is the very last."""
-    if (output / "scan").exists():
+    if entries(output / "scan"):
         output.fs.rm((output / "scan").path, recursive=True)
     with open_atomic(output / "classes.txt") as file:
         file.write(("\n".join(class_names(image.label for image in plan)) + "\n").encode())

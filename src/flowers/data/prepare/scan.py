@@ -12,7 +12,7 @@ from upath import UPath
 from flowers.data.prepare.images import perceptual_hash
 from flowers.data.prepare.processes import Spread
 from flowers.data.prepare.source import Photograph, Source
-from flowers.data.prepare.tables import read_table, write_table
+from flowers.data.prepare.tables import entries, read_table, write_table
 
 SCAN_PART = 128
 """Photographs scanned as one task: what a kill loses at most, on each core."""
@@ -44,7 +44,7 @@ def scan_source(source: Source, output: UPath, spread: Spread) -> dict[str, Scan
 
 def _scanned(parts: UPath) -> dict[tuple[str, int], Scan]:
     """All scans by path and size; of two of a file, the one without a fault, which has been mended since the other."""
-    files = [file for file in parts.iterdir() if file.name.endswith(".csv")]
+    files = [file for file in entries(parts) if file.name.endswith(".csv")]
     scans = [scan for file in files for scan in read_table(file, Scan)]
     return {(scan.path, scan.bytes): scan for scan in sorted(scans, key=lambda scan: not scan.fault)}
 

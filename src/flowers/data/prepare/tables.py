@@ -1,4 +1,4 @@
-"""Rows of one kind as CSV files."""
+"""Rows of one kind as CSV files, and the directories that hold them; local or on an object store."""
 
 from __future__ import annotations
 
@@ -30,3 +30,9 @@ def read_table(path: UPath, kind: type[Row]) -> list[Row]:
     """Read what `write_table` wrote."""
     rows = csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""))
     return TypeAdapter(list[kind]).validate_python(list(rows))  # type: ignore[valid-type]
+
+
+def entries(directory: UPath) -> list[UPath]:
+    """What a directory holds now; nothing where there is none, as on object stores, which have no empty directories."""
+    directory.fs.invalidate_cache()  # other processes write, too
+    return sorted(directory.iterdir(), key=lambda path: path.name) if directory.is_dir() else []
