@@ -1,13 +1,25 @@
-"""Data sets: python src/prepare.py verify root=DIR [key=VALUE ...]."""
+"""Make and check data sets: python src/prepare.py folder source=PHOTOS output=DIR, or verify root=DIR."""
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from flowers.door import open_command
+
+
+def folder(config: DictConfig) -> None:
+    """Photographs to a data set in Kaggle's layout."""
+    from flowers.data.prepare.beam import run_on_beam
+    from flowers.data.prepare.folder import prepare_folder
+    from flowers.data.prepare.plan import Settings
+    from flowers.data.prepare.processes import run_on_processes
+
+    spread = partial(run_on_beam, config.runner, config.runner_options) if config.runner else run_on_processes
+    prepare_folder(config.source, config.output, Settings.of(config), spread)
 
 
 def verify(config: DictConfig) -> None:
@@ -24,4 +36,4 @@ def verify(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    open_command({"verify": verify}, "prepare")
+    open_command({"folder": folder, "verify": verify}, "prepare")

@@ -61,6 +61,12 @@ def test_the_benchmark_is_understood_for_every_trainer(trainer: str) -> None:
     assert values["trainer"]["accelerator"] == trainer.removesuffix("_pod")
 
 
+def test_preparing_a_folder_is_understood() -> None:
+    values = composed("prepare_folder", "source=photographs", "output=out", "runner_options=['--project=x']")
+    assert understood("prepare_folder", values) == values
+    assert values["runner_options"] == ["--project=x"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "place", "expected"),
     [

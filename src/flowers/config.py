@@ -302,12 +302,29 @@ class PrepareVerify(Group):
     report: str | None
 
 
+class PrepareFolder(Group):
+    """configs/prepare_folder.yaml."""
+
+    source: str
+    output: str
+    sizes: Annotated[list[Positive], Field(min_length=1)]
+    val: Annotated[float, Field(ge=0, lt=1)]
+    test: Annotated[float, Field(ge=0, lt=1)]
+    seed: Count
+    shards: Positive
+    duplicate_distance: Annotated[int, Field(ge=0, le=80)]  # from about there on, unrelated photographs are as near
+    on_bad_image: Literal["stop", "skip"]
+    runner: str | None
+    runner_options: list[str]
+
+
 SCHEMAS: dict[str, type[Group]] = {
     "train": Train,
     "evaluate": Evaluate,
     "predict": Predict,
     "benchmark_step": BenchmarkStep,
     "prepare_verify": PrepareVerify,
+    "prepare_folder": PrepareFolder,
 }
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+_SHOWN = 5
+
 
 class InputError(Exception):
     """Bad input. The message names the file, the record or the key, what was found, what was expected, the fix."""
@@ -16,3 +20,9 @@ class InputError(Exception):
 
 class BadRecord(InputError):
     """One record, or the rest of one shard, that cannot be read; `data.on_bad_record=skip` goes on without it."""
+
+
+def first_few(items: Sequence[str], separator: str = "\n  ") -> str:
+    """The first of many, for a message, and how many there are beyond them."""
+    rest = len(items) - _SHOWN
+    return separator.join([*items[:_SHOWN], *([f"... and {rest} more"] if rest > 0 else [])])

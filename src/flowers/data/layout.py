@@ -7,9 +7,13 @@ import re
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
+
+from upath import UPath
 
 from flowers.errors import InputError
+
+AnyPath = TypeVar("AnyPath", Path, UPath)
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -29,7 +33,7 @@ class ShardFile:
     count: int | None
 
 
-def size_directory(root: Path, image_size: int) -> Path:
+def size_directory(root: AnyPath, image_size: int) -> AnyPath:
     """The directory of one resolution."""
     return root / f"tfrecords-jpeg-{image_size}x{image_size}"
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
+from upath import UPath
+
+from flowers.data.atomic import open_atomic
 
 HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")
@@ -28,14 +32,23 @@ def masked_crc(data: bytes) -> int:
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def write_shard(path: Path, payloads: Iterable[bytes]) -> None:
-    """Write the payloads as one TFRecord file, under another name until it is whole."""
-    unfinished = path.with_name(path.name + ".part")
-    with unfinished.open("wb") as file:
-        for payload in payloads:
+@contextmanager
+def open_shard(path: Path | UPath) -> Iterator[Callable[[bytes], None]]:
+    """A new TFRecord file, as a function that appends a payload to it; it gets its name when the block ends."""
+    with open_atomic(path) as file:
+
+        def append(payload: bytes) -> None:
             length = struct.pack("<Q", len(payload))
             file.write(length + FOOTER.pack(masked_crc(length)) + payload + FOOTER.pack(masked_crc(payload)))
-    unfinished.replace(path)
+
+        yield append
+
+
+def write_shard(path: Path | UPath, payloads: Iterable[bytes]) -> None:
+    """Write the payloads as one TFRecord file, under another name until it is whole."""
+    with open_shard(path) as append:
+        for payload in payloads:
+            append(payload)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Your own photographs to shards in Kaggle's layout."""

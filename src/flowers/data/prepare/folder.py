@@ -1,0 +1,204 @@
+"""From a source of photographs to a data set in Kaggle's layout: scan, plan, write. Killed, it goes on where it was.
+
+    OUTPUT/scan/*.csv       what each photograph is, in parts; gone when all is written
+    OUTPUT/plan.csv         every decision; renamed to manifest.csv as the last act of all
+    OUTPUT/prepare.json     the settings; there once the plan is whole
+    OUTPUT/classes.txt, OUTPUT/unreadable.csv, OUTPUT/tfrecords-jpeg-SxS/{train,val,test}/*.tfrec
+
+The steps pass files, not objects, so that they may run on other processes and other machines.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from upath import UPath
+
+from flowers.data.atomic import open_atomic
+from flowers.data.layout import SPLITS
+from flowers.data.prepare.plan import (
+    PlannedImage,
+    Settings,
+    UnreadableImage,
+    classes_without,
+    equal_files_of_several_classes,
+    groups_of_several_classes,
+    make_plan,
+    settings_differences,
+    settings_json,
+    source_differences,
+)
+from flowers.data.prepare.processes import Spread
+from flowers.data.prepare.scan import scan_source
+from flowers.data.prepare.source import Source, class_names, describe_ignored, list_source, open_path
+from flowers.data.prepare.tables import entries, read_table, write_table
+from flowers.data.prepare.writing import write_missing
+from flowers.errors import InputError, first_few
+
+log = logging.getLogger(__name__)
+
+_BEFORE_PLAN = {".lock", "scan", "unreadable.csv", "plan.csv", "prepare.json"}
+_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+
+
+def prepare_folder(source: str, output: str, settings: Settings, spread: Spread) -> None:
+    """Write a data set in Kaggle's layout from photographs, going on where an earlier call stopped.
+
+    Args:
+        source: a directory of class folders or a CSV file of `path,label`; local or an fsspec URL.
+        output: the data set's directory, likewise.
+        settings: what decides over the output.
+        spread: what runs the tasks: `run_on_processes`, or `run_on_beam` on a runner. The output is the same.
+
+    Raises:
+        InputError: the source or the settings cannot give a data set, images cannot be read, or `output` cannot be
+            written or holds something else: what another source or other settings gave.
+    """
+    target = open_path(output)
+    _check_output(target, open_path(source))
+    found = list_source(source)
+    with _alone(target):
+        planned = (target / "prepare.json").exists()
+        plan = _planned(found, target, settings) if planned else _new_plan(found, target, settings, spread)
+        if (target / "manifest.csv").exists():
+            log.info("%s is finished already: nothing to do. For another, set output to a new directory.", target)
+            return
+        write_missing(found, target, plan, settings.sizes, spread)
+        _finish(target, plan)
+    counts = Counter(image.split for image in plan)
+    log.info("Wrote %s: %s images.", target, ", ".join(f"{counts[split]} {split}" for split in SPLITS))
+    if isinstance(target, Path):
+        command = "python src/train.py data=tfrecords data.root=%s data.image_size=%d"
+        log.info(f"Train on it: {command}", target, settings.sizes[0])
+
+
+def _check_output(output: UPath, source: UPath) -> None:
+    """Refuse an output within the source, or with anything in it but what an earlier call has begun."""
+    if f"{output.absolute()}/".startswith(f"{source.absolute()}/"):
+        raise InputError(
+            f"output={output}: expected a directory outside the source, found one in it, where folders are taken for "
+            "classes. Set output to another."
+        )
+    names = [entry.name for entry in entries(output)]
+    others = [name for name in names if name.removesuffix(".part") not in _BEFORE_PLAN]
+    if others and "prepare.json" not in names:
+        raise InputError(
+            f"{output}: expected nothing, or what an earlier run has begun, found {first_few(others, ', ')}. "
+            "Set output to a new directory."
+        )
+
+
+@contextmanager
+def _alone(output: UPath) -> Iterator[None]:
+    """Make the directory, hold a local one against a second run at the same time, and say why it cannot be written."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(output, error) from None
+    try:
+        if isinstance(output, Path):
+            with FileLock(output / ".lock", timeout=0):
+                yield
+        else:
+            yield
+    except Timeout:
+        raise InputError(f"{output}: another run is writing into it. Wait for its end, or stop it.") from None
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise _cannot_write(output, error) from None
+
+
+def _cannot_write(output: UPath, error: OSError) -> InputError:
+    return InputError(f"{output}: cannot be written: {error.strerror or error}. Mend that, or set output to another.")
+
+
+def _finish(output: UPath, plan: Sequence[PlannedImage]) -> None:
+    """The last acts: of these, the manifest is the very last."""
+    if entries(output / "scan"):
+        output.fs.rm((output / "scan").path, recursive=True)
+    with open_atomic(output / "classes.txt") as file:
+        file.write(("\n".join(class_names(image.label for image in plan)) + "\n").encode())
+    (output / "plan.csv").rename(output / "manifest.csv")
+
+
+def _planned(source: Source, output: UPath, settings: Settings) -> list[PlannedImage]:
+    """The plan of an earlier call, whose settings and source must be those of this one."""
+    finished = output / "manifest.csv"
+    plan = read_table(finished if finished.exists() else output / "plan.csv", PlannedImage)
+    skipped = read_table(output / "unreadable.csv", UnreadableImage) if (output / "unreadable.csv").exists() else []
+    differences = [
+        *settings_differences(json.loads((output / "prepare.json").read_text()), settings),
+        *source_differences([*plan, *skipped], source.photographs),
+    ]
+    if differences:
+        raise InputError(
+            f"{output}: expected the same settings and source as when it was begun, found\n  {first_few(differences)}\n"
+            "Put them back, set output to a new directory, or remove this one to have it written anew."
+        )
+    return plan
+
+
+def _new_plan(source: Source, output: UPath, settings: Settings, spread: Spread) -> list[PlannedImage]:
+    """Scan the photographs, decide, and write the plan."""
+    if source.ignored:
+        log.info("Passed over in %s: %s.", source.directory, describe_ignored(source.ignored))
+    scans = scan_source(source, output, spread)
+    faults = {path: scan.fault for path, scan in scans.items() if scan.fault}
+    bad = [UnreadableImage(p.path, p.label, p.bytes, faults[p.path]) for p in source.photographs if p.path in faults]
+    (output / "unreadable.csv").unlink(missing_ok=True)  # an earlier call's
+    if bad:
+        write_table(output / "unreadable.csv", UnreadableImage, bad)
+    _check_readable(source, bad, output, settings)
+    plan = make_plan([p for p in source.photographs if p.path not in faults], scans, settings)
+    _report(plan)
+    write_table(output / "plan.csv", PlannedImage, plan)
+    with open_atomic(output / "prepare.json") as file:  # last: with it, the plan holds
+        file.write(settings_json(settings).encode())
+    return plan
+
+
+def _check_readable(source: Source, bad: Sequence[UnreadableImage], output: UPath, settings: Settings) -> None:
+    found = f"{len(bad)} of {len(source.photographs)} files are no images, or damaged"
+    if bad and settings.on_bad_image == "stop":
+        raise InputError(
+            f"{source.directory}: {found}:\n  {first_few([f'{image.path}: {image.fault}' for image in bad])}\n"
+            f"All of them are in {output / 'unreadable.csv'}. Mend or remove them, or leave them out with "
+            "on_bad_image=skip; the others need no second scan."
+        )
+    if bad:
+        log.warning("Left out: %s. They are in %s.", found, output / "unreadable.csv")
+    names = {photograph.label for photograph in source.photographs}
+    paths = {image.path for image in bad}
+    left = {photograph.label for photograph in source.photographs if photograph.path not in paths}
+    if names - left:
+        raise InputError(
+            f"{source.directory}: expected an image of every class that can be read, found none of "
+            f"{first_few(sorted(names - left), ', ')}. Add some, or remove the class."
+        )
+
+
+def _report(plan: Sequence[PlannedImage]) -> None:
+    """Say what the user should look at."""
+    sizes = [count for count in Counter(image.group for image in plan).values() if count > 1]
+    if sizes:
+        log.info(
+            "Near-duplicates, kept in one split as a group of the manifest: %d images, %d groups.",
+            sum(sizes),
+            len(sizes),
+        )
+    if several := groups_of_several_classes(plan):
+        log.warning("Groups of near-duplicates with several classes, put into train: %d.", several)
+    if equal := equal_files_of_several_classes(plan):
+        log.warning("Equal files with different labels:\n  %s", first_few(equal))
+    for split in SPLITS[1:]:
+        missing = classes_without(plan, split)
+        if missing and any(image.split == split for image in plan):
+            log.warning("%s has no image of %d classes: %s", split, len(missing), first_few(missing, ", "))
