@@ -282,11 +282,32 @@ class BenchmarkStep(Group):
     results: str
 
 
+class LoaderData(Group):
+    root: str | None
+
+
+class BenchmarkLoader(Group):
+    """configs/benchmark_loader.yaml."""
+
+    data: LoaderData
+    paths: Paths
+    sizes: Annotated[list[Positive], Field(min_length=1)]
+    tasks: Annotated[list[Literal["decode", "flip", "full"]], Field(min_length=1)]
+    contestants: Annotated[list[Literal["flowers", "tf.data", "tfrecord", "ceiling"]], Field(min_length=1)]
+    batch_size: Positive
+    workers: Positive | None
+    rounds: Positive
+    seconds: PositiveFloat
+    seed: Count
+    results: str
+
+
 SCHEMAS: dict[str, type[Group]] = {
     "train": Train,
     "evaluate": Evaluate,
     "predict": Predict,
     "benchmark_step": BenchmarkStep,
+    "benchmark_loader": BenchmarkLoader,
 }
 
 

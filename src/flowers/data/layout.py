@@ -48,8 +48,7 @@ def find_shards(root: Path, split: Split, image_size: int) -> list[ShardFile]:
     _check_root(root)
     sized = size_directory(root, image_size)
     if not sized.is_dir():
-        matches = (_DIRECTORY_NAME.fullmatch(directory.name) for directory in root.iterdir() if directory.is_dir())
-        there = sorted(int(match["size"]) for match in matches if match)
+        there = sizes_there(root)
         raise InputError(
             f"{sized}: no such directory: data.image_size={image_size} is not in this data set. "
             + (f"It has {there}: choose one of them." if there else f"Expected tfrecords-jpeg-SxS in {root}.")
@@ -61,6 +60,12 @@ def find_shards(root: Path, split: Split, image_size: int) -> list[ShardFile]:
             "Copy or download the data set again."
         )
     return [ShardFile(path, _promised_count(path)) for path in paths]
+
+
+def sizes_there(root: Path) -> list[int]:
+    """The resolutions of a data set, in pixels a side, ascending."""
+    matches = (_DIRECTORY_NAME.fullmatch(directory.name) for directory in root.iterdir() if directory.is_dir())
+    return sorted(int(match["size"]) for match in matches if match)
 
 
 def _check_root(root: Path) -> None:
