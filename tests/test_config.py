@@ -25,7 +25,7 @@ GROUPS = [
 
 def composed(name: str, *overrides: str) -> dict[str, Any]:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose(name, [*overrides, *(["paths.output_dir=out"] if name in ("train", "benchmark_step") else [])])
+        config = compose(name, [*overrides, *(["paths.output_dir=out"] if name not in ("evaluate", "predict") else [])])
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     return values
 
@@ -65,6 +65,12 @@ def test_preparing_a_folder_is_understood() -> None:
     values = composed("prepare_folder", "source=photographs", "output=out", "runner_options=['--project=x']")
     assert understood("prepare_folder", values) == values
     assert values["runner_options"] == ["--project=x"]
+
+
+def test_the_loaders_benchmark_is_understood() -> None:
+    values = composed("benchmark_loader", "data.root=somewhere", "seconds=0.5")
+    assert understood("benchmark_loader", values) == values
+    assert values["workers"] is None
 
 
 @pytest.mark.parametrize(

@@ -318,6 +318,26 @@ class PrepareFolder(Group):
     runner_options: list[str]
 
 
+class LoaderData(Group):
+    root: str | None
+
+
+class BenchmarkLoader(Group):
+    """configs/benchmark_loader.yaml."""
+
+    data: LoaderData
+    paths: Paths
+    sizes: Annotated[list[Positive], Field(min_length=1)]
+    tasks: Annotated[list[Literal["decode", "flip", "full"]], Field(min_length=1)]
+    contestants: Annotated[list[Literal["flowers", "tf.data", "tfrecord", "ceiling"]], Field(min_length=1)]
+    batch_size: Positive
+    workers: Positive | None
+    rounds: Positive
+    seconds: PositiveFloat
+    seed: Count
+    results: str
+
+
 SCHEMAS: dict[str, type[Group]] = {
     "train": Train,
     "evaluate": Evaluate,
@@ -325,6 +345,7 @@ SCHEMAS: dict[str, type[Group]] = {
     "benchmark_step": BenchmarkStep,
     "prepare_verify": PrepareVerify,
     "prepare_folder": PrepareFolder,
+    "benchmark_loader": BenchmarkLoader,
 }
 
 

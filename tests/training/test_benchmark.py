@@ -73,7 +73,7 @@ def test_a_line_that_is_no_result(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "error: expected a command, found none. Choices: python src/benchmark.py step."),
+        ([], "error: expected a command, found none. Choices: python src/benchmark.py step, python"),
         (["stepp"], "error: expected a command, found stepp."),
         (["step", "steps=2", "trainer=cpu"], "error: steps=2: expected at least 5"),
         (

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 
 from flowers.data.dataset import FlowersDataset
 from flowers.errors import BadRecord
+from flowers.progress import progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ def read_catalog(dataset: FlowersDataset) -> Catalog:
     ids: list[str] = []
     labels: list[int | None] = []
     faults: list[str] = []
-    for number in track(range(len(dataset)), "Reading labels", transient=True):
+    for number in progress(range(len(dataset)), "Reading labels", len(dataset)):
         try:
             record = dataset.record(number)
         except BadRecord as error:

@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from rich.progress import track
 
 from flowers.data.shards import FRAME, HEADER, ShardIndex, index_shard
+from flowers.progress import progress
 
 _THREADS = 16  # they wait for the disk, not for the processor
 
@@ -28,7 +28,7 @@ def open_indexes(paths: Sequence[Path], cache_dir: Path) -> list[ShardIndex]:
     if missing:
         with ThreadPoolExecutor(_THREADS) as pool:
             made = pool.map(lambda path: _make(path, cache_dir), missing)
-            kept |= zip(missing, track(made, "Indexing shards", total=len(missing), transient=True), strict=True)
+            kept |= zip(missing, progress(made, "Indexing shards", len(missing)), strict=True)
     return [kept[path] for path in paths]
 
 

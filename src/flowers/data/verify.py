@@ -19,7 +19,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 
 from flowers.cores import available_cores
 from flowers.data.example import check_label, decode_example, decode_image
@@ -36,6 +35,7 @@ from flowers.data.layout import (
 from flowers.data.reader import ShardReader
 from flowers.data.shards import index_shard, shard_fault
 from flowers.errors import BadRecord, InputError
+from flowers.progress import progress
 
 NO_LABEL = -1
 """In place of a label: there is none, or none that can be."""
@@ -185,7 +185,7 @@ def _scan_all(scan: partial[ShardFacts], tasks: Sequence[ShardTask]) -> Iterator
     # Spawned, not forked: the caller may have threads running.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max(1, min(available_cores(), len(tasks))), mp_context=context) as pool:
-        yield from track(pool.map(scan, tasks), "Verifying", total=len(tasks), transient=True)
+        yield from progress(pool.map(scan, tasks), "Verifying", len(tasks))
 
 
 def scan_shard(task: ShardTask, class_count: int, decode: bool) -> ShardFacts:

@@ -9,11 +9,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Column, Table
 
+from flowers.data.benchmark.result import LoaderBenchmark
+from flowers.data.benchmark.work import NAMES
 from flowers.training.benchmark import StepBenchmark
 from flowers.training.runs import Run
 
 SHOWN_SKIPS = 5
 BENCHMARKED = ("device", "precision", "batch", "step ms", "images/s", "start s", "compile s", "compiled", "fallbacks")
+COMPARED = ("px", "task", *NAMES, *(f"/ {name}" for name in NAMES if name != "flowers"))
 WIDE = 110  # characters, for tables that no narrower terminal or file could hold
 
 _console = Console(soft_wrap=True, highlight=False)
@@ -95,3 +98,30 @@ def _benchmark_row(result: StepBenchmark) -> list[str]:
         "" if result.compilations is None else f"{result.compilations}{late}",
         "" if result.fallbacks is None else str(result.fallbacks),
     ]
+
+
+def print_comparison(result: LoaderBenchmark) -> None:
+    """The newest comparison as a row of a table that grows with each call: images/s, and `flowers` over the others."""
+    comparison = result.comparisons[-1]
+    medians, ratios = comparison.medians(), comparison.ratios()
+    table = Table(
+        *(Column(name, width=max(8, len(name)), justify="right", no_wrap=True) for name in COMPARED),
+        box=None,
+        show_header=len(result.comparisons) == 1,
+    )
+    table.add_row(
+        str(comparison.image_size),
+        comparison.task,
+        *(f"{medians[name]:.0f}" if name in medians else "absent" if name in result.absent else "" for name in NAMES),
+        *(f"{ratios[name]:.2f}" if name in ratios else "" for name in NAMES if name != "flowers"),
+    )
+    Console(width=max(_console.width, WIDE)).print(table)
+
+
+def print_loader_benchmark(result: LoaderBenchmark, path: Path) -> None:
+    """What the table's figures are, which contestants are not in it, and the file that holds all."""
+    rounds = result.settings["rounds"]
+    _console.print(f"Images/s and flowers / others: medians of {rounds} rounds on {result.cores} cores, {result.cpu}.")
+    for name, reason in result.absent.items():
+        _console.print(f"{name}: absent ({reason})", markup=False)
+    _console.print(f"Results: {path}")

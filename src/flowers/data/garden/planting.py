@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 import simplejpeg
 from filelock import FileLock
-from rich.progress import track
 
 from flowers.cores import available_cores
 from flowers.data.example import Record, encode_example
@@ -24,6 +23,7 @@ from flowers.data.garden.species import draw_species
 from flowers.data.layout import SPLITS, Split, kaggle_class_names, kaggle_train_counts, shard_name, size_directory
 from flowers.data.shards import write_shard
 from flowers.errors import InputError
+from flowers.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def _write(garden: Garden, root: Path) -> None:
         available_cores(), mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
     ) as pool:
         tasks = [pool.submit(_write_shard, garden, root, split, number) for split, number in shards]
-        for task in track(as_completed(tasks), "Planting the garden", total=len(tasks), transient=True):
+        for task in progress(as_completed(tasks), "Planting the garden", len(tasks)):
             task.result()
     (root / _MANIFEST).write_text(garden.manifest())
 

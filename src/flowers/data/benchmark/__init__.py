@@ -1,0 +1,1 @@
+"""How fast the loader is, beside other ways to do the same work."""
