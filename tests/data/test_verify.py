@@ -36,7 +36,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def shard(root: Path, number: int = 3, size: int = 192, split: Split = "train") -> Path:
-    return sorted((root / f"tfrecords-jpeg-{size}x{size}" / split).iterdir())[number]
+    return sorted((root / f"tfrecords-jpeg-{size}x{size}" / split).glob("*.tfrec"))[number]
 
 
 def records_of(path: Path) -> list[Record]:

@@ -86,7 +86,7 @@ def test_what_is_refused(door: Door, garden: Path, arguments: list[str], message
 
 def test_a_damaged_record_is_found_before_anything_is_measured(door: Door, garden: Path, tmp_path: Path) -> None:
     root = shutil.copytree(garden, tmp_path / "damaged")
-    shard = min((root / "tfrecords-jpeg-192x192" / "train").iterdir())
+    shard = min((root / "tfrecords-jpeg-192x192" / "train").glob("*.tfrec"))
     content = bytearray(shard.read_bytes())
     content[500] ^= 0xFF
     shard.write_bytes(content)
