@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -18,9 +18,12 @@ from flowers.data.batches import Batches
 from flowers.data.dataset import CheckCRC, FlowersDataset, OnBadRecord, one_thread, open_split
 from flowers.data.garden import Garden, plant
 from flowers.data.layout import Split, read_class_names
+from flowers.data.remote import open_root
 from flowers.data.ring import Ring
 from flowers.data.sampling import EpochSampler
 from flowers.data.transforms import SeededTransform
+from flowers.data.workers import fork_server
+from flowers.errors import InputError
 
 PREFETCH = 2
 """Batches that each worker is ahead."""
@@ -30,7 +33,7 @@ class FlowersDataModule(L.LightningDataModule):
     """Batches from a data set in Kaggle's layout, at one resolution.
 
     Args:
-        root: the data set's directory.
+        root: the data set's directory, or its URL.
         image_size: the resolution to read, in pixels a side.
         train_size: the side of the images after `train_transform`, in pixels.
         eval_size: the same after `eval_transform`.
@@ -43,6 +46,7 @@ class FlowersDataModule(L.LightningDataModule):
         num_workers: processes that decode; None: this process's share of the cores less one, at most 8.
         cache_dir: for what cannot be kept beside the data.
         garden: plant this garden in `root` first, if it is not there.
+        storage_options: fsspec's, for a URL: its file system's arguments.
     """
 
     def __init__(
@@ -60,9 +64,10 @@ class FlowersDataModule(L.LightningDataModule):
         seed: int = 0,
         num_workers: int | None = None,
         garden: Garden | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.root = Path(root)
+        self.root = open_root(root, storage_options or {})
         self.image_size = image_size
         self.train_size = train_size
         self.eval_size = eval_size
@@ -80,6 +85,11 @@ class FlowersDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         if self.garden is not None:
+            if not isinstance(self.root, Path):
+                raise InputError(
+                    f"data.root={self.root}: expected a local directory to plant the garden in, found a URL. To read a "
+                    f"data set that is there, set data=tfrecords data.root={self.root}."
+                )
             plant(self.garden, self.root)
 
     @cached_property
@@ -116,6 +126,7 @@ class FlowersDataModule(L.LightningDataModule):
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=workers,
+            multiprocessing_context=fork_server() if workers and not isinstance(self.root, Path) else None,
             persistent_workers=workers > 0,
             prefetch_factor=PREFETCH if workers else None,
             pin_memory=torch.cuda.is_available(),

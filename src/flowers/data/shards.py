@@ -16,6 +16,8 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from flowers.data.remote import AnyPath
+
 HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")
 FRAME = HEADER.size + FOOTER.size
@@ -45,7 +47,7 @@ class ShardIndex:
     `fault` says why indexing ended before the end of the file, None where it did not.
     """
 
-    path: Path
+    path: AnyPath
     offsets: NDArray[np.int64]
     lengths: NDArray[np.int64]
     fault: str | None = None
@@ -86,3 +88,21 @@ def _header_fault(header: bytes, rest: int) -> str | None:
     if FRAME + length > rest:
         return f"the shard is cut off: expected a payload of {length} bytes, found {max(0, rest - FRAME)}."
     return None
+
+
+def payload_fault(payload: bytes, footer: bytes) -> str | None:
+    """What is wrong with a payload, given the 4 bytes behind it; None where nothing is."""
+    stored, computed = FOOTER.unpack(footer)[0], masked_crc(payload)
+    if stored != computed:
+        return f"the payload's CRC is wrong: expected {stored:#010x} as stored, found {computed:#010x}."
+    return None
+
+
+def frame_fault(frame: bytes) -> str | None:
+    """What is wrong with a record, of which these should be all bytes; None where nothing is."""
+    if fault := _header_fault(frame[: HEADER.size], len(frame)):
+        return fault
+    length = HEADER.unpack_from(frame)[0]
+    if FRAME + length != len(frame):
+        return f"expected a payload of {len(frame) - FRAME} bytes as the index says, found one of {length}."
+    return payload_fault(frame[HEADER.size : -FOOTER.size], frame[-FOOTER.size :])
