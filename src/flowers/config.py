@@ -65,6 +65,7 @@ class Data(Node):
     decoded_cache: Literal["memory", "disk"] | None
     seed: Count
     cache_dir: str
+    storage_options: dict[str, Any] | None
     train_transform: list[OpenNode]
     eval_transform: list[OpenNode]
     garden: Garden | None
@@ -262,6 +263,7 @@ class DataOverrides(Group):
     batch_size: Positive | None
     num_workers: Count | None
     on_bad_record: Literal["stop", "skip"] | None
+    storage_options: dict[str, Any] | None
 
 
 class Evaluate(Group):

@@ -11,6 +11,9 @@ from flowers.data.dataset import FlowersDataset
 from flowers.errors import BadRecord
 from flowers.progress import progress
 
+TOGETHER = 1024
+"""Records that are fetched at once, where they are not local."""
+
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
@@ -33,6 +36,8 @@ def read_catalog(dataset: FlowersDataset) -> Catalog:
     labels: list[int | None] = []
     faults: list[str] = []
     for number in progress(range(len(dataset)), "Reading labels", len(dataset)):
+        if number % TOGETHER == 0:
+            dataset.reader.prefetch(range(number, min(number + TOGETHER, len(dataset))))
         try:
             record = dataset.record(number)
         except BadRecord as error:

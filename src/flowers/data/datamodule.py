@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -23,11 +23,12 @@ from flowers.data.decoded import DecodedPictures
 from flowers.data.folds import fold_of
 from flowers.data.garden import Garden, plant
 from flowers.data.layout import Split, read_class_names
+from flowers.data.remote import open_root
 from flowers.data.resume import Position, check_same_order, position_of
 from flowers.data.ring import Ring
 from flowers.data.sampling import Balance, EpochSampler, class_weights
 from flowers.data.transforms import SeededTransform
-from flowers.data.workers import start_worker
+from flowers.data.workers import fork_server, start_worker
 from flowers.errors import InputError
 
 PREFETCH = 2
@@ -38,7 +39,7 @@ class FlowersDataModule(L.LightningDataModule):
     """Batches from a data set in Kaggle's layout, at one resolution.
 
     Args:
-        root: the data set's directory.
+        root: the data set's directory, or its URL.
         image_size: the resolution to read, in pixels a side.
         train_size: the side of the images after `train_transform`, in pixels.
         eval_size: the same after `eval_transform`.
@@ -56,6 +57,7 @@ class FlowersDataModule(L.LightningDataModule):
         num_workers: processes that decode; None: this process's share of the cores less one, at most 8.
         cache_dir: for decoded pictures, and for indexes that cannot be kept beside the data.
         garden: plant this garden in `root` first, if it is not there.
+        storage_options: fsspec's, for a URL: its file system's arguments.
 
     Raises:
         InputError: settings that do not go together.
@@ -81,10 +83,11 @@ class FlowersDataModule(L.LightningDataModule):
         num_workers: int | None = None,
         cache_dir: str = "~/.cache/flowers",
         garden: Garden | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         _check_folds(folds, fold, train_on)
-        self.root = Path(root)
+        self.root = open_root(root, storage_options or {})
         self.image_size = image_size
         self.train_size = train_size
         self.eval_size = eval_size
@@ -109,6 +112,11 @@ class FlowersDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         if self.garden is not None:
+            if not isinstance(self.root, Path):
+                raise InputError(
+                    f"data.root={self.root}: expected a local directory to plant the garden in, found a URL. To read a "
+                    f"data set that is there, set data=tfrecords data.root={self.root}."
+                )
             plant(self.garden, self.root)
 
     @cached_property
@@ -174,6 +182,7 @@ class FlowersDataModule(L.LightningDataModule):
             batch_size=self.batch_size,
             sampler=self._sampler(split, training=training),
             num_workers=workers,
+            multiprocessing_context=fork_server() if workers and not isinstance(self.root, Path) else None,
             persistent_workers=workers > 0,
             prefetch_factor=PREFETCH if workers else None,
             pin_memory=torch.cuda.is_available(),
@@ -189,7 +198,9 @@ class FlowersDataModule(L.LightningDataModule):
     def _decoded(self, dataset: FlowersDataset) -> DecodedPictures:
         if self.decoded_cache == "memory":
             return DecodedPictures.in_memory(len(dataset), self.image_size)
-        return DecodedPictures.on_disk(self.cache_dir / "decoded", dataset.reader.indexes, self.image_size)
+        return DecodedPictures.on_disk(
+            self.cache_dir / "decoded", dataset.reader.state(), len(dataset), self.image_size
+        )
 
     def _sampler(self, split: Split, *, training: bool) -> EpochSampler:
         records = self.records(split)

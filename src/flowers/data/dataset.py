@@ -12,9 +12,10 @@ from torch.utils.data import Dataset
 from flowers.data.batch import NO_LABEL, Sample, Skipped
 from flowers.data.decoded import DecodedPictures
 from flowers.data.example import Record, check_label, decode_example, decode_image
-from flowers.data.index import open_indexes
 from flowers.data.layout import Split, find_shards
+from flowers.data.mirror import open_reader
 from flowers.data.reader import ShardReader
+from flowers.data.remote import AnyPath
 from flowers.data.sampling import PADDING, Draw
 from flowers.data.shards import shard_fault
 from flowers.data.transforms import Image, SeededTransform
@@ -25,7 +26,7 @@ CheckCRC = Literal["always", "first_epoch", "never"]
 
 
 def open_splits(
-    root: Path, splits: Sequence[Split], image_size: int, on_bad_record: OnBadRecord, cache_dir: Path
+    root: AnyPath, splits: Sequence[Split], image_size: int, on_bad_record: OnBadRecord, cache_dir: Path
 ) -> tuple[ShardReader, list[str]]:
     """The records of splits by number, and what is wrong with their shards (nothing, unless bad records are skipped).
 
@@ -34,14 +35,14 @@ def open_splits(
         BadRecord: a shard is damaged or holds another number of records than its name says.
     """
     shards = [shard for split in splits for shard in find_shards(root, split, image_size)]
-    indexes = open_indexes([shard.path for shard in shards], cache_dir)
+    reader = open_reader([shard.path for shard in shards], cache_dir)
     faults: list[str] = []
-    for shard, index in zip(shards, indexes, strict=True):
+    for shard, index in zip(shards, reader.indexes, strict=True):
         if fault := shard_fault(index, shard.count):
             if on_bad_record == "stop":
                 raise BadRecord(fault)
             faults.append(fault)
-    return ShardReader(indexes), faults
+    return reader, faults
 
 
 class FlowersDataset(Dataset[Sample | Skipped | None]):

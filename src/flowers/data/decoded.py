@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
 from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowers.data.shards import ShardIndex
 from flowers.data.transforms import Image
 from flowers.errors import InputError
 
@@ -47,13 +45,9 @@ class DecodedPictures:
         return DecodedPictures(RawArray("B", needed), RawArray("B", count), count, size)
 
     @staticmethod
-    def on_disk(directory: Path, indexes: Sequence[ShardIndex], size: int) -> DecodedPictures:
-        """The pictures of these shards, in files of `directory` that are named after the shards' state."""
-        status = [index.path.stat() for index in indexes]
-        paths = [str(index.path.resolve()) for index in indexes]
-        state = [(path, s.st_size, s.st_mtime_ns) for path, s in zip(paths, status, strict=True)]
-        name = hashlib.sha256(repr(state).encode()).hexdigest()[:32]
-        count = sum(len(index) for index in indexes)
+    def on_disk(directory: Path, state: str, count: int, size: int) -> DecodedPictures:
+        """The pictures of shards in this state, in files of `directory`."""
+        name = hashlib.sha256(state.encode()).hexdigest()[:32]
         directory.mkdir(parents=True, exist_ok=True)
         pixels, filled = directory / f"{name}.pixels", directory / f"{name}.filled"
         for path, length in ((pixels, count * size * size * 3), (filled, count)):

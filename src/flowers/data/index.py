@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from flowers.data.remote import AnyPath
 from flowers.data.shards import FRAME, HEADER, ShardIndex, index_shard
 from flowers.progress import progress
 
@@ -36,12 +37,12 @@ def _make(path: Path, cache_dir: Path) -> ShardIndex:
     state = _state(path)  # before reading: a shard that changes meanwhile does not fit its index
     index = index_shard(path)
     if index.fault is None:
-        save_index(index, state, cache_dir)
+        save_index(index, state, index_paths(path, cache_dir))
     return index
 
 
 def index_paths(path: Path, cache_dir: Path) -> list[Path]:
-    """Where a shard's index may be, the better place first."""
+    """Where a shard's index may be: beside it or, where that directory is read-only, in the cache."""
     key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
     return [path.with_suffix(".tfindex"), cache_dir / "indexes" / f"{key}.tfindex"]
 
@@ -51,33 +52,34 @@ def load_index(path: Path, cache_dir: Path) -> ShardIndex | None:
     state = _state(path)
     for place in index_paths(path, cache_dir):
         try:
-            first, _, rows = place.read_text().partition("\n")
+            text = place.read_text()
         except (OSError, UnicodeDecodeError):
             continue
-        if first == state and (index := _parse(path, rows)):
+        if text.partition("\n")[0] == state and (index := parse_index(path, text, path.stat().st_size)):
             return index
     return None
 
 
-def _parse(path: Path, rows: str) -> ShardIndex | None:
-    """The index in a file's rows; None unless its records fill the shard, one after the other."""
+def parse_index(path: AnyPath, text: str, size: int) -> ShardIndex | None:
+    """The index in a file's text; None unless its records fill the shard's `size` bytes, one after the other."""
     try:
+        rows = " ".join(line for line in text.split("\n") if not line.startswith("#"))
         table = np.array(rows.split(), np.int64).reshape(-1, 2)
     except ValueError:
         return None
     starts, lengths = table[:, 0], table[:, 1]
     ends = np.cumsum(lengths)
     whole = (lengths >= FRAME).all() and (starts == ends - lengths).all()
-    if not whole or (int(ends[-1]) if len(ends) else 0) != path.stat().st_size:
+    if not whole or (int(ends[-1]) if len(ends) else 0) != size:
         return None
     return ShardIndex(path, starts + HEADER.size, lengths - FRAME)
 
 
-def save_index(index: ShardIndex, state: str, cache_dir: Path) -> None:
-    """Keep an index beside its shard or, where that directory is read-only, in the cache; nowhere if neither can be."""
+def save_index(index: ShardIndex, state: str, places: Sequence[Path]) -> None:
+    """Keep an index at the first of these places where it can be written; nowhere if it cannot be at any."""
     table = np.stack([index.offsets - HEADER.size, index.lengths + FRAME], axis=1)
     text = "\n".join([state, *(f"{start} {length}" for start, length in table.tolist())]) + "\n"
-    for place in index_paths(index.path, cache_dir):
+    for place in places:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             if not _writable(place.parent):

@@ -1,4 +1,4 @@
-"""Kaggle's layout of a data set on disk: which shards make up a split, how many records they promise, the classes."""
+"""Kaggle's layout of a data set: which shards make up a split, how many records they promise, the classes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import re
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
-from upath import UPath
-
+from flowers.data.remote import AnyPath, entries, read_text
 from flowers.errors import InputError
 
-AnyPath = TypeVar("AnyPath", Path, UPath)
-
+Place = TypeVar("Place", bound=AnyPath)
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -29,18 +27,24 @@ _RESOURCES = files("flowers.data") / "resources"
 class ShardFile:
     """A shard and the number of records its name promises; None where the name does not say."""
 
-    path: Path
+    path: AnyPath
     count: int | None
 
+    @property
+    def local(self) -> Path:
+        """The path, of a shard that is local."""
+        assert isinstance(self.path, Path)
+        return self.path
 
-def size_directory(root: AnyPath, image_size: int) -> AnyPath:
+
+def size_directory(root: Place, image_size: int) -> Place:
     """The directory of one resolution."""
-    return root / f"tfrecords-jpeg-{image_size}x{image_size}"
+    return cast(Place, root / f"tfrecords-jpeg-{image_size}x{image_size}")
 
 
-def image_sizes(root: Path) -> list[int]:
-    """The resolutions that a data set has, in pixels a side, ascending."""
-    matches = (_DIRECTORY_NAME.fullmatch(directory.name) for directory in root.iterdir() if directory.is_dir())
+def image_sizes(root: AnyPath) -> list[int]:
+    """The resolutions that a data set has, in pixels a side, ascending; none where there is no data set."""
+    matches = (_DIRECTORY_NAME.fullmatch(directory.name) for directory in entries(root) or ())
     return sorted(int(match["size"]) for match in matches if match)
 
 
@@ -49,21 +53,21 @@ def shard_name(number: int, image_size: int, count: int) -> str:
     return f"{number:02d}-{image_size}x{image_size}-{count}.tfrec"
 
 
-def find_shards(root: Path, split: Split, image_size: int) -> list[ShardFile]:
+def find_shards(root: AnyPath, split: Split, image_size: int) -> list[ShardFile]:
     """The shards of a split at one resolution, in order of name.
 
     Raises:
         InputError: the data set, the resolution or the split is not there, or the split is empty.
     """
-    _check_root(root)
+    _in_root(root)
     sized = size_directory(root, image_size)
-    if not sized.is_dir():
+    if entries(sized) is None:
         there = image_sizes(root)
         raise InputError(
             f"{sized}: no such directory: data.image_size={image_size} is not in this data set. "
             + (f"It has {there}: choose one of them." if there else f"Expected tfrecords-jpeg-SxS in {root}.")
         )
-    paths = sorted((sized / split).glob("*.tfrec"))
+    paths = [path for path in entries(sized / split) or () if path.name.endswith(".tfrec")]
     if not paths:
         raise InputError(
             f"{sized / split}: expected shards named like {shard_name(0, image_size, 798)}, found none. "
@@ -72,17 +76,24 @@ def find_shards(root: Path, split: Split, image_size: int) -> list[ShardFile]:
     return [ShardFile(path, _promised_count(path)) for path in paths]
 
 
-def _check_root(root: Path) -> None:
-    if not root.is_dir():
+def _in_root(root: AnyPath) -> list[AnyPath]:
+    found = entries(root)
+    if found is None and isinstance(root, Path):
         raise InputError(
             f"{root}: no such directory. Expected a data set in Kaggle's layout "
             "(tfrecords-jpeg-SxS/{train,val,test}). Set data.root to one, use the embedded one with "
             f"data=garden, or download the competition's:\n  {DOWNLOAD} -p {root}\n"
             f"  unzip -q {root / 'flower-classification-with-tpus.zip'} -d {root}"
         )
+    if found is None:
+        raise InputError(
+            f"{root}: no such directory or bucket, or none that may be seen without credentials. Expected a data set "
+            "in Kaggle's layout (tfrecords-jpeg-SxS/{train,val,test}). Set data.root to one, or copy one there."
+        )
+    return found
 
 
-def _promised_count(path: Path) -> int | None:
+def _promised_count(path: AnyPath) -> int | None:
     match = _SHARD_NAME.fullmatch(path.name)
     return int(match["count"]) if match else None
 
@@ -98,17 +109,18 @@ def kaggle_train_counts() -> list[int]:
     return counts
 
 
-def read_class_names(root: Path) -> list[str]:
+def read_class_names(root: AnyPath) -> list[str]:
     """The data set's class names: the lines of its `classes.txt`, or the competition's 104 where it has none.
 
     Raises:
         InputError: the directory is missing, or `classes.txt` is empty or names a class twice.
     """
-    _check_root(root)
+    _in_root(root)
     path = root / "classes.txt"
-    if not path.exists():
+    text = read_text(path)
+    if text is None:
         return kaggle_class_names()
-    names = path.read_text("utf-8").rstrip("\n").split("\n")
+    names = text.rstrip("\n").split("\n")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice or not all(names):
         raise InputError(

@@ -6,8 +6,10 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
+from pathlib import Path
+from typing import cast
 
-from flowers.data.shards import FOOTER, ShardIndex, masked_crc
+from flowers.data.shards import FOOTER, ShardIndex, payload_fault
 from flowers.errors import BadRecord
 
 OPEN_FILES = 128
@@ -44,6 +46,11 @@ class ShardReader:
         shard, record = self._locate(number)
         return f"{self.indexes[shard].path}: record {record}"
 
+    def state(self) -> str:
+        """What is another when a shard is another."""
+        found = [(index.path.resolve(), index.path.stat()) for index in self.indexes]
+        return repr([(str(path), status.st_size, status.st_mtime_ns) for path, status in found])
+
     def prefetch(self, numbers: Iterable[int]) -> None:
         """Told of the records that are read next: local shards need no preparation."""
 
@@ -64,14 +71,8 @@ class ShardReader:
                 f"{self.where(number)}: expected a payload of {length} bytes, found {len(payload)}: the shard was cut "
                 "off since it was opened. Copy or download it again."
             )
-        if check:
-            stored = FOOTER.unpack_from(found, length)[0]
-            computed = masked_crc(payload)
-            if stored != computed:
-                raise BadRecord(
-                    f"{self.where(number)}: the payload's CRC is wrong: expected {stored:#010x} as stored, "
-                    f"found {computed:#010x}. The file is damaged: copy or download it again."
-                )
+        if check and (fault := payload_fault(payload, found[length:])):
+            raise BadRecord(f"{self.where(number)}: {fault} The file is damaged: copy or download it again.")
         return payload
 
     def _locate(self, number: int) -> tuple[int, int]:
@@ -84,5 +85,9 @@ class ShardReader:
         if shard not in self._files:
             if len(self._files) == OPEN_FILES:
                 os.close(self._files.pop(next(iter(self._files))))
-            self._files[shard] = os.open(self.indexes[shard].path, os.O_RDONLY)
+            self._files[shard] = os.open(self._local(shard), os.O_RDONLY)
         return self._files[shard]
+
+    def _local(self, shard: int) -> Path:
+        """The file that a shard is read from."""
+        return cast(Path, self.indexes[shard].path)

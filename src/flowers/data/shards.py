@@ -16,9 +16,9 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
-from upath import UPath
 
 from flowers.data.atomic import open_atomic
+from flowers.data.remote import AnyPath
 
 HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")
@@ -33,7 +33,7 @@ def masked_crc(data: bytes) -> int:
 
 
 @contextmanager
-def open_shard(path: Path | UPath) -> Iterator[Callable[[bytes], None]]:
+def open_shard(path: AnyPath) -> Iterator[Callable[[bytes], None]]:
     """A new TFRecord file, as a function that appends a payload to it; it gets its name when the block ends."""
     with open_atomic(path) as file:
 
@@ -44,7 +44,7 @@ def open_shard(path: Path | UPath) -> Iterator[Callable[[bytes], None]]:
         yield append
 
 
-def write_shard(path: Path | UPath, payloads: Iterable[bytes]) -> None:
+def write_shard(path: AnyPath, payloads: Iterable[bytes]) -> None:
     """Write the payloads as one TFRecord file, under another name until it is whole."""
     with open_shard(path) as append:
         for payload in payloads:
@@ -58,7 +58,7 @@ class ShardIndex:
     `fault` says why indexing ended before the end of the file, None where it did not.
     """
 
-    path: Path
+    path: AnyPath
     offsets: NDArray[np.int64]
     lengths: NDArray[np.int64]
     fault: str | None = None
@@ -113,3 +113,21 @@ def shard_fault(index: ShardIndex, promised: int | None) -> str | None:
         else "Copy or download the shard again, or rename it to its true count."
     )
     return " ".join(part for part in (index.fault, "" if whole else count, fix) if part)
+
+
+def payload_fault(payload: bytes, footer: bytes) -> str | None:
+    """What is wrong with a payload, given the 4 bytes behind it; None where nothing is."""
+    stored, computed = FOOTER.unpack(footer)[0], masked_crc(payload)
+    if stored != computed:
+        return f"the payload's CRC is wrong: expected {stored:#010x} as stored, found {computed:#010x}."
+    return None
+
+
+def frame_fault(frame: bytes) -> str | None:
+    """What is wrong with a record, of which these should be all bytes; None where nothing is."""
+    if fault := _header_fault(frame[: HEADER.size], len(frame)):
+        return fault
+    length = HEADER.unpack_from(frame)[0]
+    if FRAME + length != len(frame):
+        return f"expected a payload of {len(frame) - FRAME} bytes as the index says, found one of {length}."
+    return payload_fault(frame[HEADER.size : -FOOTER.size], frame[-FOOTER.size :])

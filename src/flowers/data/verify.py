@@ -190,7 +190,7 @@ def _scan_all(scan: partial[ShardFacts], tasks: Sequence[ShardTask]) -> Iterator
 
 def scan_shard(task: ShardTask, class_count: int, decode: bool) -> ShardFacts:
     """Read every record of a shard."""
-    path = task.shard.path
+    path = task.shard.local
     try:
         index = index_shard(path)
     except OSError as error:
@@ -233,7 +233,7 @@ def _gather_part(size: int, split: Split, facts: Iterable[ShardFacts], numbers: 
     columns: list[NDArray[np.int64]] = []
     found = unread = 0
     for place, shard in enumerate(facts):
-        files.append(shard.task.shard.path)
+        files.append(shard.task.shard.local)
         findings += shard.findings
         rows = [(place, row.record, numbers.setdefault(row.id, len(numbers)), row.label) for row in shard.rows]
         columns.append(np.array(rows, np.int64).reshape(-1, 4).T)

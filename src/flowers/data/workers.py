@@ -1,4 +1,4 @@
-"""How a DataLoader's worker starts and ends."""
+"""How a DataLoader's workers start and end."""
 
 from __future__ import annotations
 
@@ -6,8 +6,16 @@ import multiprocessing
 import os
 import threading
 from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext
 
 import cv2
+
+
+def fork_server() -> ForkServerContext:
+    """Workers from a process that has no threads: a fork of this one would inherit the locks of its threads."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["flowers.data.batches"])
+    return context
 
 
 def start_worker(worker: int) -> None:

@@ -6,7 +6,6 @@ and, under PJRT_DEVICE=CPU, on XLA's own CPU runtime with CPU_NUM_DEVICES virtua
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from flowers.data.batch import Batch
+from flowers.data.workers import fork_server
 from flowers.errors import InputError
 from flowers.training.compilation import CompileCounts
 from flowers.training.device_loader import DeviceLoader
@@ -194,10 +194,7 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         assert isinstance(dataloader, DataLoader)
         check_batch_size(getattr(dataloader.batch_sampler, "batch_size", None), xr.addressable_runtime_device_count())
         if dataloader.num_workers > 0:
-            # Workers come from a process that has no runtime: a fork of this one would inherit its threads' locks.
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["flowers.data.batches"])
-            dataloader.multiprocessing_context = context
+            dataloader.multiprocessing_context = fork_server()  # the runtime has threads
         self._loaders.append(DeviceLoader(dataloader, self.send))
         return self._loaders[-1]
 

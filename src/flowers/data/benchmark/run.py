@@ -133,6 +133,7 @@ def link_shards(root: Path, indexes: Sequence[ShardIndex], directory: Path, imag
     train.mkdir(parents=True)
     repeats = -(-RECORDS // sum(map(len, indexes)))
     for number, index in enumerate(itertools.chain.from_iterable(itertools.repeat(indexes, repeats))):
+        assert isinstance(index.path, Path)
         (train / shard_name(number, image_size, len(index))).symlink_to(index.path.resolve())
     classes = root / "classes.txt"
     if classes.exists() and not (directory / classes.name).exists():

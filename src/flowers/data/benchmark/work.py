@@ -48,4 +48,4 @@ class Work:
     seed: int
 
     def shards(self) -> list[Path]:
-        return [shard.path for shard in find_shards(self.root, "train", self.image_size)]
+        return [shard.local for shard in find_shards(self.root, "train", self.image_size)]
