@@ -25,7 +25,8 @@ GROUPS = [
 
 def composed(name: str, *overrides: str) -> dict[str, Any]:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose(name, [*overrides, *(["paths.output_dir=out"] if name not in ("evaluate", "predict") else [])])
+        made = ["paths.output_dir=out"] if name == "train" or name.startswith("benchmark") else []
+        config = compose(name, [*overrides, *made])
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     return values
 
