@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import albumentations as A
 import lightning as L
+import numpy as np
 import pytest
+import simplejpeg
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 
 from flowers.data.batch import NO_LABEL, Batch
 from flowers.data.datamodule import FlowersDataModule
-from flowers.data.dataset import OnBadRecord
+from flowers.data.dataset import CheckCRC, OnBadRecord
+from flowers.data.example import Record, encode_example
+from flowers.data.sampling import Balance
+from flowers.data.shards import write_shard
 from flowers.errors import BadRecord, InputError
 
 
@@ -168,22 +175,160 @@ class Seen(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_run_resumed_after_an_epoch_sees_what_it_would_have_seen(garden: Path, tmp_path: Path, workers: int) -> None:
-    seen = []
-    for resumed in (False, True):
-        model = Seen()
-        trainer = L.Trainer(
-            accelerator="cpu",
-            max_epochs=3,
-            limit_val_batches=0,
-            callbacks=[ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, monitor=None)],
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
-        trainer.fit(model, datamodule=module(garden, workers), ckpt_path=tmp_path / "epoch=0.ckpt" if resumed else None)
-        seen.append(model.epochs)
-    assert list(seen[0]) == [0, 1, 2]
-    assert seen[1] == {epoch: seen[0][epoch] for epoch in (1, 2)}
+class EarlyLook(Seen):
+    """Asks for the number of steps with its optimiser: Lightning then makes the loader before it has resumed."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        assert self.trainer.estimated_stepping_batches > 0
+        return super().configure_optimizers()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        pass
+
+
+class SaveAll(Checkpoint):
+    """Makes a checkpoint after each step within an epoch, each epoch and each validation."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def save(self, trainer: L.Trainer, kind: str) -> None:
+        trainer.save_checkpoint(self.directory / f"{kind}-{trainer.global_step}.ckpt")
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx + 1 < trainer.num_training_batches:
+            self.save(trainer, "step")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.save(trainer, "epoch")
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.save(trainer, "val")
+
+
+def trained(
+    model: Seen, data: FlowersDataModule, directory: Path, resumed: str | None = None, **settings: Any
+) -> dict[int, list[dict[str, str]]]:
+    """What a training sees, epoch by epoch."""
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=3,
+        callbacks=[SaveAll(directory)],
+        logger=False,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **settings,
+    )
+    trainer.fit(model, datamodule=data, ckpt_path=directory / f"{resumed}.ckpt" if resumed else None)
+    return model.epochs
+
+
+def after(epochs: dict[int, list[dict[str, str]]], steps: int) -> dict[int, list[dict[str, str]]]:
+    """What is seen after so many steps of 13 an epoch."""
+    left = {epoch: seen[max(0, steps - 13 * epoch) :] for epoch, seen in epochs.items()}
+    return {epoch: seen for epoch, seen in left.items() if seen}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_resumed_anywhere_sees_what_it_would_have_seen(garden: Path, tmp_path: Path, workers: int) -> None:
+    settings = {"val_check_interval": 5}
+    whole = trained(EarlyLook(), module(garden, workers), tmp_path, **settings)
+    assert [len(seen) for seen in whole.values()] == [13, 13, 13]
+    for name in ("step-1", "step-12", "val-5", "val-18", "epoch-13", "epoch-26"):
+        found = trained(EarlyLook(), module(garden, 2 - workers), tmp_path, name, **settings)
+        assert found == after(whole, int(name.rpartition("-")[2])), name
+    # Resumed, stopped and resumed once more: the checkpoints are now those of resumed runs.
+    for name in ("step-20", "val-23", "epoch-26", "step-30"):
+        found = trained(EarlyLook(), module(garden, workers), tmp_path, name, **settings)
+        assert found == after(whole, int(name.rpartition("-")[2])), name
+
+
+def test_within_an_epoch_a_run_is_not_resumed_in_another_order(garden: Path, tmp_path: Path) -> None:
+    trained(Seen(), module(garden, 0), tmp_path, limit_val_batches=0)
+    with pytest.raises(InputError, match="expected 16 as when the checkpoint was made, 4 batches into epoch 0"):
+        trained(Seen(), module(garden, 0, batch_size=8), tmp_path, "step-4", limit_val_batches=0)
+    seen = trained(Seen(), module(garden, 0, batch_size=8), tmp_path, "epoch-13", limit_val_batches=0)
+    assert [len(batches) for batches in seen.values()] == [26, 26]
+
+
+def ids_of(batches: Iterable[Batch]) -> list[str]:
+    return [identity for batch in batches for identity in batch["id"] if identity]
+
+
+def part(root: Path, size: int = 192, **settings: Any) -> FlowersDataModule:
+    return FlowersDataModule(str(root), size, size, size, 16, [], [], num_workers=0, **settings)
+
+
+def test_folds_cut_train_and_val_alike_at_all_resolutions(garden: Path) -> None:
+    everything = {*ids_of(part(garden).loader("train")), *ids_of(part(garden).loader("val"))}
+    held_out: list[str] = []
+    for fold in range(4):
+        data = part(garden, folds=4, fold=fold)
+        train, val = ids_of(data.loader("train")), ids_of(data.loader("val"))
+        assert not set(train) & set(val)
+        assert {*train, *val} == everything
+        assert set(ids_of(part(garden, 224, folds=4, fold=fold).loader("val"))) == set(val)
+        assert set(ids_of(data.loader("train", training=True))) <= set(train)
+        held_out += val
+    assert sorted(held_out) == sorted(everything)
+    assert len(ids_of(part(garden, folds=4, fold=0).loader("test"))) == 72
+
+
+def test_a_final_fit_trains_on_val_and_does_not_validate(garden: Path, tmp_path: Path) -> None:
+    data = part(garden, train_on="train+val")
+    assert len(ids_of(data.loader("train"))) == 208 + 104
+    seen = trained(EarlyLook(), data, tmp_path)
+    assert len({identity for batches in seen.values() for batch in batches for identity in batch}) == 312
+
+
+@pytest.fixture
+def unequal(tmp_path: Path) -> Path:
+    """90 pictures of one class and 10 of another."""
+    train = tmp_path / "unequal" / "tfrecords-jpeg-32x32" / "train"
+    train.mkdir(parents=True)
+    jpeg = simplejpeg.encode_jpeg(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
+    records = [Record(f"{number:09x}", jpeg, int(number < 10)) for number in range(100)]
+    write_shard(train / "00-32x32-100.tfrec", map(encode_example, records))
+    return tmp_path / "unequal"
+
+
+@pytest.mark.parametrize(("balance", "rare"), [(None, 10), ("sqrt", 25), ("full", 50)])
+def test_balanced_epochs_draw_rare_classes_more_often(unequal: Path, balance: Balance | None, rare: int) -> None:
+    transform = [A.RandomBrightnessContrast(p=1)]
+    data = FlowersDataModule(str(unequal), 32, 32, 32, 10, transform, [], balance=balance, num_workers=0)
+    batches = epoch_of(data, 0)
+    drawn = sum(int(batch["label"].sum()) for batch in batches)
+    assert abs(drawn - rare) <= 1
+    # What is drawn twice is augmented twice.
+    images = [image.numpy().tobytes() for batch in batches for image in batch["image"]]
+    assert len(images) == 100
+    assert len(set(images)) > 95
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"folds": 5}, "data.fold=None, data.folds=5: expected both or neither"),
+        ({"fold": 1}, "data.fold=1, data.folds=None: expected both or neither"),
+        (
+            {"folds": 5, "fold": 5},
+            "data.fold=5, data.folds=5: expected both or neither, and a fold from 0",
+        ),
+        ({"folds": 5, "fold": 0, "train_on": "train+val"}, "data.train_on=train.val: expected train with data.folds=5"),
+    ],
+)
+def test_settings_that_do_not_go_together(garden: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        part(garden, **settings)
+
+
+@pytest.mark.parametrize(("check", "refused"), [("always", [0, 1]), ("first_epoch", [0]), ("never", [])])
+def test_when_checksums_are_compared(damaged: Path, check: CheckCRC, refused: list[int]) -> None:
+    data = FlowersDataModule(str(damaged), 192, 192, 192, 16, [], [], check_crc=check, num_workers=0)
+    # What the flipped byte does to the picture is another matter: without its CRC it may pass, or be no JPEG.
+    data.on_bad_record = "skip"
+    for epoch in (0, 1):
+        faults = [fault for batch in epoch_of(data, epoch) for fault in batch["skipped"]]
+        assert any("CRC" in fault for fault in faults) == (epoch in refused)
