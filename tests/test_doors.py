@@ -126,6 +126,7 @@ def test_help_answers_in_two_seconds(door: Door) -> None:
 
 
 REFUSED = {
+    "trainer.limit_train_batches=3": "error: trainer.limit_train_batches: not in the configuration, though it may be",
     "trainer.max_epoch=3": "error: trainer.max_epoch: no such setting. Did you mean trainer.max_epochs?",
     "data=tfrecord": "error: data=tfrecord: no such choice. Did you mean data=tfrecords?",
     "trainer.max_epochs=abc": "error: trainer.max_epochs=abc: expected a valid integer, found 'abc'.",
@@ -299,3 +300,13 @@ def test_a_grid_runs_every_job(tiny_settings: list[str], door: Door, tmp_path: P
     runs = [OmegaConf.load(tmp_path / job / "config.yaml") for job in "01"]
     assert [run.optimizer.lr for run in runs] == [1e-3, 3e-3]
     assert all(len(list((tmp_path / job / "wandb").glob("offline-run-*"))) == 1 for job in "01")
+
+
+def test_a_final_fit_has_no_validation_figures(tiny_settings: list[str], door: Door, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = door("train", *tiny_settings, "data.train_on=train+val", "logger=csv", f"hydra.run.dir={run}")
+    assert done.returncode == 0, done.stderr
+    assert not any(name.startswith("val/") for name in json.loads((run / "metrics.json").read_text()))
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    done = door("evaluate", f"run={run}", "trainer=cpu")
+    assert "trained on the validation split as well" in done.stdout + done.stderr

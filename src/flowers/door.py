@@ -98,5 +98,8 @@ def _explain(error: Exception, name: str) -> str:
         key = named[1]
         if isinstance(error, MissingMandatoryValue):
             return f"{key}: expected a value, found none. Set it with {key}=VALUE."
-        return f"{key}: no such setting.{nearest(key, known_keys(SCHEMAS[name]))}"
+        keys = known_keys(SCHEMAS[name])
+        if key in keys:
+            return f"{key}: not in the configuration, though it may be. Add it as +{key}=VALUE."
+        return f"{key}: no such setting.{nearest(key, keys)}"
     return message

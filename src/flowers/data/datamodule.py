@@ -11,6 +11,7 @@ import albumentations as A
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
@@ -245,8 +246,8 @@ class FlowersDataModule(L.LightningDataModule):
         return self.loader("train", training=True)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        trained_on = self.train_on == "train+val" and self.trainer is not None and self.trainer.training
-        return [] if trained_on else self.loader("val")
+        fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        return [] if fitting and self.train_on == "train+val" else self.loader("val")
 
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import lightning as L
@@ -9,6 +10,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from flowers.training.runs import Run
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(config: DictConfig) -> tuple[dict[str, float], set[str]]:
@@ -18,6 +21,8 @@ def evaluate(config: DictConfig) -> tuple[dict[str, float], set[str]]:
         InputError: no such run, or bad data or weights; see the message.
     """
     datamodule, model = Run(Path(config.run)).load(config.data)
+    if datamodule.train_on == "train+val" and config.data.root is None:
+        log.warning("The run was trained on the validation split as well: these figures say nothing of other images.")
     trainer: L.Trainer = instantiate(config.trainer, logger=False, enable_checkpointing=False)
     trainer.validate(model, datamodule=datamodule, verbose=False)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}, datamodule.skipped

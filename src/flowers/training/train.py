@@ -93,10 +93,12 @@ def _instances(group: DictConfig | None) -> list[Any]:
 def _best_figures(
     trainer: L.Trainer, model: FlowerClassifier, datamodule: FlowersDataModule, run: Run
 ) -> Mapping[str, Tensor]:
-    """The validation figures of the best checkpoint; a run that ended before any validation makes its last the best."""
+    """The validation figures of the best checkpoint; a run without any validation makes its last the best."""
     best = Path(getattr(trainer.checkpoint_callback, "best_model_path", ""))
     if best.resolve() != run.best.resolve():  # none yet, or that of a run which this one was resumed from
         trainer.save_checkpoint(run.best)
+    if datamodule.train_on == "train+val":  # nothing is left to validate on
+        return {}
     trainer.logger = None  # the epochs' own figures are logged already
     trainer.validate(model, datamodule=datamodule, ckpt_path=run.best, verbose=False)
     return trainer.callback_metrics
