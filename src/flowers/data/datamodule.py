@@ -139,7 +139,6 @@ class FlowersDataModule(L.LightningDataModule):
                 transform=self._train_transform if training else self._eval_transform,
                 on_bad_record=self.on_bad_record,
                 check_crc=self.check_crc,
-                first_epoch=self._start.epoch,
             )
         return self._datasets[split, training]
 

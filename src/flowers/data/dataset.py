@@ -62,7 +62,6 @@ class FlowersDataset(Dataset[Sample | Skipped | None]):
         transform: SeededTransform,
         on_bad_record: OnBadRecord,
         check_crc: CheckCRC = "always",
-        first_epoch: int = 0,
         decoded: DecodedPictures | None = None,
     ) -> None:
         self.reader = reader
@@ -72,7 +71,7 @@ class FlowersDataset(Dataset[Sample | Skipped | None]):
         self.transform = transform
         self.on_bad_record = on_bad_record
         self.check_crc = check_crc
-        self.first_epoch = first_epoch
+        self._first_epoch: int | None = None
         self.decoded = decoded
 
     def __len__(self) -> int:
@@ -89,9 +88,10 @@ class FlowersDataset(Dataset[Sample | Skipped | None]):
         """
         if draw.number == PADDING:
             return None
+        where = self.reader.where(draw.number)
         try:
-            record = self.record(draw.number, check=self._checks(draw.epoch))
-            image = self._picture(record, draw.number, out)
+            record = self._read(draw.number, where, self._checks(draw.epoch))
+            image = self._picture(record, draw.number, where, out)
         except BadRecord as error:
             if self.on_bad_record == "stop":
                 raise
@@ -100,25 +100,29 @@ class FlowersDataset(Dataset[Sample | Skipped | None]):
         return Sample(record.id, image, NO_LABEL if record.label is None else record.label)
 
     def _checks(self, epoch: int) -> bool:
-        return self.check_crc == "always" or (self.check_crc == "first_epoch" and epoch == self.first_epoch)
+        if self._first_epoch is None:  # a resumed run's is not epoch 0
+            self._first_epoch = epoch
+        return self.check_crc == "always" or (self.check_crc == "first_epoch" and epoch == self._first_epoch)
 
-    def record(self, number: int, *, check: bool = True) -> Record:
-        """Record `number` as stored, its label checked; the JPEG is not decoded. Without `check`, nor is the CRC.
+    def record(self, number: int) -> Record:
+        """Record `number` as stored, its CRC and label checked; the JPEG is not decoded.
 
         Raises:
             BadRecord: its CRC is wrong, a feature is missing, or its class is out of range.
         """
-        payload, where = self.reader.read(number, check=check), self.reader.where(number)
-        record = decode_example(payload, labelled=self.labelled, where=where)
+        return self._read(number, self.reader.where(number), check=True)
+
+    def _read(self, number: int, where: str, check: bool) -> Record:
+        record = decode_example(self.reader.read(number, check=check), labelled=self.labelled, where=where)
         check_label(record, len(self.class_names), where)
         return record
 
-    def _picture(self, record: Record, number: int, out: Image | None) -> Image:
+    def _picture(self, record: Record, number: int, where: str, out: Image | None) -> Image:
         shape = (self.image_size, self.image_size, 3)
         image = out if out is not None and out.shape == shape else np.empty(shape, np.uint8)
         if self.decoded is None:
-            decode_image(record, self.reader.where(number), image)
+            decode_image(record, where, image)
         elif not self.decoded.get(number, image):
-            decode_image(record, self.reader.where(number), image)
+            decode_image(record, where, image)
             self.decoded.put(number, image)
         return image

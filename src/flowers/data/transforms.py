@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import albumentations as A
 import numpy as np
@@ -13,27 +14,54 @@ Image = NDArray[np.uint8]
 
 
 class SeededTransform:
-    """A composed Albumentations transform as a pure function of image and draw.
+    """Albumentations transforms, one after the other, as a pure function of image and draw.
 
     Left to itself, Albumentations draws from generators that every DataLoader worker copies, and so
-    repeats the same augmentations in each epoch. Here they draw from one generator that is set to a place of its own
+    repeats the same augmentations in each epoch. Here all draw from one generator, which is set to a place of its own
     for each picture: Philox (Salmon et al. 2011) is a function of key and counter, so that costs a microsecond.
+
+    The transforms keep that generator: they serve no other SeededTransform afterwards.
     """
 
     def __init__(self, transforms: Sequence[A.BasicTransform | A.BaseCompose], seed: int) -> None:
-        self._compose = A.Compose(list(transforms))
-        self._generator = np.random.Generator(np.random.Philox(key=seed))
-        self._random = random.Random()
-        self._compose.set_random_state(self._generator, self._random)
+        self._transforms = list(transforms)
+        self._seed = seed
+        self._start()
+
+    def _start(self) -> None:
+        self._bits = np.random.Philox(key=self._seed)
+        # Nothing is left over in it from the picture before.
+        self._state: Any = {**self._bits.state, "buffer_pos": 4, "has_uint32": 0}
+        generator = np.random.Generator(self._bits)
+        for transform in self._transforms:
+            transform.set_random_state(generator, _PythonRandom(generator))
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"_transforms": self._transforms, "_seed": self._seed}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._start()
 
     def __call__(self, image: Image, draw: Sequence[int]) -> Image:
-        """Transform an image, uint8 `[H, W, 3]`, with all randomness drawn for `draw`, up to three numbers."""
-        start = np.zeros(4, np.uint64)
-        start[1 : 1 + len(draw)] = draw
-        bits = self._generator.bit_generator
-        state = bits.state
-        state["state"]["counter"] = start
-        bits.state = {**state, "buffer_pos": 4, "has_uint32": 0}  # nothing is left over from the picture before
-        self._random.seed(int(self._generator.integers(2**63)))
-        transformed: Image = self._compose(image=image)["image"]
-        return transformed
+        """Transform an image, uint8 `[H, W, 3]`, with all randomness drawn for `draw`, three numbers."""
+        self._state["state"]["counter"][1:] = draw
+        self._bits.state = self._state
+        data: dict[str, Image] = {"image": image}
+        for transform in self._transforms:
+            data = transform(**data)
+        return data["image"]
+
+
+class _PythonRandom(random.Random):
+    """Python's random numbers from a NumPy generator: Python's own would take 5 µs to be seeded anew."""
+
+    def __init__(self, generator: np.random.Generator) -> None:
+        super().__init__(0)
+        self._generator = generator
+
+    def random(self) -> float:  # all of Random's methods draw from this one, if a subclass has it
+        return self._generator.random()
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return random.Random, ()  # a SeededTransform that is unpickled makes it anew
