@@ -245,6 +245,14 @@ def test_a_run_resumed_anywhere_sees_what_it_would_have_seen(garden: Path, tmp_p
         assert found == after(whole, int(name.rpartition("-")[2])), name
 
 
+def test_so_does_one_that_is_resumed_from_a_validation_at_an_epochs_end(garden: Path, tmp_path: Path) -> None:
+    whole = trained(EarlyLook(), module(garden, 0), tmp_path)
+    for name in ("val-13", "step-20", "val-26", "step-30"):  # each of them made by the run before
+        assert trained(EarlyLook(), module(garden, 2), tmp_path, name) == after(whole, int(name.rpartition("-")[2])), (
+            name
+        )
+
+
 def test_within_an_epoch_a_run_is_not_resumed_in_another_order(garden: Path, tmp_path: Path) -> None:
     trained(Seen(), module(garden, 0), tmp_path, limit_val_batches=0)
     with pytest.raises(InputError, match="expected 16 as when the checkpoint was made, 4 batches into epoch 0"):
