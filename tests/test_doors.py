@@ -310,3 +310,6 @@ def test_a_final_fit_has_no_validation_figures(tiny_settings: list[str], door: D
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     done = door("evaluate", f"run={run}", "trainer=cpu")
     assert "trained on the validation split as well" in done.stdout + done.stderr
+    done = door("train", *tiny_settings, "data.train_on=train+val", "callbacks=early_stopping", "logger=csv")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: callbacks.early_stopping: expected none with data.train_on=train+val")

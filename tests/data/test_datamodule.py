@@ -302,6 +302,28 @@ def unequal(tmp_path: Path) -> Path:
     return tmp_path / "unequal"
 
 
+def test_what_cannot_be_read_is_left_out_of_balance_and_refused_for_folds(damaged: Path) -> None:
+    def data(**settings: Any) -> FlowersDataModule:
+        return FlowersDataModule(
+            str(damaged), 192, 192, 192, 16, [], [], on_bad_record="skip", num_workers=0, **settings
+        )
+
+    balanced = data(balance="sqrt")
+    batches = epoch_of(balanced, 0)
+    assert sum(int(batch["valid"].sum()) for batch in batches) == 207 // 16 * 16
+    assert len(balanced.skipped) == 1
+    sized = damaged / "tfrecords-jpeg-192x192"
+    shutil.copytree(sized / "train", sized / "val", dirs_exist_ok=True)
+    with pytest.raises(InputError, match="expected every record to be readable, found 2 faults"):
+        data(folds=4, fold=0).loader("train")
+
+
+def test_class_names_that_are_not_utf_8(garden: Path, tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_bytes("Frauenschühle\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"classes\.txt: expected a text in UTF-8"):
+        _ = part(tmp_path).class_names
+
+
 @pytest.mark.parametrize(("balance", "rare"), [(None, 10), ("sqrt", 25), ("full", 50)])
 def test_balanced_epochs_draw_rare_classes_more_often(unequal: Path, balance: Balance | None, rare: int) -> None:
     transform = [A.RandomBrightnessContrast(p=1)]

@@ -87,4 +87,4 @@ def test_on_disk_they_are_kept_for_the_next_run_and_no_longer_than_the_shards(
 
 def test_what_does_not_fit_into_memory_is_refused() -> None:
     with pytest.raises(InputError, match=r"data\.decoded_cache=memory: expected 10000000 pictures of 512x512 pixels"):
-        DecodedPictures.in_memory(10_000_000, 512)
+        DecodedPictures.in_memory(10_000_000, 512, 1)

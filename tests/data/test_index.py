@@ -71,11 +71,11 @@ def test_an_index_of_another_size_or_time_is_made_anew(
     assert load_index(shard, tmp_path) is not None
 
 
-@pytest.mark.parametrize("damage", ["", "0 17\n17 x\n", "0 400\n", "16 384\n", "0 -5\n-5 405\n"])
+@pytest.mark.parametrize("damage", ["", "0 17\n17 x\n", "0 400\n", "16 384\n", "0 -5\n-5 405\n", f"0 {2**70}\n"])
 def test_a_damaged_index_is_made_anew(shard: Path, tmp_path: Path, damage: str) -> None:
     right = open_indexes([shard], tmp_path)[0]
     kept = shard.with_suffix(".tfindex")
-    kept.write_text(kept.read_text().partition("\n")[0] + "\n" + damage)
+    kept.write_text(damage + kept.read_text().splitlines()[-1] + "\n")
     assert load_index(shard, tmp_path) is None
     assert same(open_indexes([shard], tmp_path)[0], right)
 

@@ -40,6 +40,7 @@ def test_every_transform_of_albumentations_draws_from_the_draw_alone() -> None:
         A.RandomRain(),
         A.ISONoise(),
         A.Posterize(),
+        A.PlanckianJitter(sampling_method="gaussian", p=1),  # one `gauss`, which makes two numbers at once
         A.RandomGridShuffle(),
         A.RandomCrop(48, 48),
     ]

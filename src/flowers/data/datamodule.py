@@ -24,6 +24,7 @@ from flowers.data.decoded import DecodedPictures
 from flowers.data.folds import fold_of
 from flowers.data.garden import Garden, plant
 from flowers.data.layout import Split, read_class_names
+from flowers.data.reader import ShardReader
 from flowers.data.remote import open_root
 from flowers.data.resume import Position, check_same_order, position_of
 from flowers.data.ring import Ring
@@ -53,7 +54,7 @@ class FlowersDataModule(L.LightningDataModule):
         balance: draw classes in training by the square root of their counts, or all alike; None: as they come.
         on_bad_record: `stop` at the first record that cannot be read, or `skip` it and tell at the end.
         check_crc: of a record's payload: each time it is read, in the first epoch of a run, or never.
-        decoded_cache: keep decoded pictures for later epochs, in memory or on disk; None: decode each time.
+        decoded_cache: keep pictures decoded for training, in memory or on disk; None: decode each time.
         seed: of the order, the augmentations and the folds.
         num_workers: processes that decode; None: this process's share of the cores less one, at most 8.
         cache_dir: for decoded pictures, and for indexes that cannot be kept beside the data.
@@ -108,6 +109,7 @@ class FlowersDataModule(L.LightningDataModule):
         self._train_transform = SeededTransform(train_transform, seed)
         self._eval_transform = SeededTransform(eval_transform, seed)
         self._datasets: dict[tuple[Split, bool], FlowersDataset] = {}
+        self._readers: dict[tuple[Split, ...], ShardReader] = {}
         self._catalogs: dict[tuple[Split, ...], Catalog] = {}
         self._start = Position()
 
@@ -128,11 +130,8 @@ class FlowersDataModule(L.LightningDataModule):
     def dataset(self, split: Split, *, training: bool = False) -> FlowersDataset:
         """The data set that the split is part of, opened at first use; for `training` with the training transform."""
         if (split, training) not in self._datasets:
-            splits = self._splits(split)
-            reader, faults = open_splits(self.root, splits, self.image_size, self.on_bad_record, self.cache_dir)
-            self.skipped.update(faults)
             self._datasets[split, training] = FlowersDataset(
-                reader,
+                self._reader(split),
                 image_size=self.image_size,
                 class_names=self.class_names,
                 labelled=split != "test",
@@ -141,6 +140,14 @@ class FlowersDataModule(L.LightningDataModule):
                 check_crc=self.check_crc,
             )
         return self._datasets[split, training]
+
+    def _reader(self, split: Split) -> ShardReader:
+        splits = self._splits(split)
+        if splits not in self._readers:
+            reader, faults = open_splits(self.root, splits, self.image_size, self.on_bad_record, self.cache_dir)
+            self._readers[splits] = reader
+            self.skipped.update(faults)
+        return self._readers[splits]
 
     def _splits(self, split: Split) -> tuple[Split, ...]:
         """The splits on disk that a split is part of."""
@@ -153,12 +160,15 @@ class FlowersDataModule(L.LightningDataModule):
         Raises:
             InputError: there are none.
         """
-        if self.folds is None or split == "test":
-            numbers = np.arange(len(self.dataset(split)))
-        else:
+        if self.folds is not None and split != "test":
             catalog = self._catalog(split)
             fold = fold_of(catalog.ids, catalog.labels, folds=self.folds, seed=self.seed)
-            numbers = catalog.numbers[fold == self.fold if split == "val" else fold != self.fold]
+            chosen = fold == self.fold if split == "val" else fold != self.fold
+            numbers: NDArray[np.int64] = catalog.numbers[chosen]
+        elif self.balance is not None and split == "train":
+            numbers = self._catalog(split).numbers
+        else:
+            numbers = np.arange(len(self.dataset(split)))
         if len(numbers) == 0:
             raise InputError(f"{self.root}: expected records in the {split} split, found none. Write its shards again.")
         return numbers
@@ -168,7 +178,16 @@ class FlowersDataModule(L.LightningDataModule):
         if splits not in self._catalogs:
             self._catalogs[splits] = read_catalog(self.dataset(split))
             self.skipped.update(self._catalogs[splits].faults)
+            self._check_whole()
         return self._catalogs[splits]
+
+    def _check_whole(self) -> None:
+        if self.folds is not None and self.skipped:
+            raise InputError(
+                f"data.folds={self.folds}: expected every record to be readable, found {len(self.skipped)} faults, the "
+                f"first of them: {min(self.skipped)} Folds without such a record would be others than at other "
+                "resolutions. Mend the data set (python src/prepare.py verify root=DIR), or train without folds."
+            )
 
     def loader(self, split: Split, *, training: bool = False) -> DataLoader[Batch]:
         """The split's batches: each record once, in order; for `training` shuffled, without the ragged end."""
@@ -191,13 +210,17 @@ class FlowersDataModule(L.LightningDataModule):
         )
         return cast(DataLoader[Batch], loader)
 
+    @property
+    def _processes(self) -> int:
+        """Of this training on this machine."""
+        return self.trainer.world_size // self.trainer.num_nodes if self.trainer else 1
+
     def _default_workers(self) -> int:
-        processes = self.trainer.world_size // self.trainer.num_nodes if self.trainer else 1
-        return min(8, max(1, available_cores() // processes - 1))
+        return min(8, max(1, available_cores() // self._processes - 1))
 
     def _decoded(self, dataset: FlowersDataset) -> DecodedPictures:
         if self.decoded_cache == "memory":
-            return DecodedPictures.in_memory(len(dataset), self.image_size)
+            return DecodedPictures.in_memory(len(dataset), self.image_size, self._processes)
         return DecodedPictures.on_disk(
             self.cache_dir / "decoded", dataset.reader.state(), len(dataset), self.image_size
         )

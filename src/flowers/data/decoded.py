@@ -30,16 +30,17 @@ class DecodedPictures:
         self._opened: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None = None
 
     @staticmethod
-    def in_memory(count: int, size: int) -> DecodedPictures:
-        """Room for `count` pictures of `size` pixels a side in memory.
+    def in_memory(count: int, size: int, processes: int) -> DecodedPictures:
+        """Room for `count` pictures of `size` pixels a side in memory; each of the machine's `processes` has its own.
 
         Raises:
             InputError: they would take more than half of the machine's memory.
         """
         needed, memory = count * size * size * 3, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if needed > memory / 2:
+        if needed * processes > memory / 2:
             raise InputError(
-                f"data.decoded_cache=memory: expected {count} pictures of {size}x{size} pixels to fit in half of the "
+                f"data.decoded_cache=memory: expected {count} pictures of {size}x{size} pixels, for each of "
+                f"{processes} processes, to fit in half of the "
                 f"memory, found {needed / 2**30:.1f} of {memory / 2**30:.1f} GiB. Set it to disk, or to null."
             )
         return DecodedPictures(RawArray("B", needed), RawArray("B", count), count, size)

@@ -1,8 +1,8 @@
 """Where each shard's records are, found once and kept: opening a data set anew reads a small file a shard.
 
 An index is a text file beside its shard, `offset length` a line, in bytes and of whole records, as the `tfrecord`
-package and NVIDIA DALI write and read it. A first line, which is a comment to numpy.loadtxt, says of which state of
-the shard it is. Where nothing may be written beside the shards, indexes are kept in a cache directory instead.
+package writes and reads it. A last line, a comment to numpy.loadtxt, says of which state of the shard it is. Where
+nothing may be written beside the shards, indexes are kept in a cache directory instead.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def load_index(path: Path, cache_dir: Path) -> ShardIndex | None:
             text = place.read_text()
         except (OSError, UnicodeDecodeError):
             continue
-        if text.partition("\n")[0] == state and (index := parse_index(path, text, path.stat().st_size)):
+        if text.rstrip("\n").rpartition("\n")[2] == state and (index := parse_index(path, text, path.stat().st_size)):
             return index
     return None
 
@@ -65,7 +65,7 @@ def parse_index(path: AnyPath, text: str, size: int) -> ShardIndex | None:
     try:
         rows = " ".join(line for line in text.split("\n") if not line.startswith("#"))
         table = np.array(rows.split(), np.int64).reshape(-1, 2)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     starts, lengths = table[:, 0], table[:, 1]
     ends = np.cumsum(lengths)
@@ -78,7 +78,8 @@ def parse_index(path: AnyPath, text: str, size: int) -> ShardIndex | None:
 def save_index(index: ShardIndex, state: str, places: Sequence[Path]) -> None:
     """Keep an index at the first of these places where it can be written; nowhere if it cannot be at any."""
     table = np.stack([index.offsets - HEADER.size, index.lengths + FRAME], axis=1)
-    text = "\n".join([state, *(f"{start} {length}" for start, length in table.tolist())]) + "\n"
+    rows = [f"{start} {length}" for start, length in table.tolist()]
+    text = "\n".join([*rows, state]) + "\n"  # at the end, where readers that know no comments have stopped
     for place in places:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)

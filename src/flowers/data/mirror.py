@@ -45,7 +45,13 @@ def open_reader(paths: Sequence[AnyPath], cache_dir: Path) -> ShardReader:
     """
     local = [path for path in paths if isinstance(path, Path)]
     if len(local) == len(paths):
-        return ShardReader(open_indexes(local, cache_dir))
+        try:
+            return ShardReader(open_indexes(local, cache_dir))
+        except OSError as error:
+            raise InputError(
+                f"{error.filename}: expected a shard that can be read, found this: {error.strerror}. Copy or download "
+                "it again, or give yourself the right to read it."
+            ) from error
     with ThreadPoolExecutor(_THREADS) as pool:
         mirrors = list(pool.map(lambda path: Mirror.of(path, cache_dir), cast(Sequence[UPath], paths)))
         indexes = {mirror.path: index for mirror in mirrors if (index := mirror.kept_index())}
@@ -171,7 +177,7 @@ class RemoteReader(ShardReader):
         self._fetch({number for number in numbers if not self._is_present(number)})
 
     def read(self, number: int, *, check: bool = True) -> bytes:
-        """Payload `number`, as of a local shard. What is fetched is checked, whatever `check` says.
+        """Payload `number`, as of a local shard. It is checked, whatever `check` says: disks lose power.
 
         Raises:
             BadRecord: the payload does not match its CRC, though it was fetched twice.
@@ -179,7 +185,7 @@ class RemoteReader(ShardReader):
         """
         if self._is_present(number):
             try:
-                return super().read(number, check=check)
+                return super().read(number)
             except BadRecord:
                 pass  # a power cut or a disk has damaged the mirror: fetched anew, it is whole again
         for _ in range(2):

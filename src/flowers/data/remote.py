@@ -99,13 +99,19 @@ def entries(directory: AnyPath) -> list[AnyPath] | None:
 
 
 def read_text(path: AnyPath) -> str | None:
-    """A text file's content; None where there is no such file."""
+    """A text file's content; None where there is no such file.
+
+    Raises:
+        InputError: it is not UTF-8.
+    """
     try:
         if isinstance(path, Path):
             return path.read_text("utf-8")
         return cast(bytes, patiently(path, lambda: path.fs.cat_file(path.path), missing=True)).decode()
     except FileNotFoundError:
         return None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected a text in UTF-8, found this: {error}. Save it again as UTF-8.") from error
 
 
 def size_and_state(path: UPath) -> tuple[int, str]:

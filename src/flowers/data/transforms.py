@@ -33,8 +33,9 @@ class SeededTransform:
         # Nothing is left over in it from the picture before.
         self._state: Any = {**self._bits.state, "buffer_pos": 4, "has_uint32": 0}
         generator = np.random.Generator(self._bits)
+        self._random = _PythonRandom(generator)
         for transform in self._transforms:
-            transform.set_random_state(generator, _PythonRandom(generator))
+            transform.set_random_state(generator, self._random)
 
     def __getstate__(self) -> dict[str, object]:
         return {"_transforms": self._transforms, "_seed": self._seed}
@@ -47,6 +48,7 @@ class SeededTransform:
         """Transform an image, uint8 `[H, W, 3]`, with all randomness drawn for `draw`, three numbers."""
         self._state["state"]["counter"][1:] = draw
         self._bits.state = self._state
+        self._random.gauss_next = None  # of the two that `gauss` makes at once
         data: dict[str, Image] = {"image": image}
         for transform in self._transforms:
             data = transform(**data)
@@ -60,7 +62,9 @@ class _PythonRandom(random.Random):
         super().__init__(0)
         self._generator = generator
 
-    def random(self) -> float:  # all of Random's methods draw from this one, if a subclass has it
+    gauss_next: float | None
+
+    def random(self) -> float:  # Random's other methods draw from this one, if a subclass has it
         return self._generator.random()
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:

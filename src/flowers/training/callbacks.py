@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -50,6 +51,9 @@ class LastCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self._saved = 0
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._saved = trainer.global_step
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -63,8 +67,14 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: L.Trainer) -> None:
         self._saved = trainer.global_step
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            trainer.save_checkpoint(self.path)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        # Under another name first: Lightning writes to the system's directory for temporary files, and what it moves
+        # from there to another disk is for a while neither the old checkpoint nor the new one.
+        unfinished = f"{self.path}.part"
+        trainer.save_checkpoint(unfinished)
+        if trainer.is_global_zero:
+            Path(unfinished).replace(self.path)
 
 
 class ProgressBar(RichProgressBar):

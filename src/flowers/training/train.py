@@ -13,6 +13,7 @@ from typing import Any
 import lightning as L
 import wandb
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -49,6 +50,7 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     trainer: L.Trainer = instantiate(
         config.trainer, callbacks=_instances(config.callbacks), logger=_instances(config.logger)
     )
+    _check_final_fit(trainer, datamodule)
     run.write_config(config)  # now that the trainer has told which process is the first
     _keep_earlier_figures(run)
     batches = max(1, images // (config.data.batch_size * trainer.world_size))
@@ -73,6 +75,15 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     if trainer.is_global_zero and not config.trainer.fast_dev_run:
         run.write_metrics(metrics)
     return run, metrics, datamodule.skipped
+
+
+def _check_final_fit(trainer: L.Trainer, datamodule: FlowersDataModule) -> None:
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if datamodule.train_on == "train+val" and any(isinstance(callback, EarlyStopping) for callback in callbacks):
+        raise InputError(
+            "callbacks.early_stopping: expected none with data.train_on=train+val, which leaves no validation. "
+            "Set callbacks.early_stopping=null, and trainer.max_epochs to what another run was best at."
+        )
 
 
 @rank_zero_only
