@@ -133,8 +133,9 @@ def test_nothing_compiles_or_falls_back_from_the_fourth_epoch_on(whole_recipe: P
     for row in epochs[3:]:
         assert float(row["compile/count"]) == 0
         assert float(row["compile/fallbacks"]) == 0  # figures leave as tensors: not even aten::_local_scalar_dense
-    # Both splits' figures, the checkpoints, a look at the clock; and once more every 50 steps: the 50th is in epoch 3.
-    assert [float(row["compile/reads"]) for row in epochs[3:]] == [7, 6]
+    # Both splits' figures, the checkpoints (the best one in some epochs only), a look at the clock; and once more every
+    # 50 steps: the 50th is in epoch 3. With a read in each of the 13 steps it would be 19 and more.
+    assert all(0 < float(row["compile/reads"]) <= 8 for row in epochs[3:])
 
 
 def test_bfloat16_is_computed_in_and_float32_is_kept(whole_recipe: Path, first_steps: dict[str, Any]) -> None:
