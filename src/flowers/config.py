@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from flowers.errors import InputError
 
+Method = Literal["mean", "geometric", "rank", "weights", "greedy", "stacked"]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -162,6 +163,12 @@ class WandbLogger(Node):
     tags: list[str]
 
 
+class TTA(Node):
+    symmetries: Literal["none", "flip", "flips", "all"]
+    five_crops: bool
+    sizes: list[Positive]
+
+
 class Paths(Group):
     data_dir: str
     cache_dir: str
@@ -278,6 +285,24 @@ class Predict(Evaluate):
     """configs/predict.yaml."""
 
     split: Literal["train", "val", "test"]
+    tta: TTA
+
+
+class Ensemble(Group):
+    """configs/ensemble.yaml."""
+
+    runs: list[str]
+    method: Literal["auto"] | Method
+    methods: Annotated[list[Method], Field(min_length=1)]
+    offsets: bool
+    allow_missing: bool
+    folds: Annotated[int, Field(ge=3)]  # two of them are left out at a time
+    resamples: Annotated[int, Field(ge=100)]
+    logger: dict[str, AnyNode | None] | None
+    paths: Paths
+    task_name: str
+    tags: list[str]
+    seed: Count
 
 
 class BenchmarkStep(Group):
@@ -344,6 +369,7 @@ SCHEMAS: dict[str, type[Group]] = {
     "train": Train,
     "evaluate": Evaluate,
     "predict": Predict,
+    "ensemble": Ensemble,
     "benchmark_step": BenchmarkStep,
     "prepare_verify": PrepareVerify,
     "prepare_folder": PrepareFolder,

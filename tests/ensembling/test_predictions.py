@@ -18,11 +18,12 @@ PROVENANCE = Provenance("logs/run", "test", 192, "none", ["rose", "iris", "moon 
 
 def written(path: Path, rows: int) -> np.ndarray:
     probabilities = np.random.default_rng(0).dirichlet(np.ones(3), rows).astype(np.float32)
-    with PredictionsWriter(path, PROVENANCE) as writer:
+    with PredictionsWriter(path, PROVENANCE.class_names) as writer:
         for start in range(0, rows, 4):
             part = probabilities[start : start + 4]
             ids = [f"{start + row:09x}" for row in range(len(part))]
             writer.write(ids, [None] * len(part), part)
+        writer.finish(PROVENANCE)
         assert writer.count == rows
     return probabilities
 
@@ -50,7 +51,8 @@ def test_a_submission_has_each_id_once_with_its_most_probable_class(tmp_path: Pa
 
 def test_an_id_twice_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "test.parquet"
-    with pytest.raises(InputError, match="id a: expected each id once"), PredictionsWriter(path, PROVENANCE) as writer:
+    writing = PredictionsWriter(path, PROVENANCE.class_names)
+    with pytest.raises(InputError, match="id a: expected each id once"), writing as writer:
         writer.write(["a", "b", "a"], [None] * 3, np.ones((3, 3), np.float32) / 3)
     assert list(tmp_path.iterdir()) == []
 

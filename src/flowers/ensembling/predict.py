@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,14 @@ import lightning as L
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
+from torch import Tensor
 
 from flowers.data.batch import NO_LABEL, Batch
 from flowers.ensembling.predictions import PredictionsWriter, Provenance
 from flowers.ensembling.submission import write_submission
+from flowers.ensembling.views import TTA, View, mean_over_views
 from flowers.errors import InputError
+from flowers.models.classifier import FlowerClassifier
 from flowers.training.runs import Run
 
 
@@ -27,12 +32,33 @@ class Written:
     skipped: set[str]
 
 
+class Predictor(L.LightningModule):
+    """A model that gives the mean of its probabilities over views of each picture."""
+
+    def __init__(self, model: FlowerClassifier, views: Sequence[View]) -> None:
+        super().__init__()
+        self.model = model
+        self._views = views
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Probabilities float32 `[B, K]`."""
+        return mean_over_views(self.model, self._views, batch["image"])
+
+
 class _BatchWriter(Callback):
     """Writes the valid rows of each batch, once it has a writer."""
 
     def __init__(self) -> None:
         self.writer: PredictionsWriter | None = None
         self.skipped: set[str] = set()
+        self._images = 0
+        self._start = 0.0
+        self._end = 0.0
+
+    @property
+    def images_per_second(self) -> float | None:
+        """From the end of the first batch, which waits for workers and compilers; None if there was no other."""
+        return self._images / (self._end - self._start) if self._images else None
 
     def on_predict_batch_end(
         self,
@@ -51,6 +77,11 @@ class _BatchWriter(Callback):
         labels = [None if label == NO_LABEL else label for label in batch["label"].cpu()[valid].tolist()]
         ids = [identity for identity, row in zip(batch["id"], valid.tolist(), strict=True) if row]
         self.writer.write(ids, labels, outputs.cpu().numpy()[valid.numpy()])
+        self._end = time.perf_counter()
+        if batch_idx == 0:
+            self._start = self._end
+        else:
+            self._images += len(ids)
 
 
 def predict(config: DictConfig) -> Written:
@@ -68,16 +99,35 @@ def predict(config: DictConfig) -> Written:
             "trainer.devices=1, or predict on a single TPU host with trainer=tpu."
         )
     datamodule, model = run.load(config.data)
+    tta: TTA = instantiate(config.tta)
+    predictor = Predictor(model, tta.views(datamodule.eval_size))
     loader = datamodule.loader(config.split)
     if config.trainer.fast_dev_run:
-        trainer.predict(model, loader, return_predictions=False)
+        trainer.predict(predictor, loader, return_predictions=False)
         return Written([], 0, recorder.skipped)
     path = run.predictions(config.split)
-    provenance = Provenance(str(run.directory), config.split, datamodule.image_size, "none", model.class_names)
-    with PredictionsWriter(path, provenance) as recorder.writer:
-        trainer.predict(model, loader, return_predictions=False)
+    with PredictionsWriter(path, model.class_names) as recorder.writer:
+        trainer.predict(predictor, loader, return_predictions=False)
+        skipped = recorder.skipped | datamodule.skipped
+        recorder.writer.finish(
+            Provenance(
+                run=str(run.directory),
+                split=config.split,
+                image_size=datamodule.image_size,
+                tta=str(tta),
+                class_names=model.class_names,
+                backbone=run.config().model.backbone,
+                parameters=sum(parameter.numel() for parameter in model.parameters()),
+                images_per_second=recorder.images_per_second,
+                trained_on=datamodule.train_on,
+                folds=datamodule.folds,
+                fold=datamodule.fold,
+                recipe=run.recipe(),
+                skipped=len(skipped),
+            )
+        )
     files = [path]
     if config.split == "test":
         write_submission(path, run.submission)
         files.append(run.submission)
-    return Written(files, recorder.writer.count, recorder.skipped | datamodule.skipped)
+    return Written(files, recorder.writer.count, skipped)

@@ -1,47 +1,75 @@
 """The predictions file: what a run says of each image of a split, and what ensembles are made of.
 
 A parquet file with a row an image: `id` (string), `label` (int64, null where the split has none), then a
-float32 probability for each class, named by the class. The metadata (`flowers`, JSON) tells the run, the split,
-the resolution, the test-time augmentation and the class names.
+float32 probability for each class, named by the class. The metadata (`flowers`, JSON) is the `Provenance`; a file of
+another program needs none.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from flowers.data.batch import NO_LABEL
 from flowers.errors import InputError
 
-METADATA_KEY = b"flowers"
+METADATA_KEY = "flowers"
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where predictions come from."""
+    """Where predictions come from; what a file does not tell is empty or None.
+
+    Args:
+        run: the run's directory.
+        split: of the data set.
+        image_size: the resolution of the pictures, in pixels a side.
+        tta: the test-time augmentation.
+        class_names: in label order.
+        backbone: timm's name of it.
+        parameters: of the model.
+        images_per_second: at which the file was predicted, all views of a picture counted as one.
+        trained_on: `train`, or `train+val` for a model that was trained on both.
+        folds: train and val were cut into so many, for this model and its siblings; None: they were not.
+        fold: the one that was not trained on; to this model, that is the split `val`.
+        recipe: a digest of the configuration but for the fold: the siblings have the same.
+        skipped: records of the split that could not be read, and so are missing here.
+    """
 
     run: str
     split: str
-    image_size: int
+    image_size: int | None
     tta: str
     class_names: list[str]
+    backbone: str = ""
+    parameters: int | None = None
+    images_per_second: float | None = None
+    trained_on: str = "train"
+    folds: int | None = None
+    fold: int | None = None
+    recipe: str = ""
+    skipped: int = 0
 
 
 class PredictionsWriter:
     """Writes a predictions file batch by batch, in constant memory but for the ids; whole or not at all."""
 
-    def __init__(self, path: Path, provenance: Provenance) -> None:
+    def __init__(self, path: Path, class_names: Sequence[str]) -> None:
         self._path = path
         self._unfinished = path.with_name(path.name + ".part")
-        self._schema = _schema(provenance)
+        classes = [pa.field(name, pa.float32()) for name in class_names]
+        self._schema = pa.schema([pa.field("id", pa.string()), pa.field("label", pa.int64()), *classes])
         self._seen: set[str] = set()
+        self._provenance: Provenance | None = None
 
     def __enter__(self) -> PredictionsWriter:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +77,8 @@ class PredictionsWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if kind is None and self._provenance is not None:
+            self._writer.add_key_value_metadata({METADATA_KEY: json.dumps(asdict(self._provenance))})
         self._writer.close()
         if kind is None:
             self._unfinished.replace(self._path)
@@ -76,24 +106,66 @@ class PredictionsWriter:
         columns = [pa.array(ids, pa.string()), pa.array(labels, pa.int64()), *map(pa.array, probabilities.T)]
         self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
 
-
-def _schema(provenance: Provenance) -> pa.Schema:
-    classes = [pa.field(name, pa.float32()) for name in provenance.class_names]
-    metadata = {METADATA_KEY: json.dumps(asdict(provenance)).encode()}
-    return pa.schema([pa.field("id", pa.string()), pa.field("label", pa.int64()), *classes], metadata)
+    def finish(self, provenance: Provenance) -> None:
+        """Say where the rows come from: at the end, when their speed is known."""
+        self._provenance = provenance
 
 
 def read_provenance(path: Path) -> Provenance:
-    """Where a predictions file comes from.
+    """Where a predictions file comes from; of another program's file, what its columns tell.
 
     Raises:
         InputError: the file is missing or no predictions file.
     """
     try:
-        metadata: Mapping[bytes, bytes] = pq.read_schema(path).metadata or {}
-        return Provenance(**json.loads(metadata[METADATA_KEY]))
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+        metadata: Mapping[bytes, bytes] = pq.read_metadata(path).metadata or {}
+        columns = pq.read_schema(path).names
+        if columns[:2] != ["id", "label"] or len(columns) < 4:
+            raise ValueError(f"columns {', '.join(columns[:4])}, not id, label and then one for each class")
+        found = json.loads(metadata.get(METADATA_KEY.encode(), b"null"))
+        unknown = Provenance(str(path), "", None, "", columns[2:])
+        provenance = unknown if found is None else Provenance(**found)
+        if provenance.class_names != columns[2:]:
+            raise ValueError("columns that are not the classes of its metadata")
+        return provenance
+    except (OSError, pa.ArrowException, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: expected a predictions file, found {type(error).__name__}: {error}. "
             "Write it with `python src/predict.py`."
         ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some rows of a file: ids, labels int64 `[N]` (`NO_LABEL` for none), probabilities float32 `[N, K]`."""
+
+    ids: pa.Array
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+
+
+def read_ids(path: Path) -> pa.Array:
+    """The ids of a predictions file, in its order."""
+    ids: pa.Array = pq.read_table(path, columns=["id"])["id"].cast(pa.string()).combine_chunks()
+    return ids
+
+
+def read_rows(path: Path, class_names: Sequence[str]) -> Iterator[Part]:
+    """The rows of a predictions file in its order, some thousands at a time.
+
+    Raises:
+        InputError: a probability or a label is no number.
+    """
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=8192):
+        try:
+            labels = batch.column("label").cast(pa.int64()).fill_null(NO_LABEL).to_numpy(zero_copy_only=False)
+            columns = [batch.column(name).cast(pa.float32()) for name in class_names]
+        except pa.ArrowException as error:
+            raise InputError(f"{path}: expected numbers as labels and probabilities, found {error}.") from error
+        filled = (column.fill_null(float("nan")).to_numpy(zero_copy_only=False) for column in columns)
+        yield Part(batch.column("id"), labels, np.stack(list(filled), axis=1))
+
+
+def metadata_of(provenance: Provenance) -> dict[str, Any]:
+    """What a report says of where predictions come from: all but the class names."""
+    return {key: value for key, value in asdict(provenance).items() if key != "class_names"}

@@ -1,4 +1,4 @@
-"""The submission: each test id once, with the class that is most probable."""
+"""The submission: each test id once, with a class."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ import csv
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from flowers.ensembling.predictions import read_provenance
+from flowers.ensembling.offsets import decide
+from flowers.ensembling.predictions import read_provenance, read_rows
 
 
-def write_submission(predictions: Path, submission: Path) -> int:
-    """Write `id,label` for every row of a predictions file, whole or not at all; the number of rows."""
+def write_submission(predictions: Path, submission: Path, offsets: NDArray[np.float64] | None = None) -> int:
+    """Write `id,label` for every row of a predictions file, whole or not at all; the number of rows.
+
+    The label is the most probable class, or with class `offsets` `[K]` the one that these make the greatest.
+    """
     classes = read_provenance(predictions).class_names
     unfinished = submission.with_name(submission.name + ".part")
+    added = np.zeros(len(classes)) if offsets is None else offsets
     rows = 0
     with unfinished.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("id", "label"))
-        for batch in pq.ParquetFile(predictions).iter_batches():
-            probabilities = np.stack([batch.column(name).to_numpy() for name in classes], axis=1)
-            writer.writerows(zip(batch.column("id").to_pylist(), probabilities.argmax(axis=1).tolist(), strict=True))
-            rows += len(batch)
+        for part in read_rows(predictions, classes):
+            labels = decide(part.probabilities, added)
+            writer.writerows(zip(part.ids.to_pylist(), labels.tolist(), strict=True))
+            rows += len(labels)
     unfinished.replace(submission)
     return rows

@@ -114,10 +114,6 @@ class FlowerClassifier(L.LightningModule):
         losses = cross_entropy(logits, self._targets(batch))
         self._metrics("val").update(losses, logits.argmax(1), batch["label"], batch["valid"])
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Probabilities float32 `[B, K]`."""
-        return cast(Tensor, self(batch["image"]).float().softmax(dim=1))
-
     def on_train_epoch_start(self) -> None:
         self._metrics("train").reset()
 

@@ -5,6 +5,7 @@ config.yaml  checkpoints/{best,last}.ckpt  metrics.csv  metrics.json  prediction
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,13 @@ class Run:
         if not isinstance(config, DictConfig) or not {"data", "model"} <= set(config):
             raise InputError(f"{self.config_path}: expected a training's configuration, found none in it.")
         return config
+
+    def recipe(self) -> str:
+        """A digest of the configuration: the same for the runs that differ in nothing but `data.fold`, and in where."""
+        config = self.config()
+        for key in ("data.fold", "paths", "logger", "tags", "task_name", "ckpt_path", "callbacks", "trainer.devices"):
+            OmegaConf.update(config, key, None, force_add=True)
+        return hashlib.sha256(OmegaConf.to_yaml(config, sort_keys=True).encode()).hexdigest()
 
     def load(self, overrides: Mapping[str, object]) -> tuple[FlowersDataModule, FlowerClassifier]:
         """The run's data, as trained but for `overrides` that are not None, and its model from the best checkpoint.

@@ -1,0 +1,158 @@
+"""Members to one submission, with figures that can be believed: what `python src/ensemble.py` does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from flowers.data.batch import NO_LABEL
+from flowers.data.folds import fold_of
+from flowers.ensembling.assessment import Assessment, assess
+from flowers.ensembling.joining import Joined, check_same_classes, join_test, join_validation
+from flowers.ensembling.members import Member, find_members
+from flowers.ensembling.predictions import PredictionsWriter, Provenance, metadata_of
+from flowers.ensembling.scores import Probabilities, log_probabilities
+from flowers.ensembling.submission import write_submission
+from flowers.ensembling.validation import Blend, Rows
+from flowers.errors import InputError
+from flowers.progress import progress
+
+_BLENDED_AT_ONCE = 4096
+"""Rows; at most this many of all members are in memory at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ensemble:
+    """An ensemble that was made.
+
+    directory: where everything is.
+    members: in the order of the assessment's figures of them.
+    rows: of validation and of test, 0 without test predictions.
+    files: that were written.
+    """
+
+    directory: Path
+    class_names: list[str]
+    members: list[Member]
+    assessment: Assessment
+    rows: tuple[int, int]
+    files: list[Path]
+
+
+def ensemble(config: DictConfig) -> Ensemble:
+    """Blend the members that `config.runs` names, and leave everything in `config.paths.output_dir`.
+
+    Raises:
+        InputError: a member is not there or may not be used; see the message.
+    """
+    members = find_members(config.runs)
+    class_names = check_same_classes(members)
+    tested = _have_test(members)
+    directory = Path(config.paths.output_dir)
+    directory.mkdir(parents=True, exist_ok=True)
+    val, test = (directory / "predictions" / f"{split}.parquet" for split in ("val", "test"))
+    files = [val]
+    with tempfile.TemporaryDirectory(prefix=".joined-", dir=directory) as scratch:
+        joined = join_validation(members, Path(scratch), allow_missing=config.allow_missing)
+        folds = fold_of(joined.ids.to_pylist(), joined.labels, folds=config.folds, seed=config.seed)
+        rows = Rows(log_probabilities(joined.probabilities), joined.labels, folds)
+        assessment = assess(
+            rows, config.methods, config.method, offsets=config.offsets, resamples=config.resamples, seed=config.seed
+        )
+        _write(val, joined, [assessment.probabilities], _provenance(directory, members, "val"))
+        counts = len(joined.ids), 0
+        if tested:
+            joined = join_test(members, Path(scratch), allow_missing=config.allow_missing)
+            _write(test, joined, _blended(joined, assessment.blend), _provenance(directory, members, "test"))
+            submission = directory / "submission.csv"
+            write_submission(test, submission, assessment.offsets)
+            files += [test, submission]
+            counts = counts[0], len(joined.ids)
+    result = Ensemble(directory, class_names, members, assessment, counts, files)
+    summary = directory / "ensemble.json"
+    summary.write_text(json.dumps(_summary(result, config), indent=2) + "\n")
+    files.append(summary)
+    return result
+
+
+def _have_test(members: Sequence[Member]) -> bool:
+    """Whether there are test predictions: of all members, or of none."""
+    without = [member for member in members if not member.test]
+    if without and len(without) < len(members):
+        raise InputError(
+            f"{without[0].name}: expected test predictions, as other members have them, found none beside "
+            f"{without[0].val[0]}. Write them with `python src/predict.py run={without[0].provenance.run} split=test`, "
+            "or leave the member out."
+        )
+    return not without
+
+
+def _blended(joined: Joined, blend: Blend) -> Iterator[Probabilities]:
+    starts = range(0, len(joined.ids), _BLENDED_AT_ONCE)
+    for start in progress(starts, "Blending", len(starts)):
+        yield blend(log_probabilities(joined.probabilities[:, start : start + _BLENDED_AT_ONCE]))
+
+
+def _write(path: Path, joined: Joined, parts: Iterable[Probabilities], provenance: Provenance) -> None:
+    with PredictionsWriter(path, provenance.class_names) as writer:
+        for probabilities in parts:
+            rows = slice(writer.count, writer.count + len(probabilities))
+            labels = [None if label == NO_LABEL else label for label in joined.labels[rows].tolist()]
+            writer.write(joined.ids[rows].to_pylist(), labels, probabilities)
+        writer.finish(provenance)
+
+
+def _provenance(directory: Path, members: Sequence[Member], split: str) -> Provenance:
+    """Of the blend: as a member of another ensemble it costs what its members cost together."""
+    sources = [member.provenance for member in members]
+    parameters = [source.parameters for source in sources]
+    speeds = [source.images_per_second for source in sources]
+    return Provenance(
+        run=str(directory),
+        split=split,
+        image_size=None,
+        tta="none",
+        class_names=sources[0].class_names,
+        backbone=f"ensemble of {len(members)}",
+        parameters=None if None in parameters else sum(each or 0 for each in parameters),
+        images_per_second=None if None in speeds else 1 / sum(1 / each for each in speeds if each),
+    )
+
+
+def _summary(result: Ensemble, config: DictConfig) -> dict[str, Any]:
+    """All figures, as JSON has them."""
+    assessment = result.assessment
+    offsets = assessment.offsets
+    return {
+        "method": assessment.method,
+        "chosen_by": "cross-validation" if config.method == "auto" else "the user",
+        "macro_f1": asdict(assessment.ensemble),
+        "methods": {method: asdict(figures) for method, figures in assessment.methods.items()},
+        "best_member": result.members[assessment.best].name,
+        "members": [
+            {
+                "name": member.name,
+                **metadata_of(member.provenance),
+                **asdict(figures),
+                "sha256": {str(path): _digest(path) for path in [*member.val, *member.test]},
+            }
+            for member, figures in zip(result.members, assessment.members, strict=True)
+        ],
+        "correlations": assessment.correlations.tolist(),
+        "class_offsets": None if offsets is None else dict(zip(result.class_names, offsets.tolist(), strict=True)),
+        "validation_rows": result.rows[0],
+        "test_rows": result.rows[1],
+        "settings": {key: config[key] for key in ("folds", "resamples", "seed", "allow_missing")},
+    }
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,126 @@
+"""The members of an ensemble: which predictions files belong to each, and whether they may be used."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flowers.ensembling.predictions import Provenance, read_provenance
+from flowers.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What one model says, or the models that were trained on the folds of one data set with one recipe.
+
+    name: the runs' directories, or the validation file.
+    val: files with rows that the model was not trained on; of folds, each has other rows.
+    test: files with the test rows, each all of them; of folds, their mean is the member's. None where not predicted.
+    provenance: the first model's.
+    """
+
+    name: str
+    val: list[Path]
+    test: list[Path]
+    provenance: Provenance
+
+    @property
+    def title(self) -> str:
+        """What the model is, in a few words."""
+        source = self.provenance
+        size = f"{source.image_size} px" if source.image_size else ""
+        tta = f"TTA {source.tta}" if source.tta not in ("", "none") else ""
+        folds = f"{len(self.val)} of {source.folds} folds" if source.folds else ""
+        return ", ".join(part for part in (source.backbone, size, tta, folds) if part) or self.name
+
+
+def find_members(runs: Sequence[str]) -> list[Member]:
+    """The members that run directories, globs of them and parquet files stand for, in their order.
+
+    Raises:
+        InputError: nothing is there, a file is no predictions file or is there twice, or it holds rows that the model
+            was trained on.
+    """
+    files = [path for entry in runs for path in _val_files(entry)]
+    twice = sorted({str(path) for path in files if files.count(path) > 1})
+    if twice:
+        raise InputError(f"{twice[0]}: expected each member once, found it twice in runs. Leave one out.")
+    if not files:
+        raise InputError("runs=[]: expected run directories or predictions files, found none. Give runs=[DIR,DIR].")
+    siblings: dict[object, list[tuple[Path, Provenance]]] = {}
+    for path in files:
+        provenance = read_provenance(path)
+        _check_unseen(path, provenance)
+        key = (provenance.recipe, provenance.image_size, provenance.tta) if provenance.folds else path
+        siblings.setdefault(key, []).append((path, provenance))
+    return [_member(group) for group in siblings.values()]
+
+
+def _val_files(entry: str) -> list[Path]:
+    path = Path(entry)
+    if path.exists():
+        return [_val_file(path)]
+    matches = [Path(match) for match in sorted(glob.glob(entry))]  # noqa: PTH207 - a pattern may be absolute
+    found = [_val_file(match) for match in matches if match.is_dir() or match.suffix == ".parquet"]
+    if not found:
+        raise InputError(
+            f"runs: {entry}: no such file or directory. Expected a run's directory (python src/train.py prints it), a "
+            "predictions file, or a pattern of them in quotes: 'runs=[\"logs/train/multiruns/NAME/*\"]'."
+        )
+    return found
+
+
+def _val_file(path: Path) -> Path:
+    if path.suffix == ".parquet" and path.is_file():
+        if "val" not in path.name:
+            raise InputError(
+                f"{path}: expected the validation predictions, in a file with val in its name, found another. Give "
+                "val.parquet; test.parquet beside it is found by its name."
+            )
+        return path
+    for directory in (path / "predictions", path):
+        if (directory / "val.parquet").is_file():
+            return directory / "val.parquet"
+    raise InputError(
+        f"{path}: expected predictions/val.parquet in it, found none. Write it with `python src/predict.py run={path} "
+        "split=val`."
+    )
+
+
+def _test_file(val: Path) -> Path:
+    """The test predictions beside the validation ones: the same name, with test for the last val."""
+    before, _, after = val.name.rpartition("val")
+    return val.with_name(f"{before}test{after}")
+
+
+def _check_unseen(path: Path, provenance: Provenance) -> None:
+    if provenance.split not in ("", "val"):
+        raise InputError(
+            f"{path}: expected validation predictions, found those of the {provenance.split} split"
+            + (", which the model was trained on" if provenance.split == "train" else "")
+            + f". Write them with `python src/predict.py run={provenance.run} split=val`."
+        )
+    if provenance.trained_on != "train":
+        raise InputError(
+            f"{path}: expected predictions of images that the model was not trained on, found a model trained on "
+            f"{provenance.trained_on} (data.train_on of {provenance.run}). Its validation figures mean nothing. Give a "
+            "run with data.train_on=train, or runs in folds (data.folds, data.fold)."
+        )
+
+
+def _member(group: Sequence[tuple[Path, Provenance]]) -> Member:
+    val = [path for path, _ in group]
+    test = [_test_file(path) for path in val]
+    there = [path for path in test if path.is_file()]
+    if there and len(there) < len(test):
+        missing = next(path for path in test if path not in there)
+        raise InputError(
+            f"{missing}: no such file, though other folds of the member have one. Write it with `python src/predict.py "
+            f"run={missing.parent.parent} split=test`."
+        )
+    for path in there:
+        if (split := read_provenance(path).split) not in ("", "test"):
+            raise InputError(f"{path}: expected predictions of the test split, found those of {split}. Predict again.")
+    return Member(" + ".join(provenance.run for _, provenance in group), val, there, group[0][1])
