@@ -113,7 +113,9 @@ def assess(
         )
 
     validated = cross_validate(rows, methods)
-    fitted = {each: blend(rows.log_p) for each, blend in rows.fit(methods).items()}
+    pools = rows.fit(methods)
+    members = rows.calibrated(np.ones(len(labels), bool))
+    fitted = {each: pool(members) for each, pool in pools.items()}
     compared = {each: figures(fitted[each].argmax(-1), validated[each]) for each in methods}
 
     candidates = validated if method == "auto" else {method: validated[method]}
@@ -122,7 +124,8 @@ def assess(
     if offsets or len(candidates) > 1:
         ensemble = cross_validate_choice(rows, candidates, offsets=offsets)
     added = fit_offsets(validated[chosen].probabilities, labels) if offsets else np.zeros(classes)
-    blend = rows.fit([chosen])[chosen]
+    blend = Blend(rows.temperatures(), pools[chosen])
+    without = _scores_without(rows, chosen) if len(votes) > 1 else None
     return Assessment(
         method=chosen,
         methods=compared,
@@ -133,7 +136,7 @@ def assess(
                 log_loss(labels, np.exp(rows.log_p[member])),
                 float(blend.temperatures[member]),
                 float(blend.pool.weights[member]),
-                None if len(votes) == 1 else _adds(rows, chosen, compared[chosen], member),
+                None if without is None else compared[chosen].validated.value - without[member],
             )
             for member, vote in enumerate(votes)
         ],
@@ -145,15 +148,17 @@ def assess(
     )
 
 
-def _adds(rows: Rows, method: Method, figures: MethodFigures, member: int) -> float:
-    """What a member adds to a method's cross-validated macro F1: each fold's blend is applied without it."""
-    predicted = np.empty(len(rows.labels), np.int64)
+def _scores_without(rows: Rows, method: Method) -> list[float]:
+    """A method's cross-validated macro F1 without each member: fitted with it, applied without it."""
+    count = len(rows.log_p)
+    predicted = np.empty((count, len(rows.labels)), np.int64)
     for fold in range(rows.fold_count):
         held_out = rows.folds == fold
-        blend = rows.fit([method], {fold})[method].without(member)
-        others = np.delete(np.arange(len(rows.log_p)), member)
-        predicted[held_out] = blend(rows.log_p[np.ix_(others, np.flatnonzero(held_out))]).argmax(-1)
-    return figures.validated.value - macro_f1(rows.labels, predicted, rows.class_count)
+        members = rows.calibrated(held_out, {fold})
+        pool = rows.fit([method], {fold})[method]
+        for member in range(count):
+            predicted[member, held_out] = pool.without(member)(members).argmax(-1)
+    return [macro_f1(rows.labels, each, rows.class_count) for each in predicted]
 
 
 def _correlations(rows: Rows) -> NDArray[np.float64]:

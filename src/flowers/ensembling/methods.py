@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from flowers.ensembling.pools import LinearPool, LogarithmicPool, Pool, RankPool, equal_shares
+from flowers.ensembling.pools import LinearPool, LogarithmicPool, Pool, RankPool, equal_weights
 from flowers.ensembling.scores import SMALLEST, Labels, Probabilities, log_probabilities, macro_f1
 
 Method = Literal["mean", "geometric", "rank", "weights", "greedy", "stacked"]
@@ -24,7 +24,7 @@ SHARED_SCALE, OWN_SCALE, BIAS_SCALE = 0.5, 0.1, 0.3
 
 def fit_mean(members: Probabilities, labels: Labels) -> Pool:
     """The mean of the probabilities."""
-    return LinearPool(equal_shares(len(members)))
+    return LinearPool(equal_weights(len(members)))
 
 
 def fit_geometric(members: Probabilities, labels: Labels) -> Pool:
@@ -35,7 +35,7 @@ def fit_geometric(members: Probabilities, labels: Labels) -> Pool:
 
 def fit_rank(members: Probabilities, labels: Labels) -> Pool:
     """A vote of ranks."""
-    return RankPool(len(members))
+    return RankPool(equal_weights(len(members)))
 
 
 def fit_weights(members: Probabilities, labels: Labels) -> Pool:
@@ -52,7 +52,7 @@ def fit_weights(members: Probabilities, labels: Labels) -> Pool:
         mixed = truth @ weights
         return -np.log(mixed).mean() + weights.sum(), 1 - truth.T @ (1 / mixed) / len(mixed)
 
-    start = equal_shares(len(members))
+    start = equal_weights(len(members))
     options = {"maxiter": 500, "ftol": 1e-12, "gtol": 1e-8}
     solution = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(1e-12, None)] * len(start), options=options)
     weights = np.where(solution.x > 1e-6, solution.x, 0.0)

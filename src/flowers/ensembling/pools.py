@@ -19,40 +19,36 @@ TIE_BREAK = np.float32(1e-4)
 
 
 class Pool(Protocol):
-    """Members' probabilities to one. A pool's `weights` say how much each member counts: they sum to one."""
+    """Members' probabilities to one."""
 
     @property
-    def weights(self) -> NDArray[np.float64]: ...
+    def weights(self) -> NDArray[np.float64]:
+        """How much each member counts, `[M]`, one together."""
+        ...
 
     def __call__(self, members: Probabilities) -> Probabilities:
         """Probabilities float32 `[N, K]` from those of the members, float32 `[M, N, K]`."""
         ...
 
     def without(self, member: int) -> Pool:
-        """The pool of the other members, as they are weighted among themselves."""
+        """The pool with one member that does not count, the others weighted among themselves as before."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class LinearPool:
-    """The mean of the members' probabilities, weighted by `shares` `[M]`."""
+    """The mean of the members' probabilities, weighted by `weights` `[M]`."""
 
-    shares: NDArray[np.float64]
-
-    @property
-    def weights(self) -> NDArray[np.float64]:
-        return self.shares
+    weights: NDArray[np.float64]
 
     def __call__(self, members: Probabilities) -> Probabilities:
         result = np.zeros(members.shape[1:], np.float32)
-        for member in np.flatnonzero(self.shares):
-            result += np.float32(self.shares[member]) * members[member]
+        for member in np.flatnonzero(self.weights):
+            result += np.float32(self.weights[member]) * members[member]
         return _normalised(result)
 
     def without(self, member: int) -> LinearPool:
-        shares = np.delete(self.shares, member)
-        total = shares.sum()
-        return LinearPool(shares / total if total > 0 else np.full(len(shares), 1 / len(shares)))
+        return LinearPool(_without(self.weights, member))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,44 +67,51 @@ class LogarithmicPool:
     def __call__(self, members: Probabilities) -> Probabilities:
         logits = np.tile(self.bias.astype(np.float32), (members.shape[1], 1))
         for exponents, member in zip(self.exponents.astype(np.float32), members, strict=True):
-            logits += exponents * log_probabilities(member)
+            if exponents.any():
+                logits += exponents * log_probabilities(member)
         return _normalised(np.exp(logits - logits.max(-1, keepdims=True)))
 
     def without(self, member: int) -> LogarithmicPool:
-        return LogarithmicPool(np.delete(self.exponents, member, axis=0), self.bias)
+        exponents = self.exponents.copy()
+        exponents[member] = 0
+        return LogarithmicPool(exponents, self.bias)
 
 
 @dataclass(frozen=True, slots=True)
 class RankPool:
-    """The mean of 1 / rank, the rank of a class among those of its row, first the most probable.
+    """The mean, weighted by `weights` `[M]`, of 1 / rank: of a class among those of its row, first the most probable.
 
-    Each member's vote counts alike, however sure it is. Reciprocal ranks, as in Dowdall's rule, since in a mean of
-    plain ranks the order of the classes that nobody believes in outweighs that of the first.
+    A member's vote counts alike, however sure it is. Reciprocal ranks, as in Dowdall's rule, since in a mean of plain
+    ranks the order of the classes that nobody believes in outweighs that of the first.
     """
 
-    members: int
-
-    @property
-    def weights(self) -> NDArray[np.float64]:
-        return np.full(self.members, 1 / self.members)
+    weights: NDArray[np.float64]
 
     def __call__(self, members: Probabilities) -> Probabilities:
         result = np.zeros(members.shape[1:], np.float32)
         votes = (1 / np.arange(1, members.shape[2] + 1)).astype(np.float32)
-        for member in members:
-            order = np.argsort(-member, axis=1, kind="stable")
-            vote = np.empty_like(member)
-            np.put_along_axis(vote, order, np.broadcast_to(votes, member.shape), axis=1)
-            result += vote + TIE_BREAK * member
+        for member in np.flatnonzero(self.weights):
+            order = np.argsort(-members[member], axis=1, kind="stable")
+            vote = np.empty_like(result)
+            np.put_along_axis(vote, order, np.broadcast_to(votes, vote.shape), axis=1)
+            result += np.float32(self.weights[member]) * (vote + TIE_BREAK * members[member])
         return _normalised(result)
 
     def without(self, member: int) -> RankPool:
-        return RankPool(self.members - 1)
+        return RankPool(_without(self.weights, member))
 
 
-def equal_shares(members: int) -> NDArray[np.float64]:
-    """Shares `[M]` that count every member alike."""
+def equal_weights(members: int) -> NDArray[np.float64]:
+    """Weights `[M]` that count every member alike."""
     return np.full(members, 1 / members)
+
+
+def _without(weights: NDArray[np.float64], member: int) -> NDArray[np.float64]:
+    """Weights, one of them zero; where that was the only one, all others alike."""
+    others = np.arange(len(weights)) != member
+    kept = np.where(others, weights, 0.0)
+    kept = kept if kept.any() else others.astype(np.float64)
+    return np.asarray(kept / kept.sum())
 
 
 def _normalised(rows: Probabilities) -> Probabilities:

@@ -69,8 +69,8 @@ def _bootstrap(
     """Macro F1 of each of the predictions on the rows `[P]`, and on resamples of the rows `[P, R]`."""
     cells, counts = np.unique(np.stack([labels, *predictions]), axis=1, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
-    drawn = np.concatenate([counts[None], drawn])
-    one_hot = np.eye(class_count)
+    drawn = np.concatenate([counts[None], drawn]).astype(np.float32)  # counts: exact, and quick to multiply
+    one_hot = np.eye(class_count, dtype=np.float32)
     truth = one_hot[cells[0]]
     scores = []
     for predicted in cells[1:]:

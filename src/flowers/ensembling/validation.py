@@ -31,10 +31,6 @@ class Blend:
         """Probabilities float32 `[N, K]` from the members' log-probabilities `[M, N, K]`."""
         return self.pool(calibrated(log_p, self.temperatures))
 
-    def without(self, member: int) -> Blend:
-        """The blend of the other members."""
-        return Blend(np.delete(self.temperatures, member), self.pool.without(member))
-
 
 class Rows:
     """The rows that everything is fitted on and validated with.
@@ -51,23 +47,30 @@ class Rows:
         self.folds = folds
         self.fold_count = int(folds.max()) + 1  # of which none is empty
         self._temperatures = Temperatures(log_p, labels, folds)
-        self._fits: dict[tuple[frozenset[int], Method], Blend] = {}
+        self._pools: dict[tuple[frozenset[int], Method], Pool] = {}
 
     @property
     def class_count(self) -> int:
         return int(self.log_p.shape[2])
 
-    def fit(self, methods: Sequence[Method], excluded: Collection[int] = ()) -> dict[Method, Blend]:
-        """Each method fitted to the rows of all folds but the `excluded`; what was fitted once is kept."""
+    def temperatures(self, excluded: Collection[int] = ()) -> NDArray[np.float64]:
+        """The members' temperatures `[M]`, fitted to the rows of all folds but the `excluded`."""
+        return self._temperatures.fitted(excluded)
+
+    def calibrated(self, chosen: NDArray[np.bool_], excluded: Collection[int] = ()) -> Probabilities:
+        """The members' probabilities `[M, n, K]` of the chosen rows, at the temperatures of the folds not `excluded`."""
+        return calibrated(self.log_p[:, chosen], self.temperatures(excluded))
+
+    def fit(self, methods: Sequence[Method], excluded: Collection[int] = ()) -> dict[Method, Pool]:
+        """Each method's pool, fitted to the rows of all folds but the `excluded`; what was fitted once is kept."""
         left_out = frozenset(excluded)
-        due = [method for method in methods if (left_out, method) not in self._fits]
+        due = [method for method in methods if (left_out, method) not in self._pools]
         if due:
             rows = ~np.isin(self.folds, list(left_out))
-            temperatures = self._temperatures.fitted(left_out)
-            members = calibrated(self.log_p[:, rows], temperatures)
+            members = self.calibrated(rows, left_out)
             for method in due:
-                self._fits[left_out, method] = Blend(temperatures, METHODS[method](members, self.labels[rows]))
-        return {method: self._fits[left_out, method] for method in methods}
+                self._pools[left_out, method] = METHODS[method](members, self.labels[rows])
+        return {method: self._pools[left_out, method] for method in methods}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +99,9 @@ def _out_of_fold(rows: Rows, methods: Sequence[Method], excluded: Collection[int
         if fold in excluded:
             continue
         held_out = rows.folds == fold
-        members = rows.log_p[:, held_out]
-        for method, blend in rows.fit(methods, {*excluded, fold}).items():
-            result[method][held_out] = blend(members)
+        members = rows.calibrated(held_out, {*excluded, fold})
+        for method, pool in rows.fit(methods, {*excluded, fold}).items():
+            result[method][held_out] = pool(members)
     return result
 
 
