@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flowers.ensembling.scores import Labels, Probabilities
 
-_GRID = np.geomspace(1 / 8, 8, 49)
+_GRID = np.geomspace(1 / 16, 16, 65)
 """Sharpnesses at which the loss is computed, 9 % apart."""
 
 _ROWS = 4096

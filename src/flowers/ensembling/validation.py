@@ -58,7 +58,7 @@ class Rows:
         return self._temperatures.fitted(excluded)
 
     def calibrated(self, chosen: NDArray[np.bool_], excluded: Collection[int] = ()) -> Probabilities:
-        """The members' probabilities `[M, n, K]` of the chosen rows, at the temperatures of the folds not `excluded`."""
+        """The members' probabilities `[M, n, K]` of the chosen rows, at the temperatures of folds not `excluded`."""
         return calibrated(self.log_p[:, chosen], self.temperatures(excluded))
 
     def fit(self, methods: Sequence[Method], excluded: Collection[int] = ()) -> dict[Method, Pool]:
