@@ -1,4 +1,4 @@
-"""Members whose truth is known: pictures drawn from a mixture of Gaussians, seen by each member through its own noise."""
+"""Members whose truth is known: points drawn from a mixture of Gaussians, seen by each member through noise."""
 
 from __future__ import annotations
 
