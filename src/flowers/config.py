@@ -292,7 +292,7 @@ class Ensemble(Group):
     """configs/ensemble.yaml."""
 
     runs: list[str]
-    method: Literal["auto"] | Method
+    method: Literal["auto", Method]
     methods: Annotated[list[Method], Field(min_length=1)]
     offsets: bool
     allow_missing: bool

@@ -52,6 +52,11 @@ def ensemble(config: DictConfig) -> Ensemble:
     Raises:
         InputError: a member is not there or may not be used; see the message.
     """
+    if config.method not in ("auto", *config.methods):
+        raise InputError(
+            f"method={config.method}: expected auto or one of methods=[{','.join(config.methods)}], found another. "
+            f"Choose one of these, or add {config.method} to methods."
+        )
     members = find_members(config.runs)
     class_names = check_same_classes(members)
     tested = _have_test(members)
@@ -110,8 +115,8 @@ def _write(path: Path, joined: Joined, parts: Iterable[Probabilities], provenanc
 
 
 def _provenance(directory: Path, members: Sequence[Member], split: str) -> Provenance:
-    """Of the blend: as a member of another ensemble it costs what its members cost together."""
-    sources = [member.provenance for member in members]
+    """Of the blend: as a member of another ensemble it costs what its members' models cost together."""
+    sources = [member.provenance for member in members for _ in member.val]
     parameters = [source.parameters for source in sources]
     speeds = [source.images_per_second for source in sources]
     return Provenance(

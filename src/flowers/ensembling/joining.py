@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from flowers.data.batch import NO_LABEL
-from flowers.ensembling.members import Member
-from flowers.ensembling.predictions import Part, read_ids, read_rows
+from flowers.ensembling.members import Member, difference
+from flowers.ensembling.predictions import Part, read_ids, read_provenance, read_rows
 from flowers.ensembling.scores import Labels, Probabilities
 from flowers.errors import InputError
 
@@ -53,15 +53,11 @@ def check_same_classes(members: Sequence[Member]) -> list[str]:
     first = members[0]
     names = first.provenance.class_names
     for member in members[1:]:
-        others = member.provenance.class_names
-        if others == names:
-            continue
-        pairs = enumerate(zip(names, others, strict=False))
-        differing = next((f"; label {label} is {a!r} there, {b!r} here" for label, (a, b) in pairs if a != b), "")
-        raise InputError(
-            f"{member.name}: expected the {len(names)} classes of {first.name} in their order, found {len(others)}"
-            f"{differing}. Only members that were trained on the same classes can be blended."
-        )
+        if differing := difference(names, member.provenance.class_names):
+            raise InputError(
+                f"{member.name}: expected the {len(names)} classes of {first.name} in their order, found {differing}. "
+                "Only members that were trained on the same classes can be blended."
+            )
     return names
 
 
@@ -77,10 +73,10 @@ def join_validation(members: Sequence[Member], scratch: Path, *, allow_missing: 
     if allow_missing:
         for other in own[1:]:
             ids = ids.filter(pc.is_in(ids, value_set=other))
-        if len(ids) == 0:
-            raise InputError("runs: expected validation images that all members have predicted, found none.")
     else:
         _check_same_ids(members, own, "validation")
+    if len(ids) == 0:
+        raise InputError("runs: expected validation images that all members have predicted, found none.")
     joined = Joined(ids, np.full(len(ids), NO_LABEL), _scratch(scratch / "val", len(members), len(ids), len(classes)))
     for member, place in zip(members, joined.probabilities, strict=True):
         for path in member.val:
@@ -104,6 +100,8 @@ def join_test(members: Sequence[Member], scratch: Path, *, allow_missing: bool) 
     else:
         _check_same_ids(owners, own, "test")
         _check_none_skipped(members)
+    if len(ids) == 0:
+        raise InputError("runs: expected test images that the members have predicted, found none.")
     joined = Joined(ids, np.full(len(ids), NO_LABEL), _scratch(scratch / "test", len(members), len(ids), len(classes)))
     counts = np.zeros((len(members), len(ids)), np.int32)
     for member, place, count in zip(members, joined.probabilities, counts, strict=True):
@@ -115,6 +113,11 @@ def join_test(members: Sequence[Member], scratch: Path, *, allow_missing: bool) 
 
 def _ids_of(member: Member, paths: Sequence[Path]) -> pa.Array:
     ids = pa.concat_arrays([read_ids(path) for path in paths])
+    if ids.null_count:
+        raise InputError(
+            f"{member.name}: expected an id in each row of {_named(paths)}, found {ids.null_count} without one. "
+            "Predict again."
+        )
     counts = ids.value_counts()
     twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     if len(twice):
@@ -142,11 +145,12 @@ def _check_same_ids(members: Sequence[Member], own: Sequence[pa.Array], split: s
 
 def _check_none_skipped(members: Sequence[Member]) -> None:
     for member in members:
-        if skipped := member.provenance.skipped:
-            raise InputError(
-                f"{member.name}: expected every record of the data set, found that {skipped} had been skipped as "
-                "unreadable. Mend the data set and predict again, or set allow_missing=true."
-            )
+        for path in member.test:
+            if skipped := read_provenance(path).skipped:
+                raise InputError(
+                    f"{member.name}: expected every record of the data set, found that {skipped} had been skipped as "
+                    "unreadable. Mend the data set and predict again, or set allow_missing=true."
+                )
 
 
 def _scratch(path: Path, members: int, rows: int, classes: int) -> Probabilities:
@@ -176,7 +180,8 @@ def _copy_rows(
             bad.check_same_labels(rows.labels[wanted], joined.labels[target], joined.ids.take(pa.array(target)))
             joined.labels[target] = rows.labels[wanted]
         probabilities = rows.probabilities[wanted]
-        place[target] += probabilities / probabilities.sum(-1, keepdims=True)
+        with np.errstate(divide="ignore", invalid="ignore"):  # in rows that are complained of
+            place[target] += probabilities / probabilities.sum(-1, keepdims=True)
         copied.append(target)
     bad.complain()
     return np.concatenate(copied) if copied else np.empty(0, np.int64)

@@ -40,13 +40,15 @@ def find_members(runs: Sequence[str]) -> list[Member]:
     """The members that run directories, globs of them and parquet files stand for, in their order.
 
     Raises:
-        InputError: nothing is there, a file is no predictions file or is there twice, or it holds rows that the model
-            was trained on.
+        InputError: nothing is there, a file is no predictions file or is there twice, as a fold is, it holds rows that
+            the model was trained on, or the files of a member have other classes.
     """
     files = [path for entry in runs for path in _val_files(entry)]
-    twice = sorted({str(path) for path in files if files.count(path) > 1})
-    if twice:
-        raise InputError(f"{twice[0]}: expected each member once, found it twice in runs. Leave one out.")
+    seen: set[Path] = set()
+    for path in files:
+        if path.resolve() in seen:
+            raise InputError(f"{path}: expected each member once, found it twice in runs. Leave one out.")
+        seen.add(path.resolve())
     if not files:
         raise InputError("runs=[]: expected run directories or predictions files, found none. Give runs=[DIR,DIR].")
     siblings: dict[object, list[tuple[Path, Provenance]]] = {}
@@ -111,16 +113,44 @@ def _check_unseen(path: Path, provenance: Provenance) -> None:
 
 
 def _member(group: Sequence[tuple[Path, Provenance]]) -> Member:
+    _check_folds(group)
     val = [path for path, _ in group]
     test = [_test_file(path) for path in val]
     there = [path for path in test if path.is_file()]
     if there and len(there) < len(test):
-        missing = next(path for path in test if path not in there)
+        missing, run = next((file, own.run) for file, (_, own) in zip(test, group, strict=True) if file not in there)
         raise InputError(
             f"{missing}: no such file, though other folds of the member have one. Write it with `python src/predict.py "
-            f"run={missing.parent.parent} split=test`."
+            f"run={run} split=test`."
         )
-    for path in there:
-        if (split := read_provenance(path).split) not in ("", "test"):
+    tested = [(path, read_provenance(path)) for path in there]
+    for path, provenance in tested:
+        if (split := provenance.split) not in ("", "test"):
             raise InputError(f"{path}: expected predictions of the test split, found those of {split}. Predict again.")
-    return Member(" + ".join(provenance.run for _, provenance in group), val, there, group[0][1])
+    first = group[0][1]
+    for path, provenance in [*group, *tested]:
+        if differing := difference(first.class_names, provenance.class_names):
+            raise InputError(f"{path}: expected the classes of {val[0]}, found {differing}. Predict both again.")
+    return Member(" + ".join(provenance.run for _, provenance in group), val, there, first)
+
+
+def _check_folds(group: Sequence[tuple[Path, Provenance]]) -> None:
+    runs: dict[int, str] = {}
+    for _, provenance in group:
+        if provenance.fold is None:
+            continue
+        if provenance.fold in runs:
+            raise InputError(
+                f"{provenance.run}: expected each fold of a recipe once, found fold {provenance.fold} in "
+                f"{runs[provenance.fold]} as well. Leave one out."
+            )
+        runs[provenance.fold] = provenance.run
+
+
+def difference(names: Sequence[str], others: Sequence[str]) -> str:
+    """How class names differ from those expected: their number and the first label with another; empty if not."""
+    if names == others:
+        return ""
+    pairs = enumerate(zip(names, others, strict=False))
+    differing = next((f"; label {label} is {a!r} there, {b!r} here" for label, (a, b) in pairs if a != b), "")
+    return f"{len(others)}{differing}"

@@ -8,6 +8,7 @@ another program needs none.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -122,6 +123,8 @@ def read_provenance(path: Path) -> Provenance:
         columns = pq.read_schema(path).names
         if columns[:2] != ["id", "label"] or len(columns) < 4:
             raise ValueError(f"columns {', '.join(columns[:4])}, not id, label and then one for each class")
+        if twice := [name for name, times in Counter(columns).items() if times > 1]:
+            raise ValueError(f"a column {twice[0]} more than once")
         found = json.loads(metadata.get(METADATA_KEY.encode(), b"null"))
         unknown = Provenance(str(path), "", None, "", columns[2:])
         provenance = unknown if found is None else Provenance(**found)
