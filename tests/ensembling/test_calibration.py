@@ -59,3 +59,11 @@ def test_a_perfect_member_gets_a_finite_temperature() -> None:
     log_p = log_probabilities(np.eye(4, dtype=np.float32)[labels])[None]
     temperatures = Temperatures(log_p, labels, labels).fitted()
     assert np.isfinite(temperatures).all() and (temperatures > 0).all()
+
+
+def test_a_member_that_knows_nothing_of_many_classes() -> None:
+    labels = np.arange(900) % 900
+    log_p = log_probabilities(np.full((1, 900, 900), 1 / 900, np.float32))
+    temperatures = Temperatures(log_p, labels, np.zeros(900, np.int64)).fitted()
+    for temperature in (temperatures, np.array([1 / 16])):
+        np.testing.assert_allclose(calibrated(log_p, temperature), 1 / 900, rtol=1e-4)

@@ -131,6 +131,7 @@ def assess(
     added = fit_offsets(validated[chosen].probabilities, labels) if offsets else np.zeros(classes)
     blend = Blend(rows.temperatures(), pools[chosen])
     without = _scores_without(rows, chosen) if len(votes) > 1 else None
+    whole = macro_f1(labels, validated[chosen].predicted, classes)
     with ThreadPoolExecutor(available_cores()) as threads:  # drawing numbers needs no interpreter
         estimates = list(threads.map(estimate, votes))
     return Assessment(
@@ -143,7 +144,7 @@ def assess(
                 log_loss(labels, np.exp(rows.log_p[member])),
                 float(blend.temperatures[member]),
                 float(blend.pool.weights[member]),
-                None if without is None else compared[chosen].validated.value - without[member],
+                None if without is None else whole - without[member],
             )
             for member in range(len(votes))
         ],

@@ -27,7 +27,7 @@ def calibrated(log_p: Probabilities, temperatures: NDArray[np.float64]) -> Proba
     for member, temperature in enumerate(temperatures):
         for start in range(0, log_p.shape[1], _ROWS):
             rows = np.s_[start : start + _ROWS]
-            scaled = np.exp(log_p[member, rows] * np.float32(1 / temperature))  # log p <= 0: no overflow
+            scaled = np.exp(_from_highest(log_p[member, rows]) * np.float32(1 / temperature))
             result[member, rows] = scaled / scaled.sum(-1, keepdims=True)
     return result
 
@@ -55,11 +55,18 @@ def _grid_losses(log_p: Probabilities, labels: Labels, parts: Labels) -> NDArray
     sums = np.zeros((int(parts.max()) + 1, len(_GRID)))
     for start in range(0, len(labels), _ROWS):
         rows = np.s_[start : start + _ROWS]
-        true = log_p[np.arange(len(labels))[rows], labels[rows]]
+        shifted = _from_highest(log_p[rows])
+        true = shifted[np.arange(len(shifted)), labels[rows]]
         for point, sharpness in enumerate(_GRID):
-            normaliser = np.log(np.exp(log_p[rows] * np.float32(sharpness)).sum(-1))
+            normaliser = np.log(np.exp(shifted * np.float32(sharpness)).sum(-1))
             sums[:, point] += np.bincount(parts[rows], normaliser - sharpness * true, minlength=len(sums))
     return sums
+
+
+def _from_highest(log_p: Probabilities) -> Probabilities:
+    """Each row from its greatest value on, which becomes 0: at no sharpness does every class vanish."""
+    shifted: Probabilities = log_p - log_p.max(-1, keepdims=True)
+    return shifted
 
 
 def _lowest(losses: NDArray[np.float64]) -> float:

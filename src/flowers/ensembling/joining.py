@@ -169,10 +169,15 @@ def _copy_rows(
 ) -> NDArray[np.int64]:
     """Add a file's rows to where their ids are; the numbers of these rows."""
     bad = _Faults(member, path)
-    copied = []
+    # For the whole file: a look-up first makes an index of all ids.
+    targets: NDArray[np.int64] = (
+        pc.index_in(read_ids(path), value_set=joined.ids).fill_null(-1).to_numpy().astype(np.int64)
+    )
+    start = 0
     for rows in read_rows(path, classes):
         bad.check(rows)
-        target = pc.index_in(rows.ids.cast(pa.string()), value_set=joined.ids).fill_null(-1).to_numpy().astype(np.int64)
+        target = targets[start : start + len(rows.ids)]
+        start += len(rows.ids)
         wanted = target >= 0
         target = target[wanted]
         if labelled:
@@ -182,9 +187,9 @@ def _copy_rows(
         probabilities = rows.probabilities[wanted]
         with np.errstate(divide="ignore", invalid="ignore"):  # in rows that are complained of
             place[target] += probabilities / probabilities.sum(-1, keepdims=True)
-        copied.append(target)
     bad.complain()
-    return np.concatenate(copied) if copied else np.empty(0, np.int64)
+    placed: NDArray[np.int64] = targets[targets >= 0]
+    return placed
 
 
 class _Faults:

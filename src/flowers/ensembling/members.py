@@ -75,11 +75,11 @@ def _val_files(entry: str) -> list[Path]:
 
 
 def _val_file(path: Path) -> Path:
-    if path.suffix == ".parquet" and path.is_file():
-        if "val" not in path.name:
+    if path.is_file():
+        if path.suffix != ".parquet" or "val" not in path.name:
             raise InputError(
-                f"{path}: expected the validation predictions, in a file with val in its name, found another. Give "
-                "val.parquet; test.parquet beside it is found by its name."
+                f"{path}: expected the validation predictions, in a parquet file with val in its name, found another. "
+                "Give val.parquet; test.parquet beside it is found by its name."
             )
         return path
     for directory in (path / "predictions", path):
@@ -92,9 +92,9 @@ def _val_file(path: Path) -> Path:
 
 
 def _test_file(val: Path) -> Path:
-    """The test predictions beside the validation ones: the same name, with test for the last val."""
+    """The test predictions beside the validation ones: the same name, with test for the last val or validation."""
     before, _, after = val.name.rpartition("val")
-    return val.with_name(f"{before}test{after}")
+    return val.with_name(f"{before}test{after.removeprefix('idation')}")
 
 
 def _check_unseen(path: Path, provenance: Provenance) -> None:
