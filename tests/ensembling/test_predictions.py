@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from flowers.ensembling.predictions import PredictionsWriter, Provenance, read_provenance
+from flowers.ensembling.predictions import PredictionsWriter, Provenance, read_ids, read_provenance, read_rows
 from flowers.ensembling.submission import write_submission
 from flowers.errors import InputError
 
@@ -41,6 +43,29 @@ def test_round_trip(tmp_path: Path) -> None:
     assert read_provenance(path) == PROVENANCE
 
 
+def test_rows_come_in_few_parts_in_their_order_however_small_the_batches(tmp_path: Path) -> None:
+    """Each part has some words on every column in memory, and in the file's metadata."""
+    path = tmp_path / "test.parquet"
+    probabilities = written(path, 9999)
+    parts = list(read_rows(path, PROVENANCE.class_names))
+    np.testing.assert_array_equal(np.concatenate([part.probabilities for part in parts]), probabilities)
+    assert read_ids(path).to_pylist() == [f"{row:09x}" for row in range(9999)]
+    assert pq.read_metadata(path).num_row_groups <= 3
+
+
+def test_what_was_given_may_be_overwritten(tmp_path: Path) -> None:
+    batch = np.array([[0.5, 0.25, 0.25], [0, 1, 0]], np.float32, order="F")  # whose columns could be taken as they lie
+    expected = []
+    with PredictionsWriter(tmp_path / "test.parquet", PROVENANCE.class_names) as writer:
+        for identity in "abc":
+            writer.write([identity, identity * 2], [None] * 2, batch)
+            expected.append(batch.copy())
+            batch[:] = batch[:, [1, 2, 0]]
+        writer.finish(PROVENANCE)
+    (part,) = read_rows(tmp_path / "test.parquet", PROVENANCE.class_names)
+    np.testing.assert_array_equal(part.probabilities, np.concatenate(expected))
+
+
 def test_a_submission_has_each_id_once_with_its_most_probable_class(tmp_path: Path) -> None:
     probabilities = written(tmp_path / "test.parquet", 10)
     assert write_submission(tmp_path / "test.parquet", tmp_path / "submission.csv") == 10
@@ -62,3 +87,37 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
     for name in ("text.parquet", "nowhere.parquet"):
         with pytest.raises(InputError, match=f"{name}: expected a predictions file"):
             read_provenance(tmp_path / name)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import numpy as np
+from flowers.ensembling.predictions import PredictionsWriter, Provenance
+
+ROWS, BATCH, CLASSES = 200_000, 64, [f"class {label}" for label in range(104)]
+
+def resident():
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1])
+
+probabilities = np.random.default_rng(0).random((BATCH, len(CLASSES)), np.float32)
+with PredictionsWriter(Path(sys.argv[1]), CLASSES) as writer:
+    for start in range(0, ROWS, BATCH):
+        writer.write([f"{row:09x}" for row in range(start, start + BATCH)], [None] * BATCH, probabilities)
+        if start in (0, ROWS - BATCH):
+            print(resident())
+    writer.finish(Provenance("logs/run", "test", 192, "none", CLASSES))
+print(resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of processes in /proc")
+def test_writing_takes_no_more_memory_than_the_ids_and_some_rows(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "test.parquet")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    first, *others = (int(line) for line in done.stdout.split())
+    assert len(others) == 2
+    assert max(others) < first + 55_000, "the ids take about 25,000 KiB, all rows 81,000"

@@ -5,17 +5,22 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
 import lightning as L
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from flowers.errors import InputError
+from flowers.training.compilation import READ
 from flowers.training.xla import AutocastPrecision, check_batch_size, check_trainer, create_moments
 from tests.training.on_xla import xla
 
@@ -229,6 +234,38 @@ def test_predictions_are_the_plain_cpus(trained: Path, door: Door, tmp_path: Pat
         assert done.returncode == 0, done.stderr
         submissions.append((trained / "submission.csv").read_text())
     assert submissions[0] == submissions[1]
+
+
+def test_views_are_the_plain_cpus_and_stay_on_the_device(trained: Path, door: Door, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    counting = [
+        "trainer.strategy._target_=tests.training.counting.Counting",
+        f"+trainer.strategy.path={tmp_path}/counts",
+    ]
+    found = []
+    for trainer, environment, settings in (("cpu", {}, []), ("tpu", xla(2), counting)):
+        done = door(
+            "predict",
+            f"run={tmp_path}/run",
+            f"trainer={trainer}",
+            "trainer.precision=32-true",
+            "tta.symmetries=flips",
+            "tta.sizes=[48]",
+            "data.batch_size=16",
+            *settings,
+            **environment,
+        )
+        assert done.returncode == 0, done.stderr
+        table = pq.read_table(tmp_path / "run" / "predictions" / "test.parquet")
+        found.append(np.stack([column.to_numpy() for column in table.columns[2:]]))
+    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-6)  # pictures differ by 1e-4
+    counts = json.loads((tmp_path / "counts").read_text())
+    assert len(counts) == 5  # batches
+    assert counts[0]["fallbacks"].keys() <= {READ}
+    assert counts[-1]["fallbacks"] == counts[0]["fallbacks"]
+    compiled = [each["compilations"] for each in counts]
+    # Reading the labels and the valid rows, which are split over the devices, takes a small program for each.
+    assert all(later - earlier <= 2 for earlier, later in pairwise(compiled))
 
 
 def test_compiled_programs_have_the_same_keys_in_the_next_run(

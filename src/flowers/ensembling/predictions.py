@@ -25,6 +25,9 @@ from flowers.errors import InputError
 
 METADATA_KEY = "flowers"
 
+_ROWS = 4096
+"""Rows that are written at once: of each such group the file keeps words on every column, in memory until it ends."""
+
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
@@ -70,6 +73,7 @@ class PredictionsWriter:
         classes = [pa.field(name, pa.float32()) for name in class_names]
         self._schema = pa.schema([pa.field("id", pa.string()), pa.field("label", pa.int64()), *classes])
         self._seen: set[str] = set()
+        self._due: list[pa.Table] = []
         self._provenance: Provenance | None = None
 
     def __enter__(self) -> PredictionsWriter:
@@ -78,6 +82,8 @@ class PredictionsWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if kind is None:
+            self._write_due()
         if kind is None and self._provenance is not None:
             self._writer.add_key_value_metadata({METADATA_KEY: json.dumps(asdict(self._provenance))})
         self._writer.close()
@@ -104,8 +110,16 @@ class PredictionsWriter:
                     "from the shards."
                 )
             self._seen.add(identity)
-        columns = [pa.array(ids, pa.string()), pa.array(labels, pa.int64()), *map(pa.array, probabilities.T)]
-        self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
+        by_class = np.array(probabilities.T, np.float32, order="C")  # a copy: pyarrow takes columns as they lie
+        columns = [pa.array(ids, pa.string()), pa.array(labels, pa.int64()), *map(pa.array, by_class)]
+        self._due.append(pa.Table.from_arrays(columns, schema=self._schema))
+        if sum(table.num_rows for table in self._due) >= _ROWS:
+            self._write_due()
+
+    def _write_due(self) -> None:
+        if self._due:
+            self._writer.write_table(pa.concat_tables(self._due))
+            self._due.clear()
 
     def finish(self, provenance: Provenance) -> None:
         """Say where the rows come from: at the end, when their speed is known."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -119,10 +120,16 @@ def _resize(side: int, size: int) -> View:
     identity = torch.eye(side)[None, None]
     matrix = interpolate(identity, (size, side), mode="bilinear", antialias=True)[0, 0]
 
+    @cache  # the host would wait for the device with each copy
+    def weights_on(device: torch.device) -> Tensor:
+        return matrix.to(device)
+
     def resized(images: Tensor) -> Tensor:
-        weights = matrix.to(images.device)
+        weights = weights_on(images.device)
         # Every accelerator rounds products to fewer bits unless told: bf16 has 8, as many as a pixel.
-        return torch.einsum("hy,wx,byxc->bhwc", weights, weights, images.float())
+        lower = torch.einsum("hy,byxc->bhxc", weights, images.float())
+        # One axis at a time: of three factors torch would first multiply the matrices, into one of (h y w x) elements.
+        return torch.einsum("wx,bhxc->bhwc", weights, lower)
 
     return resized
 

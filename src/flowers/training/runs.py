@@ -23,6 +23,9 @@ from flowers.models.backbone import state_faults
 from flowers.models.classifier import FlowerClassifier
 from flowers.training import ema
 
+_WATCHING = tuple(f"callbacks.{name}" for name in ("progress_bar", "throughput", "compile_guard", "last_checkpoint"))
+"""The callbacks that leave the model as it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -84,7 +87,7 @@ class Run:
     def recipe(self) -> str:
         """A digest of the configuration: the same for the runs that differ in nothing but `data.fold`, and in where."""
         config = self.config()
-        for key in ("data.fold", "paths", "logger", "tags", "task_name", "ckpt_path", "callbacks", "trainer.devices"):
+        for key in ("data.fold", "paths", "logger", "tags", "task_name", "ckpt_path", "trainer.devices", *_WATCHING):
             OmegaConf.update(config, key, None, force_add=True)
         return hashlib.sha256(OmegaConf.to_yaml(config, sort_keys=True).encode()).hexdigest()
 

@@ -1,0 +1,28 @@
+"""XLA's strategy as configured, that tells what its device did: on its own, as workers must not import torch_xla."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from flowers.training.xla import SPMDStrategy
+
+
+class Counting(SPMDStrategy):
+    """Writes to `path` what had been compiled, and run on the host, after each batch that was predicted."""
+
+    def __init__(self, path: str, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._path = Path(path)
+        self._counts: list[dict[str, Any]] = []
+
+    def predict_step(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().predict_step(*args, **kwargs)
+        self._counts.append(asdict(self.compile_counts()))
+        return output
+
+    def teardown(self) -> None:
+        self._path.write_text(json.dumps(self._counts))
+        super().teardown()
