@@ -99,7 +99,7 @@ def test_five_crops_at_another_size(run: Run, door: Door) -> None:
     ("setting", "message"),
     [
         ("tta.symmetries=diagonal", "tta.symmetries=diagonal: expected 'none', 'flip', 'flips' or 'all'"),
-        ("tta.sizes=[7]", "tta.sizes: expected sides from 32 to 256 pixels, four times the picture's, found 7."),
+        ("tta.sizes=[7]", "tta.sizes: expected sides from 32 to 256 pixels, four times what is resized, found 7."),
     ],
 )
 def test_views_that_cannot_be_are_refused(run: Run, door: Door, setting: str, message: str) -> None:

@@ -114,7 +114,7 @@ def _resize(side: int, size: int) -> View:
         return _whole
     if not 32 <= size <= 4 * side:
         raise InputError(
-            f"tta.sizes: expected sides from 32 to {4 * side} pixels, four times the picture's, found {size}. Choose "
+            f"tta.sizes: expected sides from 32 to {4 * side} pixels, four times what is resized, found {size}. Choose "
             "others."
         )
     identity = torch.eye(side)[None, None]
