@@ -16,7 +16,7 @@ from rich.table import Column, Table
 from flowers.ensembling.ensemble import Ensemble
 from flowers.ensembling.scores import Estimate
 
-WIDE = 130  # characters, for tables that no narrower terminal or file could hold
+WIDE = 150  # characters, for tables that no narrower terminal or file could hold
 SHOWN_NAMES = 24
 """Members up to which a figure names each."""
 
