@@ -1,7 +1,6 @@
 """Members' predictions of a split joined on the id: the same rows, classes and labels, checked, member by member.
 
-The joined probabilities lie in a file that is mapped to memory: a million rows of many members need no more memory than
-the ids.
+The joined probabilities lie in a file: a million rows of many members need no more memory than their ids.
 """
 
 from __future__ import annotations
@@ -36,12 +35,21 @@ class Joined:
 
     ids: of the rows, in the order of the first member.
     labels: int64 `[N]`, `NO_LABEL` where there is none.
-    probabilities: float32 `[M, N, K]`, mapped to memory; each row sums to one.
+    file: with the probabilities, of `shape` `[M, N, K]`.
     """
 
     ids: pa.Array
     labels: Labels
-    probabilities: Probabilities
+    file: Path
+    shape: tuple[int, int, int]
+
+    @property
+    def probabilities(self) -> Probabilities:
+        """Float32 `[M, N, K]`, mapped from the file anew each time; each row sums to one.
+
+        What was looked at stays in memory as long as the array does: take one for some rows at a time.
+        """
+        return np.memmap(self.file, np.float32, mode="r+", shape=self.shape)
 
 
 def check_same_classes(members: Sequence[Member]) -> list[str]:
@@ -77,10 +85,10 @@ def join_validation(members: Sequence[Member], scratch: Path, *, allow_missing: 
         _check_same_ids(members, own, "validation")
     if len(ids) == 0:
         raise InputError("runs: expected validation images that all members have predicted, found none.")
-    joined = Joined(ids, np.full(len(ids), NO_LABEL), _scratch(scratch / "val", len(members), len(ids), len(classes)))
-    for member, place in zip(members, joined.probabilities, strict=True):
+    joined = _empty(ids, len(members), len(classes), scratch / "val")
+    for number, member in enumerate(members):
         for path in member.val:
-            _copy_rows(member, path, joined, place, classes, labelled=True)
+            _copy_rows(member, path, joined, number, classes, labelled=True)
     return joined
 
 
@@ -102,12 +110,12 @@ def join_test(members: Sequence[Member], scratch: Path, *, allow_missing: bool) 
         _check_none_skipped(members)
     if len(ids) == 0:
         raise InputError("runs: expected test images that the members have predicted, found none.")
-    joined = Joined(ids, np.full(len(ids), NO_LABEL), _scratch(scratch / "test", len(members), len(ids), len(classes)))
+    joined = _empty(ids, len(members), len(classes), scratch / "test")
     counts = np.zeros((len(members), len(ids)), np.int32)
-    for member, place, count in zip(members, joined.probabilities, counts, strict=True):
+    for number, (member, count) in enumerate(zip(members, counts, strict=True)):
         for path in member.test:
-            count[_copy_rows(member, path, joined, place, classes, labelled=False)] += 1
-    _average(joined.probabilities, counts)
+            count[_copy_rows(member, path, joined, number, classes, labelled=False)] += 1
+    _average(joined, counts)
     return joined
 
 
@@ -153,21 +161,23 @@ def _check_none_skipped(members: Sequence[Member]) -> None:
                 )
 
 
-def _scratch(path: Path, members: int, rows: int, classes: int) -> Probabilities:
-    """Zeros `[M, N, K]` in a new file, mapped to memory."""
-    size = 4 * members * rows * classes
-    if (free := shutil.disk_usage(path.parent).free) < size:
+def _empty(ids: pa.Array, members: int, classes: int, file: Path) -> Joined:
+    """Rows without labels, and with zeros for probabilities."""
+    size = 4 * members * len(ids) * classes
+    if (free := shutil.disk_usage(file.parent).free) < size:
         raise InputError(
-            f"{path.parent}: expected {size / 1e9:.1f} GB of room for the members' joined predictions, found "
+            f"{file.parent}: expected {size / 1e9:.1f} GB of room for the members' joined predictions, found "
             f"{free / 1e9:.1f} GB. Make room, or write elsewhere with paths.log_dir=DIR."
         )
-    return np.memmap(path, np.float32, mode="w+", shape=(members, rows, classes))
+    with file.open("wb") as new:
+        new.truncate(size)
+    return Joined(ids, np.full(len(ids), NO_LABEL), file, (members, len(ids), classes))
 
 
 def _copy_rows(
-    member: Member, path: Path, joined: Joined, place: Probabilities, classes: Sequence[str], *, labelled: bool
+    member: Member, path: Path, joined: Joined, number: int, classes: Sequence[str], *, labelled: bool
 ) -> NDArray[np.int64]:
-    """Add a file's rows to where their ids are; the numbers of these rows."""
+    """Add a file's rows to the member's of that number, where their ids are; the numbers of these rows."""
     bad = _Faults(member, path)
     # For the whole file: a look-up first makes an index of all ids.
     targets: NDArray[np.int64] = (
@@ -186,7 +196,7 @@ def _copy_rows(
             joined.labels[target] = rows.labels[wanted]
         probabilities = rows.probabilities[wanted]
         with np.errstate(divide="ignore", invalid="ignore"):  # in rows that are complained of
-            place[target] += probabilities / probabilities.sum(-1, keepdims=True)
+            joined.probabilities[number, target] += probabilities / probabilities.sum(-1, keepdims=True)
     bad.complain()
     placed: NDArray[np.int64] = targets[targets >= 0]
     return placed
@@ -234,10 +244,11 @@ class _Faults:
                 )
 
 
-def _average(probabilities: Probabilities, counts: NDArray[np.int32]) -> None:
+def _average(joined: Joined, counts: NDArray[np.int32]) -> None:
     """Sums over `counts` `[M, N]` files to means; where a member has none, the mean of those that have."""
     for start in range(0, counts.shape[1], _FILLED_AT_ONCE):
-        part, count = probabilities[:, start : start + _FILLED_AT_ONCE], counts[:, start : start + _FILLED_AT_ONCE]
+        rows = np.s_[:, start : start + _FILLED_AT_ONCE]
+        part, count = joined.probabilities[rows], counts[rows]
         part /= np.maximum(count, 1)[..., None]
         there = count > 0
         if not there.all():
