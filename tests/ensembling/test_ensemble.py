@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -361,3 +363,33 @@ def test_a_mistake_ends_in_one_line(tmp_path: Path, runs: list[str], door: Door,
     assert done.stderr.startswith(f"error: {message}")
     assert done.stderr.count("\n") == 1, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+MEASURED = """
+import sys
+from pathlib import Path
+from omegaconf import OmegaConf
+from flowers.ensembling.ensemble import ensemble
+
+ensemble(OmegaConf.load(sys.argv[1]))
+print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process's memory in /proc")
+def test_test_rows_cost_no_memory_for_their_probabilities(tmp_path: Path) -> None:
+    """50,000 rows more of three members with 200 classes, 120 MB of probabilities, within half of that for all else."""
+    names = [f"class {label}" for label in range(200)]
+    peaks = []
+    for count in (10_000, 60_000):
+        directory = tmp_path / str(count)
+        for seed in range(3):
+            val, test = predicted(200, seed, classes=200), predicted(count, seed, classes=200, first=1000)
+            write_run(directory / "runs" / str(seed), val, test, class_names=names)
+        config = settings(directory / "out", [f"{directory}/runs/*"])
+        OmegaConf.save(config, directory / "config.yaml")
+        command = [sys.executable, "-c", MEASURED, str(directory / "config.yaml")]
+        done = subprocess.run(command, cwd=ROOT / "src", capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout))
+    assert peaks[1] - peaks[0] < 60_000, peaks

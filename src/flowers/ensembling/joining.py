@@ -126,9 +126,9 @@ def _ids_of(member: Member, paths: Sequence[Path]) -> pa.Array:
             f"{member.name}: expected an id in each row of {_named(paths)}, found {ids.null_count} without one. "
             "Predict again."
         )
-    counts = ids.value_counts()
-    twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-    if len(twice):
+    if pc.count_distinct(ids).as_py() < len(ids):
+        counts = ids.value_counts()
+        twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
         raise InputError(
             f"{member.name}: expected each id once in {_named(paths)}, found {len(twice)} more than once: "
             f"{_examples(twice)}. Predict again from a data set without duplicates."

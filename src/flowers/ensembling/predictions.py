@@ -78,7 +78,7 @@ class PredictionsWriter:
 
     def __enter__(self) -> PredictionsWriter:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._writer = pq.ParquetWriter(self._unfinished, self._schema)
+        self._writer = pq.ParquetWriter(self._unfinished, self._schema, use_dictionary=False)  # hardly any value twice
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -118,7 +118,7 @@ class PredictionsWriter:
 
     def _write_due(self) -> None:
         if self._due:
-            self._writer.write_table(pa.concat_tables(self._due))
+            self._writer.write_table(pa.concat_tables(self._due), row_group_size=_ROWS)
             self._due.clear()
 
     def finish(self, provenance: Provenance) -> None:
@@ -163,7 +163,8 @@ class Part:
 
 def read_ids(path: Path) -> pa.Array:
     """The ids of a predictions file, in its order."""
-    ids: pa.Array = pq.read_table(path, columns=["id"])["id"].cast(pa.string()).combine_chunks()
+    table = pq.ParquetFile(path, pre_buffer=False).read(columns=["id"], use_threads=False)
+    ids: pa.Array = table["id"].cast(pa.string()).combine_chunks()
     return ids
 
 
@@ -173,7 +174,7 @@ def read_rows(path: Path, class_names: Sequence[str]) -> Iterator[Part]:
     Raises:
         InputError: a probability or a label is no number.
     """
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=8192):
+    for batch in pq.ParquetFile(path, pre_buffer=False).iter_batches(batch_size=8192):
         try:
             labels = batch.column("label").cast(pa.int64()).fill_null(NO_LABEL).to_numpy(zero_copy_only=False)
             columns = [batch.column(name).cast(pa.float32()) for name in class_names]
