@@ -13,8 +13,8 @@ def main(config: DictConfig) -> float:
 
     result = ensemble(config)
     figures = draw_ensemble(result)
+    print_ensemble(result, figures)
     log_ensemble(result, figures, config)
-    print_ensemble(result)
     return result.assessment.ensemble.validated.value
 
 

@@ -66,6 +66,11 @@ def open_door(main: Callable[[DictConfig], Any], name: str) -> None:
         raise
     except HydraException as error:
         sys.exit(f"error: {_explain(error, name)}")
+    except ValueError as error:
+        if "Config group override" not in str(error):  # which Hydra says without a word about the group
+            raise
+        group = next((argument for argument in sys.argv[1:] if argument.endswith("=null")), "a group")
+        sys.exit(f"error: {group}: expected one of the group's choices, found none. --help lists them.")
 
 
 def _unmade(error: InstantiationException) -> str | None:

@@ -58,7 +58,13 @@ def predicted(count: int, seed: int, *, first: int = 0, classes: int = len(CLASS
 
 def write_file(path: Path, rows: Rows, class_names: Sequence[str] = CLASSES, **provenance: Any) -> Path:
     """A predictions file as `predict` writes it."""
-    values = {"run": str(path.parent), "split": path.stem, "image_size": 224, "tta": "none"} | provenance
+    values = {
+        "run": str(path.parent),
+        "split": path.stem,
+        "image_size": 224,
+        "tta": "none",
+        "trained_on": "train",
+    } | provenance
     with PredictionsWriter(path, class_names) as writer:
         writer.write(rows.ids, rows.labels, rows.probabilities)
         writer.finish(Provenance(class_names=list(class_names), **values))

@@ -97,7 +97,7 @@ def assert_refused(output: Path, runs: list[str], message: str, **changes: Any) 
     with pytest.raises(InputError, match=message):
         ensemble(settings(output, runs, **changes))
     assert left_over(output) == []
-    for name in ("ensemble.json", "submission.csv", "predictions/test.parquet"):
+    for name in ("ensemble.json", "submission.csv", "predictions"):
         assert not (output / name).exists()
 
 
@@ -139,7 +139,11 @@ def test_the_summary_tells_what_the_ensemble_is(tmp_path: Path, runs: list[str])
     assert sum(member["weight"] for member in summary["members"]) == pytest.approx(1)
     assert (summary["validation_rows"], summary["test_rows"]) == (60, 30)
     assert summary["class_offsets"] is None
-    assert summary["settings"] == {"folds": 5, "resamples": 100, "seed": 42, "allow_missing": False}
+    settings_told = {"folds": 5, "resamples": 100, "seed": 42, "allow_missing": False, "offsets": False}
+    assert summary["settings"] == settings_told | {"runs": runs, "method": "auto", "methods": ["mean", "weights"]}
+    written = ("predictions/val.parquet", "predictions/test.parquet", "submission.csv")
+    digests = {Path(name).name: hashlib.sha256((output / name).read_bytes()).hexdigest() for name in written}
+    assert summary["sha256"] == digests
 
 
 def test_the_members_figures_and_the_ensembles_are_scikit_learns(tmp_path: Path, runs: list[str]) -> None:
@@ -284,7 +288,9 @@ def test_a_method_that_is_not_compared_is_refused(tmp_path: Path, runs: list[str
 def outputs_of(directory: Path) -> tuple[bytes, dict[str, np.ndarray], dict[str, Any]]:
     """What depends on the members and the seed."""
     submission = (directory / "submission.csv").read_bytes()
-    return submission, probabilities_of(directory / "predictions/val.parquet"), summary_of(directory)
+    summary = summary_of(directory)
+    del summary["sha256"]  # of files that name the directory
+    return submission, probabilities_of(directory / "predictions/val.parquet"), summary
 
 
 def test_the_seed_decides_everything(tmp_path: Path, runs: list[str]) -> None:
@@ -363,6 +369,30 @@ def test_a_mistake_ends_in_one_line(tmp_path: Path, runs: list[str], door: Door,
     assert done.stderr.startswith(f"error: {message}")
     assert done.stderr.count("\n") == 1, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_what_was_missing_is_told_and_remembered(tmp_path: Path, runs: list[str]) -> None:
+    fewer = write_run(tmp_path / "fewer", VAL[0].taken(range(50)), TEST[0].taken(range(20)), test_skipped=10)
+    ensemble(settings(tmp_path / "inner", [*runs, fewer], allow_missing=True))
+    told = {Path(member["name"]).name: member for member in summary_of(tmp_path / "inner")["members"]}
+    assert [told[name]["validation_rows_left_out"] for name in ("run0", "fewer")] == [10, 0]
+    assert [told[name]["test_rows_missing"] for name in ("run0", "fewer")] == [0, 10]
+    assert read_provenance(tmp_path / "inner/predictions/test.parquet").skipped == 10
+    outer = [str(tmp_path / "inner"), write_run(tmp_path / "other", VAL[1].taken(range(50)), TEST[1])]
+    assert_refused(tmp_path / "outer", outer, "found that 10 had been skipped as unreadable")
+
+
+def test_the_blend_can_be_made_again_from_its_summary(tmp_path: Path, runs: list[str]) -> None:
+    ensemble(settings(tmp_path / "ensemble", runs, methods=["stacked"], method="stacked"))
+    told = summary_of(tmp_path / "ensemble")["blend"]
+    assert told["pool"] == "LogarithmicPool"
+    logits = np.tile(told["bias"], (30, 1))
+    for rows, temperature, exponents in zip(TEST, told["temperatures"], told["exponents"], strict=True):
+        calibrated = rows.probabilities.astype(np.float64) ** (1 / temperature)
+        logits += np.array(exponents) * np.log(calibrated / calibrated.sum(1, keepdims=True))
+    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    found = probabilities_of(tmp_path / "ensemble/predictions/test.parquet")
+    np.testing.assert_allclose([found[identity] for identity in TEST[0].ids], expected, rtol=1e-4)
 
 
 MEASURED = """

@@ -42,9 +42,11 @@ def by_id(rows: Rows) -> dict[str, np.ndarray]:
 def assert_joined(joined: Joined, ids: list[str], answers: list[dict[str, np.ndarray]]) -> None:
     """That the rows are those of `ids`, with what each member's dictionary says of them."""
     assert joined.ids.to_pylist() == ids
-    expected = np.array([[answer[identity] for identity in ids] for answer in answers])
+    expected = np.array([[answer.get(identity, np.zeros(3)) for identity in ids] for answer in answers])
+    there = np.array([[identity in answer for identity in ids] for answer in answers])
+    np.testing.assert_array_equal(joined.there, there)
     np.testing.assert_allclose(joined.probabilities, expected, rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(joined.probabilities.sum(-1, dtype=np.float64), 1, rtol=0, atol=3e-7)
+    np.testing.assert_allclose(joined.probabilities.sum(-1, dtype=np.float64), there, rtol=0, atol=3e-7)
 
 
 def refused_validation(members: list[Member], scratch: Path, *, allow_missing: bool = False) -> str:
@@ -139,16 +141,12 @@ def test_files_without_rows_are_refused(tmp_path: Path, allow_missing: bool) -> 
     assert "expected test images" in refused_test(members, tmp_path, allow_missing=allow_missing)
 
 
-def test_a_missing_test_row_gets_the_mean_of_the_others_if_allowed(tmp_path: Path) -> None:
+def test_a_test_row_that_a_member_lacks_is_zero_and_marked_if_allowed(tmp_path: Path) -> None:
     tests = [TEST[0].taken([4, 1, 2]), TEST[1].taken([0, 1, 2, 4]), TEST[2].taken([5, 4, 2, 1])]
     members = members_of(tmp_path, VAL, tests)
     answers = [by_id(rows) for rows in tests]
     ids = [TEST[0].ids[row] for row in (4, 1, 2, 0, 5)]
-    filled = [
-        {i: own[i] if i in own else np.mean([each[i] for each in answers if i in each], axis=0) for i in ids}
-        for own in answers
-    ]
-    assert_joined(join_test(members, tmp_path, allow_missing=True), ids, filled)
+    assert_joined(join_test(members, tmp_path, allow_missing=True), ids, answers)
 
 
 def test_a_test_row_that_some_folds_lack_is_the_mean_of_the_other_folds(tmp_path: Path) -> None:
@@ -158,13 +156,6 @@ def test_a_test_row_that_some_folds_lack_is_the_mean_of_the_other_folds(tmp_path
     own = [by_id(rows) for rows in TEST]
     mean = {i: np.mean([each[i] for each in own[: 3 if at < 6 else 9 - at - 1]], 0) for at, i in enumerate(own[0])}
     assert_joined(joined, TEST[0].ids, [mean, own[0]])
-
-
-def test_many_missing_test_rows_are_filled(tmp_path: Path) -> None:
-    full = [predicted(20_000, seed) for seed in range(2)]
-    members = members_of(tmp_path, VAL[:2], [full[0], full[1].taken(range(0, 20_000, 2))])
-    filled = {**by_id(full[0]), **by_id(full[1].taken(range(0, 20_000, 2)))}
-    assert_joined(join_test(members, tmp_path, allow_missing=True), full[0].ids, [by_id(full[0]), filled])
 
 
 def test_ids_that_differ_are_refused_with_examples(tmp_path: Path) -> None:
@@ -178,13 +169,14 @@ def test_ids_that_differ_are_refused_with_examples(tmp_path: Path) -> None:
         "allow_missing=true."
     )
     message = refused_test(members, tmp_path)
-    assert message.startswith(f"{tmp_path / 'a'}: expected the 2 test ids of {tmp_path / 'b'}, found 1 missing (")
+    first, second = (f"{tmp_path / name} (predictions/test.parquet)" for name in "ab")
+    assert message.startswith(f"{first}: expected the 2 test ids of {second}, found 1 missing (")
     assert "(000000067). Predict" in message
 
 
 def test_a_fold_that_lacks_test_ids_is_refused(tmp_path: Path) -> None:
     members = find_members(fold_runs(tmp_path, [TEST[0], TEST[1].taken(range(6)), TEST[2]]))
-    assert "expected the 8 test ids of" in refused_test(members, tmp_path)
+    assert "(fold1/predictions/test.parquet): expected the 8 test ids of" in refused_test(members, tmp_path)
 
 
 @pytest.mark.parametrize("allow_missing", [False, True])
@@ -268,8 +260,8 @@ def test_rows_that_are_none_of_probabilities_are_refused(
         ("test", refused_test(members, tmp_path), "6a"),
     ):
         assert message == (
-            f"{tmp_path / 'b'} ({split}.parquet): expected {expected} in each row, found 1 rows that are otherwise "
-            f"({example.replace('XX', number)}). Predict again, or leave the member out."
+            f"{tmp_path / 'b'} (predictions/{split}.parquet): expected {expected} in each row, found 1 row that is "
+            f"otherwise ({example.replace('XX', number)}). Predict again, or leave the member out."
         )
 
 
@@ -283,14 +275,16 @@ def test_faults_are_counted_over_the_whole_file(tmp_path: Path) -> None:
 def test_a_probability_that_is_missing_is_refused(tmp_path: Path) -> None:
     path = write_foreign(tmp_path / "val.parquet", VAL[0], {"rose": [None, *[0.5] * 11]})
     message = refused_validation(find_members([str(path)]), tmp_path)
-    assert message.startswith(f"{path}: expected finite numbers as probabilities in each row, found 1 rows")
+    assert message.startswith(f"{path}: expected finite numbers as probabilities in each row, found 1 row that")
 
 
 def test_text_in_place_of_a_number_is_refused(tmp_path: Path) -> None:
     for column, values in (("rose", ["much"] * 12), ("label", ["rose"] * 12), ("label", [0.5] * 12)):
         path = write_foreign(tmp_path / "val.parquet", VAL[0], {column: values})
         message = refused_validation(find_members([str(path)]), tmp_path)
-        assert message.startswith(f"{path}: expected numbers as labels and probabilities, found ")
+        assert message.startswith(
+            f"{path}: expected ids as text and numbers as labels and probabilities in a whole file, found "
+        )
 
 
 @pytest.mark.parametrize(("label", "found"), [(3, "3"), (-2, "-2"), (None, "none")])
@@ -298,8 +292,8 @@ def test_a_label_that_is_no_class_is_refused(tmp_path: Path, label: int | None, 
     labels = [*VAL[1].labels[:11], label]
     members = members_of(tmp_path, [VAL[0], Rows(VAL[1].ids, labels, VAL[1].probabilities)])
     message = refused_validation(members, tmp_path)
-    expected = "b (val.parquet): expected a label from 0 to 2 in each row, found 1 rows that are otherwise (00000000b: "
-    assert f"{expected}{found})" in message
+    expected = "b (predictions/val.parquet): expected a label from 0 to 2 in each row, found 1 row that is otherwise"
+    assert f"{expected} (00000000b: {found})" in message
 
 
 def test_labels_that_differ_are_refused(tmp_path: Path) -> None:
@@ -308,8 +302,8 @@ def test_labels_that_differ_are_refused(tmp_path: Path) -> None:
     other = (own + 1) % 3
     members = members_of(tmp_path, [VAL[0], VAL[1].shuffled(0), VAL[2].changed(7, label=other).shuffled(1)])
     assert refused_validation(members, tmp_path).startswith(
-        f"{tmp_path / 'c'} (val.parquet): expected the label of the first member in each row, found 1 rows that are "
-        f"otherwise (000000007: {other}, not {own})."
+        f"{tmp_path / 'c'} (predictions/val.parquet): expected the label of the first member in each row, found 1 row "
+        f"that is otherwise (000000007: {other}, not {own})."
     )
 
 
@@ -317,7 +311,9 @@ def test_skipped_test_records_are_refused_unless_missing_ones_are_allowed(tmp_pa
     runs = [run_of(tmp_path, name, VAL[0], TEST[0], test_skipped=skipped) for name, skipped in (("a", 0), ("b", 4))]
     members = find_members(runs)
     message = refused_test(members, tmp_path)
-    assert message.startswith(f"{runs[1]}: expected every record of the data set, found that 4 had been skipped")
+    assert message.startswith(
+        f"{runs[1]} (predictions/test.parquet): expected every record of the data set, found that 4 had been skipped"
+    )
     assert_joined(join_test(members, tmp_path, allow_missing=True), TEST[0].ids, [by_id(TEST[0])] * 2)
 
 
@@ -348,3 +344,31 @@ def test_too_little_room_is_told_before_anything_is_written(tmp_path: Path, monk
     assert list(scratch.iterdir()) == []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, needed))
     assert len(join_validation(members, scratch, allow_missing=False).ids) == 12
+
+
+def test_a_damaged_page_is_refused(tmp_path: Path) -> None:
+    rows = predicted(5_000, 0)
+    path = write_foreign(tmp_path / "val.parquet", rows)
+    whole = path.read_bytes()
+    for place in range(200, len(whole) - 3_000, len(whole) // 40):
+        path.write_bytes(whole[:place] + bytes(40) + whole[place + 40 :])
+        try:
+            joined = join_validation(find_members([str(path)]), tmp_path, allow_missing=False)
+        except InputError as error:
+            assert "val.parquet" in str(error)
+        else:
+            assert len(joined.ids) == 5_000
+
+
+@pytest.mark.parametrize("ids", [[["a"]] * 12, [{"a": 1}] * 12, [b"\xff\xfe"] * 12])
+def test_ids_that_are_no_text_are_refused(tmp_path: Path, ids: list[object]) -> None:
+    path = write_foreign(tmp_path / "val.parquet", VAL[0], {"id": ids})
+    message = refused_validation(find_members([str(path)]), tmp_path)
+    assert message.startswith(f"{path}: expected ids as text")
+
+
+def test_a_member_without_test_rows_is_refused(tmp_path: Path) -> None:
+    members = members_of(tmp_path, VAL[:2], [TEST[0], TEST[1].taken([])])
+    for allow_missing in (False, True):
+        message = refused_test(members, tmp_path, allow_missing=allow_missing)
+        assert message.startswith(f"{tmp_path / 'b'} (predictions/test.parquet): expected test images, found none.")

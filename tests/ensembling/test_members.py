@@ -54,7 +54,7 @@ def test_a_file_is_a_member_with_the_test_file_of_its_name(tmp_path: Path) -> No
     for name in ("eval_val_1", "eval_test_1", "eval_val_2"):
         write_file(tmp_path / f"{name}.parquet", VAL, split=name.split("_")[1], run=name)
     first, second = find_members([str(tmp_path / "eval_val_*.parquet")])
-    assert (first.name, second.name) == ("eval_val_1", "eval_val_2")
+    assert (first.name, second.name) == tuple(str(tmp_path / f"eval_val_{number}.parquet") for number in (1, 2))
     assert first.test == [tmp_path / "eval_test_1.parquet"]
     assert second.test == []
 
@@ -230,3 +230,56 @@ def test_what_is_no_predictions_file_is_refused(tmp_path: Path, write: Callable[
     path = tmp_path / "val.parquet"
     write(path)
     assert re.match(f"{re.escape(str(path))}: expected a predictions file, found \\w+: ", refused(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("what", "val", "test"),
+    [("tta", "flip", "none"), ("image_size", 224, 512), ("eval_size", 192, 264), ("recipe", "a", "b"), ("fold", 0, 3)],
+)
+def test_test_predictions_of_another_model_or_of_other_views_are_refused(
+    tmp_path: Path, what: str, val: object, test: object
+) -> None:
+    write_file(tmp_path / "val.parquet", VAL, **{what: val})
+    write_file(tmp_path / "test.parquet", TEST, **{what: test})
+    message = f"test.parquet: expected the {what} of the validation predictions, {val}, found {test}: weights fitted"
+    with pytest.raises(InputError, match=message):
+        find_members([str(tmp_path / "val.parquet")])
+
+
+def test_predictions_that_do_not_tell_what_was_trained_on_are_refused(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "val.parquet", VAL, trained_on="")
+    with pytest.raises(InputError, match="expected to be told what the model was trained on, found predictions of an"):
+        find_members([str(path)])
+
+
+@pytest.mark.parametrize(
+    ("val", "test"),
+    [
+        ("oof_val_medieval", "oof_test_medieval"),
+        ("validation", "test"),
+        ("val2", "test2"),
+        ("b7-validation-5", "b7-test-5"),
+    ],
+)
+def test_val_is_a_word_in_the_name(tmp_path: Path, val: str, test: str) -> None:
+    path = write_foreign(tmp_path / f"{val}.parquet", VAL)
+    write_foreign(tmp_path / f"{test}.parquet", TEST)
+    assert find_members([str(path)])[0].test == [tmp_path / f"{test}.parquet"]
+
+
+def test_a_pattern_of_ensembles_leaves_out_the_ensemble_that_is_being_made(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        write_run(tmp_path / name, VAL)
+    (tmp_path / "third").mkdir()
+    members = find_members([str(tmp_path / "*")], tmp_path / "third")
+    assert [Path(member.name).name for member in members] == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    "metadata", ["{", "[]", '{"run": 1}', '{"run": "a", "split": "val", "images_per_second": "fast"}']
+)
+def test_metadata_that_are_none_are_refused(tmp_path: Path, metadata: str) -> None:
+    table = pq.read_table(write_foreign(tmp_path / "val.parquet", VAL))
+    pq.write_table(table.replace_schema_metadata({"flowers": metadata}), tmp_path / "val.parquet")
+    with pytest.raises(InputError, match=r"val\.parquet: expected a predictions file, found ValidationError"):
+        find_members([str(tmp_path / "val.parquet")])

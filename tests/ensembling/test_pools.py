@@ -51,19 +51,3 @@ def test_rows_sum_to_one_and_do_not_know_of_each_other(pool: Pool) -> None:
     np.testing.assert_allclose(blended.sum(1), 1, rtol=1e-5)
     np.testing.assert_array_equal(pool(MEMBERS[:, 7:9]), blended[7:9])
     assert pool.weights.sum() == pytest.approx(1)
-
-
-@pytest.mark.parametrize("pool", POOLS, ids=["linear", "logarithmic", "rank"])
-def test_without_a_member_nothing_depends_on_it(pool: Pool) -> None:
-    changed = MEMBERS.copy()
-    changed[1] = changed[1][::-1]
-    assert not np.array_equal(pool(MEMBERS), pool(changed))
-    without = pool.without(1)
-    np.testing.assert_array_equal(without(MEMBERS), without(changed))
-    assert without.weights[1] == 0
-    assert without.weights.sum() == pytest.approx(1)
-    assert without.weights[0] / without.weights[2] == pytest.approx(0.5 / 0.3)
-
-
-def test_without_the_only_member_that_counts_the_others_count_alike() -> None:
-    np.testing.assert_allclose(LinearPool(np.array([0.0, 1.0, 0.0])).without(1).weights, [0.5, 0, 0.5])

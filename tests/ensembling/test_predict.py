@@ -18,7 +18,9 @@ from sklearn.metrics import f1_score
 from torch import Tensor, nn
 
 from flowers.data.datamodule import FlowersDataModule
+from flowers.ensembling.predict import predict
 from flowers.ensembling.predictions import read_provenance, read_rows
+from flowers.errors import InputError
 from flowers.models.classifier import FlowerClassifier
 from flowers.training.runs import Run
 
@@ -121,6 +123,17 @@ def test_records_that_cannot_be_read_are_counted(run: Run, garden: Path, door: D
     found = predicted(run, door, f"data.root={root}", "data.on_bad_record=skip")
     assert len(found) == 71
     assert read_provenance(run.predictions("test")).skipped == 1
+
+
+def test_folds_of_another_data_set_are_refused(run: Run, tmp_path: Path) -> None:
+    config = OmegaConf.load(run.config_path)
+    OmegaConf.update(config, "data.folds", 5)
+    OmegaConf.update(config, "data.fold", 0)
+    OmegaConf.save(config, run.config_path)
+    asked = {"run": str(run.directory), "split": "val", "data": {"root": str(tmp_path)}}
+    trainer = {"_target_": "lightning.Trainer", "accelerator": "cpu", "devices": 1, "fast_dev_run": False}
+    with pytest.raises(InputError, match="expected the data set that the run was trained in folds of"):
+        predict(OmegaConf.create({**asked, "trainer": trainer}))
 
 
 def test_a_run_with_an_average_predicts_with_it(tiny_settings: list[str], door: Door, tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from flowers.config import Method
 from flowers.data.folds import fold_of
-from flowers.ensembling.methods import METHODS, Method
+from flowers.ensembling.calibration import calibrated
+from flowers.ensembling.methods import METHODS
 from flowers.ensembling.scores import Labels, Probabilities, log_probabilities
-from flowers.ensembling.validation import Rows, choose, cross_validate, cross_validate_choice
+from flowers.ensembling.validation import Blend, Rows, choose, cross_validate, cross_validate_choice
 from tests.ensembling.simulation import World
 
 ALL: list[Method] = list(METHODS)
@@ -74,3 +76,20 @@ def test_the_choice_is_by_macro_f1_then_log_loss_then_simplicity() -> None:
     assert choose({"mean": wrong, "rank": unsure, "greedy": right}, labels) == "greedy"
     assert choose({"mean": unsure, "rank": right}, labels) == "rank"
     assert choose({"mean": right, "rank": right}, labels) == "mean"
+
+
+def test_for_a_row_that_a_member_lacks_the_mean_of_the_others_stands() -> None:
+    """The mean of what they say once they are calibrated: at its own temperature it would be another."""
+    labels, members, folds = drawn()
+    rows = Rows(log_probabilities(members), labels, folds)
+    blend = Blend(np.array([0.2, 1.0, 3.0]), rows.fit(["stacked"])["stacked"])
+    there = np.ones((3, len(labels)), bool)
+    there[0, 5] = there[1, 6] = there[2, 6] = False
+    lacking = np.where(there[..., None], members, 0)
+    found = blend(log_probabilities(lacking), there)
+    own = calibrated(rows.log_p, blend.temperatures)
+    filled = own.copy()
+    filled[0, 5] = (own[1, 5] + own[2, 5]) / 2
+    filled[1, 6] = filled[2, 6] = own[0, 6]
+    np.testing.assert_allclose(found, blend.pool(filled), rtol=1e-5)
+    np.testing.assert_array_equal(blend(rows.log_p), blend(rows.log_p, np.ones((3, len(labels)), bool)))

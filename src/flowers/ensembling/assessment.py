@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from flowers.config import Method
 from flowers.cores import available_cores
-from flowers.ensembling.methods import Method
+from flowers.ensembling.methods import METHODS
 from flowers.ensembling.offsets import decide, fit_offsets
 from flowers.ensembling.scores import (
     Estimate,
@@ -24,6 +25,9 @@ from flowers.ensembling.scores import (
 )
 from flowers.ensembling.validation import Blend, Rows, Validated, choose, cross_validate, cross_validate_choice
 
+MOST_LEFT_OUT = 20
+"""Members up to which each is left out in turn: every one of these is a cross-validation of its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class MemberFigures:
@@ -32,8 +36,8 @@ class MemberFigures:
     macro_f1, log_loss: on the validation rows, as the member was given.
     temperature: it is calibrated with.
     weight: how much it counts in the blend; those of all members are 1 together.
-    adds: by how much the blend's cross-validated macro F1 falls without it, the others weighted as they are; None for
-        an only member.
+    adds: by how much the method's cross-validated macro F1, without offsets, falls where it is fitted to the others
+        alone; None for an only member, and where there are more than `MOST_LEFT_OUT`.
     """
 
     macro_f1: Estimate
@@ -96,59 +100,30 @@ def assess(
     Args:
         rows: the members' probabilities and the labels.
         methods: that are compared.
-        method: one of them, or `auto`: the best of them by cross-validation.
+        method: one of them, or `auto`: the best of them by cross-validation, without offsets.
         offsets: whether class offsets decide.
         resamples: of each bootstrap.
         seed: of the bootstrap.
     """
-    labels, classes = rows.labels, rows.class_count
-    votes = rows.log_p.argmax(-1)
-    scores = [macro_f1(labels, vote, classes) for vote in votes]
-    best = int(np.argmax(scores))
-
-    def estimate(predicted: Labels) -> Estimate:
-        return estimate_macro_f1(labels, predicted, classes, resamples=resamples, seed=seed)
-
-    def figures(fitted: Labels, validated: Validated) -> MethodFigures:
-        return MethodFigures(
-            estimate(fitted),
-            estimate(validated.predicted),
-            estimate_gain(labels, validated.predicted, votes[best], classes, resamples=resamples, seed=seed),
-            log_loss(labels, validated.probabilities),
-        )
-
+    scorer = _Scorer(rows, resamples, seed)
     validated = cross_validate(rows, methods)
     pools = rows.fit(methods)
-    members = rows.calibrated(np.ones(len(labels), bool))
+    members = rows.calibrated(np.ones(len(rows.labels), bool))
     fitted = {each: pool(members) for each, pool in pools.items()}
-    compared = {each: figures(fitted[each].argmax(-1), validated[each]) for each in methods}
 
     candidates = validated if method == "auto" else {method: validated[method]}
-    chosen = choose({each: candidate.probabilities for each, candidate in candidates.items()}, labels)
+    chosen = choose({each: candidate.probabilities for each, candidate in candidates.items()}, rows.labels)
     ensemble = validated[chosen]
     if offsets or len(candidates) > 1:
         ensemble = cross_validate_choice(rows, candidates, offsets=offsets)
-    added = fit_offsets(validated[chosen].probabilities, labels) if offsets else np.zeros(classes)
+    added = fit_offsets(validated[chosen].probabilities, rows.labels) if offsets else np.zeros(rows.class_count)
     blend = Blend(rows.temperatures(), pools[chosen])
-    without = _scores_without(rows, chosen) if len(votes) > 1 else None
-    whole = macro_f1(labels, validated[chosen].predicted, classes)
-    with ThreadPoolExecutor(available_cores()) as threads:  # drawing numbers needs no interpreter
-        estimates = list(threads.map(estimate, votes))
     return Assessment(
         method=chosen,
-        methods=compared,
-        ensemble=figures(decide(fitted[chosen], added), ensemble),
-        members=[
-            MemberFigures(
-                estimates[member],
-                log_loss(labels, np.exp(rows.log_p[member])),
-                float(blend.temperatures[member]),
-                float(blend.pool.weights[member]),
-                None if without is None else whole - without[member],
-            )
-            for member in range(len(votes))
-        ],
-        best=best,
+        methods={each: scorer.figures(fitted[each].argmax(-1), validated[each]) for each in methods},
+        ensemble=scorer.figures(decide(fitted[chosen], added), ensemble),
+        members=_member_figures(rows, scorer, blend, _added(rows, chosen, validated[chosen].predicted)),
+        best=scorer.best,
         correlations=_correlations(rows),
         offsets=added if offsets else None,
         blend=blend,
@@ -156,17 +131,60 @@ def assess(
     )
 
 
-def _scores_without(rows: Rows, method: Method) -> list[float]:
-    """A method's cross-validated macro F1 without each member: fitted with it, applied without it."""
+class _Scorer:
+    """Scores of decisions on the rows, and their gain over the best member."""
+
+    def __init__(self, rows: Rows, resamples: int, seed: int) -> None:
+        self.votes: Labels = rows.log_p.argmax(-1)
+        self.best = int(np.argmax([macro_f1(rows.labels, vote, rows.class_count) for vote in self.votes]))
+        self._rows = rows
+        self._bootstrap = {"resamples": resamples, "seed": seed}
+
+    def estimate(self, predicted: Labels) -> Estimate:
+        return estimate_macro_f1(self._rows.labels, predicted, self._rows.class_count, **self._bootstrap)
+
+    def figures(self, fitted: Labels, validated: Validated) -> MethodFigures:
+        labels, predicted, reference = self._rows.labels, validated.predicted, self.votes[self.best]
+        return MethodFigures(
+            fitted=self.estimate(fitted),
+            validated=self.estimate(predicted),
+            gain=estimate_gain(labels, predicted, reference, self._rows.class_count, **self._bootstrap),
+            log_loss=log_loss(labels, validated.probabilities),
+        )
+
+
+def _member_figures(rows: Rows, scorer: _Scorer, blend: Blend, added: Sequence[float] | None) -> list[MemberFigures]:
+    with ThreadPoolExecutor(available_cores()) as threads:  # drawing numbers needs no interpreter
+        estimates = list(threads.map(scorer.estimate, scorer.votes))
+    return [
+        MemberFigures(
+            macro_f1=estimate,
+            log_loss=log_loss(rows.labels, np.exp(rows.log_p[member])),
+            temperature=float(blend.temperatures[member]),
+            weight=float(blend.pool.weights[member]),
+            adds=None if added is None else added[member],
+        )
+        for member, estimate in enumerate(estimates)
+    ]
+
+
+def _added(rows: Rows, method: Method, predicted: Labels) -> list[float] | None:
+    """By how much a method's cross-validated macro F1, of `predicted`, is above that of the method without each member.
+
+    None for a single member, and for so many that fitting without each would take long.
+    """
     count = len(rows.log_p)
-    predicted = np.empty((count, len(rows.labels)), np.int64)
+    if not 2 <= count <= MOST_LEFT_OUT:
+        return None
+    without = np.empty((count, len(rows.labels)), np.int64)
     for fold in range(rows.fold_count):
         held_out = rows.folds == fold
-        members = rows.calibrated(held_out, {fold})
-        pool = rows.fit([method], {fold})[method]
+        known, unknown = rows.calibrated(~held_out, {fold}), rows.calibrated(held_out, {fold})
         for member in range(count):
-            predicted[member, held_out] = pool.without(member)(members).argmax(-1)
-    return [macro_f1(rows.labels, each, rows.class_count) for each in predicted]
+            pool = METHODS[method](np.delete(known, member, axis=0), rows.labels[~held_out])
+            without[member, held_out] = pool(np.delete(unknown, member, axis=0)).argmax(-1)
+    whole = macro_f1(rows.labels, predicted, rows.class_count)
+    return [whole - macro_f1(rows.labels, each, rows.class_count) for each in without]
 
 
 def _correlations(rows: Rows) -> NDArray[np.float64]:

@@ -6,18 +6,19 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
 
 from flowers.data.batch import NO_LABEL
 from flowers.data.folds import fold_of
 from flowers.ensembling.assessment import Assessment, assess
 from flowers.ensembling.joining import Joined, check_same_classes, join_test, join_validation
 from flowers.ensembling.members import Member, find_members
-from flowers.ensembling.predictions import PredictionsWriter, Provenance, metadata_of
+from flowers.ensembling.predictions import PredictionsWriter, Provenance, metadata_of, read_ids, read_provenance
 from flowers.ensembling.scores import Probabilities, log_probabilities
 from flowers.ensembling.submission import write_submission
 from flowers.ensembling.validation import Blend, Rows
@@ -28,6 +29,9 @@ _BLENDED_AT_ONCE = 4096
 """Rows; at most this many of all members are in memory at once."""
 
 
+_SETTINGS = ("runs", "method", "methods", "offsets", "allow_missing", "folds", "resamples", "seed")
+
+
 @dataclass(frozen=True, slots=True)
 class Ensemble:
     """An ensemble that was made.
@@ -35,6 +39,7 @@ class Ensemble:
     directory: where everything is.
     members: in the order of the assessment's figures of them.
     rows: of validation and of test, 0 without test predictions.
+    missing: how many of each member's validation rows were left out, and of the test rows it lacks; `[M]` each.
     files: that were written.
     """
 
@@ -43,6 +48,7 @@ class Ensemble:
     members: list[Member]
     assessment: Assessment
     rows: tuple[int, int]
+    missing: tuple[list[int], list[int]]
     files: list[Path]
 
 
@@ -57,33 +63,32 @@ def ensemble(config: DictConfig) -> Ensemble:
             f"method={config.method}: expected auto or one of methods=[{','.join(config.methods)}], found another. "
             f"Choose one of these, or add {config.method} to methods."
         )
-    members = find_members(config.runs)
+    directory = Path(config.paths.output_dir)
+    members = find_members(config.runs, directory)
     class_names = check_same_classes(members)
     tested = _have_test(members)
-    directory = Path(config.paths.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
-    val, test = (directory / "predictions" / f"{split}.parquet" for split in ("val", "test"))
-    files = [val]
     with tempfile.TemporaryDirectory(prefix=".joined-", dir=directory) as scratch:
-        joined = join_validation(members, Path(scratch), allow_missing=config.allow_missing)
-        folds = fold_of(joined.ids.to_pylist(), joined.labels, folds=config.folds, seed=config.seed)
-        rows = Rows(log_probabilities(joined.probabilities), joined.labels, folds)
+        # Both before anything slow, and before anything is written.
+        val = join_validation(members, Path(scratch), allow_missing=config.allow_missing)
+        test = join_test(members, Path(scratch), allow_missing=config.allow_missing) if tested else None
+        folds = fold_of(val.ids.to_pylist(), val.labels, folds=config.folds, seed=config.seed)
+        rows = Rows(log_probabilities(val.probabilities), val.labels, folds)
         assessment = assess(
             rows, config.methods, config.method, offsets=config.offsets, resamples=config.resamples, seed=config.seed
         )
-        _write(val, joined, [assessment.probabilities], _provenance(directory, members, "val"))
-        counts = len(joined.ids), 0
-        if tested:
-            joined = join_test(members, Path(scratch), allow_missing=config.allow_missing)
-            _write(test, joined, _blended(joined, assessment.blend), _provenance(directory, members, "test"))
-            submission = directory / "submission.csv"
-            write_submission(test, submission, assessment.offsets)
-            files += [test, submission]
-            counts = counts[0], len(joined.ids)
-    result = Ensemble(directory, class_names, members, assessment, counts, files)
-    summary = directory / "ensemble.json"
-    summary.write_text(json.dumps(_summary(result, config), indent=2) + "\n")
-    files.append(summary)
+        files = [_write(directory, val, [assessment.probabilities], _provenance(directory, members, "val"))]
+        if test is not None:
+            blended = _blended(test, assessment.blend)
+            files.append(_write(directory, test, blended, _provenance(directory, members, "test")))
+            files.append(directory / "submission.csv")
+            write_submission(files[1], files[2], assessment.offsets)
+    lacking = [0] * len(members) if test is None else np.logical_not(test.there).sum(1).tolist()
+    left_out = [sum(len(read_ids(path)) for path in member.val) - len(val.ids) for member in members]
+    counts = len(val.ids), 0 if test is None else len(test.ids)
+    files.append(directory / "ensemble.json")
+    result = Ensemble(directory, class_names, members, assessment, counts, (left_out, lacking), files)
+    files[-1].write_text(json.dumps(_summary(result, config), indent=2) + "\n")
     return result
 
 
@@ -102,16 +107,19 @@ def _have_test(members: Sequence[Member]) -> bool:
 def _blended(joined: Joined, blend: Blend) -> Iterator[Probabilities]:
     starts = range(0, len(joined.ids), _BLENDED_AT_ONCE)
     for start in progress(starts, "Blending", len(starts)):
-        yield blend(log_probabilities(joined.probabilities[:, start : start + _BLENDED_AT_ONCE]))
+        rows = np.s_[:, start : start + _BLENDED_AT_ONCE]
+        yield blend(log_probabilities(joined.probabilities[rows]), joined.there[rows])
 
 
-def _write(path: Path, joined: Joined, parts: Iterable[Probabilities], provenance: Provenance) -> None:
+def _write(directory: Path, joined: Joined, parts: Iterable[Probabilities], provenance: Provenance) -> Path:
+    path = directory / "predictions" / f"{provenance.split}.parquet"
     with PredictionsWriter(path, provenance.class_names) as writer:
         for probabilities in parts:
             rows = slice(writer.count, writer.count + len(probabilities))
             labels = [None if label == NO_LABEL else label for label in joined.labels[rows].tolist()]
             writer.write(joined.ids[rows].to_pylist(), labels, probabilities)
         writer.finish(provenance)
+    return path
 
 
 def _provenance(directory: Path, members: Sequence[Member], split: str) -> Provenance:
@@ -127,7 +135,9 @@ def _provenance(directory: Path, members: Sequence[Member], split: str) -> Prove
         class_names=sources[0].class_names,
         backbone=f"ensemble of {len(members)}",
         parameters=None if None in parameters else sum(each or 0 for each in parameters),
-        images_per_second=None if None in speeds else 1 / sum(1 / each for each in speeds if each),
+        images_per_second=1 / sum(1 / each for each in speeds if each) if all(speeds) else None,
+        trained_on="train",
+        skipped=max((read_provenance(path).skipped for member in members for path in member.test), default=0),
     )
 
 
@@ -146,15 +156,28 @@ def _summary(result: Ensemble, config: DictConfig) -> dict[str, Any]:
                 "name": member.name,
                 **metadata_of(member.provenance),
                 **asdict(figures),
+                "validation_rows_left_out": left_out,
+                "test_rows_missing": lacking,
                 "sha256": {str(path): _digest(path) for path in [*member.val, *member.test]},
             }
-            for member, figures in zip(result.members, assessment.members, strict=True)
+            for member, figures, left_out, lacking in zip(
+                result.members, assessment.members, *result.missing, strict=True
+            )
         ],
+        "blend": {
+            "temperatures": assessment.blend.temperatures.tolist(),
+            "pool": type(assessment.blend.pool).__name__,
+            **{
+                field.name: getattr(assessment.blend.pool, field.name).tolist()
+                for field in fields(assessment.blend.pool)
+            },
+        },
         "correlations": assessment.correlations.tolist(),
         "class_offsets": None if offsets is None else dict(zip(result.class_names, offsets.tolist(), strict=True)),
         "validation_rows": result.rows[0],
         "test_rows": result.rows[1],
-        "settings": {key: config[key] for key in ("folds", "resamples", "seed", "allow_missing")},
+        "sha256": {path.name: _digest(path) for path in result.files if path.is_file()},
+        "settings": OmegaConf.to_container(OmegaConf.masked_copy(config, list(_SETTINGS))),
     }
 
 

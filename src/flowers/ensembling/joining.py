@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ SUM_TOLERANCE = 1e-3
 """How far a row's sum may be from one: what 16 bits a number leave, and no more."""
 
 _SHOWN = 3
-_FILLED_AT_ONCE = 8192
+_DIVIDED_AT_ONCE = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,13 @@ class Joined:
 
     ids: of the rows, in the order of the first member.
     labels: int64 `[N]`, `NO_LABEL` where there is none.
+    there: which rows each member has, bool `[M, N]`; those that it lacks are zero.
     file: with the probabilities, of `shape` `[M, N, K]`.
     """
 
     ids: pa.Array
     labels: Labels
+    there: NDArray[np.bool_]
     file: Path
     shape: tuple[int, int, int]
 
@@ -82,40 +84,43 @@ def join_validation(members: Sequence[Member], scratch: Path, *, allow_missing: 
         for other in own[1:]:
             ids = ids.filter(pc.is_in(ids, value_set=other))
     else:
-        _check_same_ids(members, own, "validation")
+        _check_same_ids([(member.name, ids) for member, ids in zip(members, own, strict=True)], "validation")
     if len(ids) == 0:
         raise InputError("runs: expected validation images that all members have predicted, found none.")
     joined = _empty(ids, len(members), len(classes), scratch / "val")
     for number, member in enumerate(members):
         for path in member.val:
-            _copy_rows(member, path, joined, number, classes, labelled=True)
+            joined.there[number, _copy_rows(member, path, joined, number, classes, labelled=True)] = True
     return joined
 
 
 def join_test(members: Sequence[Member], scratch: Path, *, allow_missing: bool) -> Joined:
-    """The members' test predictions; with `allow_missing` a row that a member lacks gets the mean of the others.
+    """The members' test predictions; with `allow_missing` of all rows that a member has.
 
     Raises:
         InputError: the members' rows differ, or a row is none of probabilities.
     """
     classes = check_same_classes(members)
-    own = [_ids_of(member, [path]) for member in members for path in member.test]
-    owners = [member for member in members for _ in member.test]
+    parts = [(_at(member, path), _ids_of(member, [path])) for member in members for path in member.test]
+    own = [ids for _, ids in parts]
+    for name, ids in parts:
+        if len(ids) == 0:
+            raise InputError(f"{name}: expected test images, found none. Predict again, or leave the member out.")
     ids = own[0]
     if allow_missing:
         for other in own[1:]:
             ids = pa.concat_arrays([ids, other.filter(pc.invert(pc.is_in(other, value_set=ids)))])
     else:
-        _check_same_ids(owners, own, "test")
+        _check_same_ids(parts, "test")
         _check_none_skipped(members)
-    if len(ids) == 0:
-        raise InputError("runs: expected test images that the members have predicted, found none.")
     joined = _empty(ids, len(members), len(classes), scratch / "test")
-    counts = np.zeros((len(members), len(ids)), np.int32)
-    for number, (member, count) in enumerate(zip(members, counts, strict=True)):
+    for number, member in enumerate(members):
+        counts = np.zeros(len(ids), np.int32)
         for path in member.test:
-            count[_copy_rows(member, path, joined, number, classes, labelled=False)] += 1
-    _average(joined, counts)
+            counts[_copy_rows(member, path, joined, number, classes, labelled=False)] += 1
+        joined.there[number] = counts > 0
+        if len(member.test) > 1:
+            _divide(joined, number, np.maximum(counts, 1))
     return joined
 
 
@@ -136,18 +141,18 @@ def _ids_of(member: Member, paths: Sequence[Path]) -> pa.Array:
     return ids
 
 
-def _check_same_ids(members: Sequence[Member], own: Sequence[pa.Array], split: str) -> None:
-    """Compare each member's ids with those of the member that has most."""
-    fullest = max(range(len(own)), key=lambda index: len(own[index]))
-    for member, ids in zip(members, own, strict=True):
-        missing = own[fullest].filter(pc.invert(pc.is_in(own[fullest], value_set=ids)))
-        strange = ids.filter(pc.invert(pc.is_in(ids, value_set=own[fullest])))
+def _check_same_ids(parts: Sequence[tuple[str, pa.Array]], split: str) -> None:
+    """Compare the ids of each part with those of the part that has most."""
+    fullest, expected = max(parts, key=lambda part: len(part[1]))
+    for name, ids in parts:
+        missing = expected.filter(pc.invert(pc.is_in(expected, value_set=ids)))
+        strange = ids.filter(pc.invert(pc.is_in(ids, value_set=expected)))
         if len(missing) or len(strange):
             faults = [f"{len(missing)} missing ({_examples(missing)})"] * bool(len(missing))
             faults += [f"{len(strange)} that the other lacks ({_examples(strange)})"] * bool(len(strange))
             raise InputError(
-                f"{member.name}: expected the {len(own[fullest])} {split} ids of {members[fullest].name}, found "
-                f"{' and '.join(faults)}. Predict both from the same data set, or set allow_missing=true."
+                f"{name}: expected the {len(expected)} {split} ids of {fullest}, found {' and '.join(faults)}. Predict "
+                "both from the same data set, or set allow_missing=true."
             )
 
 
@@ -156,8 +161,8 @@ def _check_none_skipped(members: Sequence[Member]) -> None:
         for path in member.test:
             if skipped := read_provenance(path).skipped:
                 raise InputError(
-                    f"{member.name}: expected every record of the data set, found that {skipped} had been skipped as "
-                    "unreadable. Mend the data set and predict again, or set allow_missing=true."
+                    f"{_at(member, path)}: expected every record of the data set, found that {skipped} had "
+                    "been skipped as unreadable. Mend the data set and predict again, or set allow_missing=true."
                 )
 
 
@@ -171,7 +176,8 @@ def _empty(ids: pa.Array, members: int, classes: int, file: Path) -> Joined:
         )
     with file.open("wb") as new:
         new.truncate(size)
-    return Joined(ids, np.full(len(ids), NO_LABEL), file, (members, len(ids), classes))
+    there = np.zeros((members, len(ids)), bool)
+    return Joined(ids, np.full(len(ids), NO_LABEL), there, file, (members, len(ids), classes))
 
 
 def _copy_rows(
@@ -202,12 +208,20 @@ def _copy_rows(
     return placed
 
 
+@dataclass(slots=True)
+class _Fault:
+    """How many rows have a fault, and the first of them."""
+
+    rows: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
 class _Faults:
     """What is wrong with the rows of a member's file: counted over all of it, told with examples."""
 
     def __init__(self, member: Member, path: Path) -> None:
-        self._where = f"{member.name} ({path.name})" if member.name != str(path) else member.name
-        self._found: dict[str, list[str]] = {}  # examples by what was expected
+        self._where = _at(member, path)
+        self._found: dict[str, _Fault] = {}  # by what was expected
 
     def check(self, rows: Part) -> None:
         with np.errstate(invalid="ignore"):
@@ -232,28 +246,34 @@ class _Faults:
         self._note("the label of the first member", differ, lambda row: f"{ids[row]}: {labels[row]}, not {known[row]}")
 
     def _note(self, expected: str, wrong: NDArray[Any], told: Callable[[int], str]) -> None:
-        self._found.setdefault(expected, []).extend(told(row) for row in np.flatnonzero(wrong).tolist())
+        fault = self._found.setdefault(expected, _Fault())
+        fault.rows += int(wrong.sum())
+        fault.examples += [told(row) for row in np.flatnonzero(wrong)[: _SHOWN + 1 - len(fault.examples)].tolist()]
 
     def complain(self) -> None:
         """Raise `InputError` if there was a fault."""
-        for expected, examples in self._found.items():
-            if examples:
+        for expected, fault in self._found.items():
+            if fault.rows:
+                rows = "1 row that is" if fault.rows == 1 else f"{fault.rows} rows that are"
                 raise InputError(
-                    f"{self._where}: expected {expected} in each row, found {len(examples)} rows that are otherwise "
-                    f"({_examples(examples)}). Predict again, or leave the member out."
+                    f"{self._where}: expected {expected} in each row, found {rows} otherwise "
+                    f"({_examples(fault.examples)}). Predict again, or leave the member out."
                 )
 
 
-def _average(joined: Joined, counts: NDArray[np.int32]) -> None:
-    """Sums over `counts` `[M, N]` files to means; where a member has none, the mean of those that have."""
-    for start in range(0, counts.shape[1], _FILLED_AT_ONCE):
-        rows = np.s_[:, start : start + _FILLED_AT_ONCE]
-        part, count = joined.probabilities[rows], counts[rows]
-        part /= np.maximum(count, 1)[..., None]
-        there = count > 0
-        if not there.all():
-            mean = part.sum(0) / there.sum(0)[:, None]
-            part[:] = np.where(there[..., None], part, mean)
+def _divide(joined: Joined, number: int, counts: NDArray[np.int32]) -> None:
+    """A member's sums over its folds to means."""
+    for start in range(0, len(counts), _DIVIDED_AT_ONCE):
+        rows = np.s_[start : start + _DIVIDED_AT_ONCE]
+        joined.probabilities[number, rows] /= counts[rows, None]
+
+
+def _at(member: Member, path: Path) -> str:
+    """A member, and which of its files."""
+    if member.name == str(path):
+        return member.name
+    parts = path.parts[-3:] if len(member.val) > 1 else path.parts[-2:]
+    return f"{member.name} ({'/'.join(parts)})"
 
 
 def _named(paths: Sequence[Path]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,15 @@ from pathlib import Path
 from flowers.ensembling.predictions import Provenance, read_provenance
 from flowers.errors import InputError
 
+_VAL = re.compile(r"(?<![a-z])val(idation)?(?![a-z])")
+"""What a file of validation predictions has in its name, as a word."""
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
     """What one model says, or the models that were trained on the folds of one data set with one recipe.
 
-    name: the runs' directories, or the validation file.
+    name: the runs' directories, or the validation files, as they were given.
     val: files with rows that the model was not trained on; of folds, each has other rows.
     test: files with the test rows, each all of them; of folds, their mean is the member's. None where not predicted.
     provenance: the first model's.
@@ -31,19 +35,25 @@ class Member:
         """What the model is, in a few words."""
         source = self.provenance
         size = f"{source.image_size} px" if source.image_size else ""
+        if source.eval_size not in (None, source.image_size):
+            size += f" seen at {source.eval_size}"
         tta = f"TTA {source.tta}" if source.tta not in ("", "none") else ""
         folds = f"{len(self.val)} of {source.folds} folds" if source.folds else ""
         return ", ".join(part for part in (source.backbone, size, tta, folds) if part) or self.name
 
 
-def find_members(runs: Sequence[str]) -> list[Member]:
+def find_members(runs: Sequence[str], own: Path | None = None) -> list[Member]:
     """The members that run directories, globs of them and parquet files stand for, in their order.
+
+    Args:
+        runs: directories, files, or patterns of them.
+        own: the ensemble's directory, which a pattern of ensembles would match as well.
 
     Raises:
         InputError: nothing is there, a file is no predictions file or is there twice, as a fold is, it holds rows that
             the model was trained on, or the files of a member have other classes.
     """
-    files = [path for entry in runs for path in _val_files(entry)]
+    files = [path for entry in runs for path in _val_files(entry, own)]
     seen: set[Path] = set()
     for path in files:
         if path.resolve() in seen:
@@ -60,12 +70,13 @@ def find_members(runs: Sequence[str]) -> list[Member]:
     return [_member(group) for group in siblings.values()]
 
 
-def _val_files(entry: str) -> list[Path]:
+def _val_files(entry: str, own: Path | None) -> list[Path]:
     path = Path(entry)
     if path.exists():
         return [_val_file(path)]
     matches = [Path(match) for match in sorted(glob.glob(entry))]  # noqa: PTH207 - a pattern may be absolute
-    found = [_val_file(match) for match in matches if match.is_dir() or match.suffix == ".parquet"]
+    others = [match for match in matches if own is None or match.resolve() != own.resolve()]
+    found = [_val_file(match) for match in others if match.is_dir() or match.suffix == ".parquet"]
     if not found:
         raise InputError(
             f"runs: {entry}: no such file or directory. Expected a run's directory (python src/train.py prints it), a "
@@ -76,7 +87,7 @@ def _val_files(entry: str) -> list[Path]:
 
 def _val_file(path: Path) -> Path:
     if path.is_file():
-        if path.suffix != ".parquet" or "val" not in path.name:
+        if path.suffix != ".parquet" or not _VAL.search(path.name):
             raise InputError(
                 f"{path}: expected the validation predictions, in a parquet file with val in its name, found another. "
                 "Give val.parquet; test.parquet beside it is found by its name."
@@ -92,9 +103,9 @@ def _val_file(path: Path) -> Path:
 
 
 def _test_file(val: Path) -> Path:
-    """The test predictions beside the validation ones: the same name, with test for the last val or validation."""
-    before, _, after = val.name.rpartition("val")
-    return val.with_name(f"{before}test{after.removeprefix('idation')}")
+    """The test predictions beside the validation ones: its name, with test for the last val or validation in it."""
+    *_, last = _VAL.finditer(val.name)
+    return val.with_name(f"{val.name[: last.start()]}test{val.name[last.end() :]}")
 
 
 def _check_unseen(path: Path, provenance: Provenance) -> None:
@@ -104,7 +115,12 @@ def _check_unseen(path: Path, provenance: Provenance) -> None:
             + (", which the model was trained on" if provenance.split == "train" else "")
             + f". Write them with `python src/predict.py run={provenance.run} split=val`."
         )
-    if provenance.trained_on != "train":
+    if provenance.split and not provenance.trained_on:
+        raise InputError(
+            f"{path}: expected to be told what the model was trained on, found predictions of an earlier version. "
+            f"Write them again with `python src/predict.py run={provenance.run} split=val`."
+        )
+    if provenance.trained_on not in ("", "train"):
         raise InputError(
             f"{path}: expected predictions of images that the model was not trained on, found a model trained on "
             f"{provenance.trained_on} (data.train_on of {provenance.run}). Its validation figures mean nothing. Give a "
@@ -123,15 +139,37 @@ def _member(group: Sequence[tuple[Path, Provenance]]) -> Member:
             f"{missing}: no such file, though other folds of the member have one. Write it with `python src/predict.py "
             f"run={run} split=test`."
         )
-    tested = [(path, read_provenance(path)) for path in there]
-    for path, provenance in tested:
-        if (split := provenance.split) not in ("", "test"):
-            raise InputError(f"{path}: expected predictions of the test split, found those of {split}. Predict again.")
     first = group[0][1]
-    for path, provenance in [*group, *tested]:
+    for path, provenance in group:
         if differing := difference(first.class_names, provenance.class_names):
             raise InputError(f"{path}: expected the classes of {val[0]}, found {differing}. Predict both again.")
-    return Member(" + ".join(provenance.run for _, provenance in group), val, there, first)
+    for path, (_, provenance) in zip(there, group, strict=False):
+        _check_same_model(path, read_provenance(path), provenance)
+    return Member(" + ".join(_name(path) for path in val), val, there, first)
+
+
+def _name(val: Path) -> str:
+    """The run's directory, of a file that lies where runs have theirs."""
+    return str(val.parent.parent if val.parent.name == "predictions" else val)
+
+
+def _check_same_model(path: Path, test: Provenance, val: Provenance) -> None:
+    """Raise `InputError` unless test predictions are of the model and the views that the validation ones are of."""
+    if test.split not in ("", "test"):
+        raise InputError(f"{path}: expected predictions of the test split, found those of {test.split}. Predict again.")
+    if differing := difference(val.class_names, test.class_names):
+        raise InputError(
+            f"{path}: expected the classes of the validation predictions, found {differing}. Predict again."
+        )
+    if not (test.split and val.split):
+        return
+    for what in ("recipe", "fold", "image_size", "eval_size", "tta"):
+        expected, found = getattr(val, what), getattr(test, what)
+        if found != expected:
+            raise InputError(
+                f"{path}: expected the {what} of the validation predictions, {expected}, found {found}: weights fitted "
+                "to one would be applied to the other. Predict both splits again, with the same settings."
+            )
 
 
 def _check_folds(group: Sequence[tuple[Path, Provenance]]) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from flowers.config import Method
 from flowers.ensembling.pools import LinearPool, LogarithmicPool, Pool, RankPool, equal_weights
 from flowers.ensembling.scores import SMALLEST, Labels, Probabilities, log_probabilities, macro_f1
 
-Method = Literal["mean", "geometric", "rank", "weights", "greedy", "stacked"]
 Fit = Callable[[Probabilities, Labels], Pool]
 
 GREEDY_STEPS = 50
@@ -137,7 +136,9 @@ def fit_stacked(members: Probabilities, labels: Labels) -> Pool:
         gradient = np.concatenate([own.sum(1), own.ravel(), fault.sum(0, dtype=np.float64)]) * scales
         return value + 0.5 * float(parameters @ parameters), gradient + parameters
 
-    solution = minimize(loss, np.zeros(len(scales)), jac=True, method="L-BFGS-B", options={"maxiter": 60, "ftol": 1e-7})
+    solution = minimize(
+        loss, np.zeros(len(scales)), jac=True, method="L-BFGS-B", options={"maxiter": 2000, "ftol": 1e-8}
+    )
     return LogarithmicPool(*exponents(solution.x))
 
 

@@ -7,7 +7,6 @@ weighted geometric mean, and a vote of ranks. Each looks at a row at a time, so 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,23 +15,6 @@ from flowers.ensembling.scores import Probabilities, log_probabilities
 
 TIE_BREAK = np.float32(1e-4)
 """What a probability counts beside a vote: members that contradict each other are told apart by how sure they are."""
-
-
-class Pool(Protocol):
-    """Members' probabilities to one."""
-
-    @property
-    def weights(self) -> NDArray[np.float64]:
-        """How much each member counts, `[M]`, one together."""
-        ...
-
-    def __call__(self, members: Probabilities) -> Probabilities:
-        """Probabilities float32 `[N, K]` from those of the members, float32 `[M, N, K]`."""
-        ...
-
-    def without(self, member: int) -> Pool:
-        """The pool with one member that does not count, the others weighted among themselves as before."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +28,6 @@ class LinearPool:
         for member in np.flatnonzero(self.weights):
             result += np.float32(self.weights[member]) * members[member]
         return _normalised(result)
-
-    def without(self, member: int) -> LinearPool:
-        return LinearPool(_without(self.weights, member))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +50,6 @@ class LogarithmicPool:
                 logits += exponents * log_probabilities(member)
         return _normalised(np.exp(logits - logits.max(-1, keepdims=True)))
 
-    def without(self, member: int) -> LogarithmicPool:
-        exponents = self.exponents.copy()
-        exponents[member] = 0
-        return LogarithmicPool(exponents, self.bias)
-
 
 @dataclass(frozen=True, slots=True)
 class RankPool:
@@ -97,21 +71,15 @@ class RankPool:
             result += np.float32(self.weights[member]) * (vote + TIE_BREAK * members[member])
         return _normalised(result)
 
-    def without(self, member: int) -> RankPool:
-        return RankPool(_without(self.weights, member))
+
+Pool = LinearPool | LogarithmicPool | RankPool
+"""Called with the members' probabilities float32 `[M, N, K]` it gives theirs together, float32 `[N, K]`; its `weights`
+`[M]` say how much each member counts, one together."""
 
 
 def equal_weights(members: int) -> NDArray[np.float64]:
     """Weights `[M]` that count every member alike."""
     return np.full(members, 1 / members)
-
-
-def _without(weights: NDArray[np.float64], member: int) -> NDArray[np.float64]:
-    """Weights, one of them zero; where that was the only one, all others alike."""
-    others = np.arange(len(weights)) != member
-    kept = np.where(others, weights, 0.0)
-    kept = kept if kept.any() else others.astype(np.float64)
-    return np.asarray(kept / kept.sum())
 
 
 def _normalised(rows: Probabilities) -> Probabilities:

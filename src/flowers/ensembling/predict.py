@@ -98,6 +98,7 @@ def predict(config: DictConfig) -> Written:
             f"trainer: expected one process to predict, as one writes the file, found {trainer.world_size}. Set "
             "trainer.devices=1, or predict on a single TPU host with trainer=tpu."
         )
+    _check_same_folds(run, config)
     datamodule, model = run.load(config.data)
     tta: TTA = instantiate(config.tta)
     predictor = Predictor(model, tta.views(datamodule.eval_size))
@@ -116,6 +117,7 @@ def predict(config: DictConfig) -> Written:
                 image_size=datamodule.image_size,
                 tta=str(tta),
                 class_names=model.class_names,
+                eval_size=datamodule.eval_size,
                 backbone=run.config().model.backbone,
                 parameters=sum(parameter.numel() for parameter in model.parameters()),
                 images_per_second=recorder.images_per_second,
@@ -131,3 +133,15 @@ def predict(config: DictConfig) -> Written:
         write_submission(path, run.submission)
         files.append(run.submission)
     return Written(files, recorder.writer.count, skipped)
+
+
+def _check_same_folds(run: Run, config: DictConfig) -> None:
+    """Raise `InputError` where the folds would be others than those that the run was trained in."""
+    own = run.config().data
+    elsewhere = config.data.root not in (None, own.root)
+    if own.get("folds") is not None and elsewhere and config.split != "test":
+        raise InputError(
+            f"data.root={config.data.root}: expected the data set that the run was trained in folds of, {own.root}, "
+            f"found another, whose folds are others: split={config.split} would hold images that it was trained on. "
+            f"Leave data.root out; if the data set was moved, link it to {own.root}."
+        )

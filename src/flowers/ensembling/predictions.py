@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from flowers.data.batch import NO_LABEL
 from flowers.errors import InputError
@@ -36,13 +38,14 @@ class Provenance:
     Args:
         run: the run's directory.
         split: of the data set.
-        image_size: the resolution of the pictures, in pixels a side.
+        image_size: the resolution of the stored pictures, in pixels a side.
+        eval_size: the side at which the model saw them.
         tta: the test-time augmentation.
         class_names: in label order.
         backbone: timm's name of it.
         parameters: of the model.
         images_per_second: at which the file was predicted, all views of a picture counted as one.
-        trained_on: `train`, or `train+val` for a model that was trained on both.
+        trained_on: `train`, or `train+val` for a model that was trained on both; empty where it is not told.
         folds: train and val were cut into so many, for this model and its siblings; None: they were not.
         fold: the one that was not trained on; to this model, that is the split `val`.
         recipe: a digest of the configuration but for the fold: the siblings have the same.
@@ -54,10 +57,11 @@ class Provenance:
     image_size: int | None
     tta: str
     class_names: list[str]
+    eval_size: int | None = None
     backbone: str = ""
     parameters: int | None = None
     images_per_second: float | None = None
-    trained_on: str = "train"
+    trained_on: str = ""
     folds: int | None = None
     fold: int | None = None
     recipe: str = ""
@@ -139,9 +143,9 @@ def read_provenance(path: Path) -> Provenance:
             raise ValueError(f"columns {', '.join(columns[:4])}, not id, label and then one for each class")
         if twice := [name for name, times in Counter(columns).items() if times > 1]:
             raise ValueError(f"a column {twice[0]} more than once")
-        found = json.loads(metadata.get(METADATA_KEY.encode(), b"null"))
+        told = metadata.get(METADATA_KEY.encode())
         unknown = Provenance(str(path), "", None, "", columns[2:])
-        provenance = unknown if found is None else Provenance(**found)
+        provenance = unknown if told is None else TypeAdapter(Provenance).validate_json(told, strict=True)
         if provenance.class_names != columns[2:]:
             raise ValueError("columns that are not the classes of its metadata")
         return provenance
@@ -163,8 +167,9 @@ class Part:
 
 def read_ids(path: Path) -> pa.Array:
     """The ids of a predictions file, in its order."""
-    table = pq.ParquetFile(path, pre_buffer=False).read(columns=["id"], use_threads=False)
-    ids: pa.Array = table["id"].cast(pa.string()).combine_chunks()
+    with _readable(path):
+        table = pq.ParquetFile(path, pre_buffer=False).read(columns=["id"], use_threads=False)
+        ids: pa.Array = table["id"].cast(pa.string()).combine_chunks()
     return ids
 
 
@@ -172,16 +177,25 @@ def read_rows(path: Path, class_names: Sequence[str]) -> Iterator[Part]:
     """The rows of a predictions file in its order, some thousands at a time.
 
     Raises:
-        InputError: a probability or a label is no number.
+        InputError: the file is damaged, or an id is no text, a probability or a label no number.
     """
-    for batch in pq.ParquetFile(path, pre_buffer=False).iter_batches(batch_size=8192):
-        try:
+    with _readable(path):
+        for batch in pq.ParquetFile(path, pre_buffer=False).iter_batches(batch_size=8192):
             labels = batch.column("label").cast(pa.int64()).fill_null(NO_LABEL).to_numpy(zero_copy_only=False)
             columns = [batch.column(name).cast(pa.float32()) for name in class_names]
-        except pa.ArrowException as error:
-            raise InputError(f"{path}: expected numbers as labels and probabilities, found {error}.") from error
-        filled = (column.fill_null(float("nan")).to_numpy(zero_copy_only=False) for column in columns)
-        yield Part(batch.column("id"), labels, np.stack(list(filled), axis=1))
+            filled = (column.fill_null(float("nan")).to_numpy(zero_copy_only=False) for column in columns)
+            yield Part(batch.column("id").cast(pa.string()), labels, np.stack(list(filled), axis=1))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"{path}: expected ids as text and numbers as labels and probabilities in a whole file, found "
+            f"{type(error).__name__}: {str(error).partition(chr(10))[0]}. Predict again, or copy the file again."
+        ) from error
 
 
 def metadata_of(provenance: Provenance) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 The rows are cut into folds. What is said of a fold comes from fits on the others; what is chosen for a fold, a method
 or offsets, is chosen by a cross-validation within the others (Varma and Simon 2006, doi:10.1186/1471-2105-7-91). So no
-row's label has a part in its own decision.
+row's label has a part in its own decision, if the members' probabilities have none of it; those of an ensemble, whose
+own cross-validation is not nested in this one, have a little.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from flowers.config import Method
 from flowers.ensembling.calibration import Temperatures, calibrated
-from flowers.ensembling.methods import METHODS, Method
+from flowers.ensembling.methods import METHODS
 from flowers.ensembling.offsets import decide, fit_offsets
 from flowers.ensembling.pools import Pool
 from flowers.ensembling.scores import Labels, Probabilities, log_loss, macro_f1
@@ -27,9 +29,16 @@ class Blend:
     temperatures: NDArray[np.float64]
     pool: Pool
 
-    def __call__(self, log_p: Probabilities) -> Probabilities:
-        """Probabilities float32 `[N, K]` from the members' log-probabilities `[M, N, K]`."""
-        return self.pool(calibrated(log_p, self.temperatures))
+    def __call__(self, log_p: Probabilities, there: NDArray[np.bool_] | None = None) -> Probabilities:
+        """Probabilities float32 `[N, K]` from the members' log-probabilities `[M, N, K]`.
+
+        There: which rows a member has, `[M, N]`; None: all. For a row that it lacks, the mean of the others stands.
+        """
+        members = calibrated(log_p, self.temperatures)
+        if there is not None and not there.all():
+            known = there[..., None]
+            members = np.where(known, members, (members * known).sum(0) / known.sum(0, dtype=np.float32))
+        return self.pool(members)
 
 
 class Rows:
@@ -107,10 +116,11 @@ def _out_of_fold(rows: Rows, methods: Sequence[Method], excluded: Collection[int
 
 def choose(probabilities: Mapping[Method, Probabilities], labels: Labels) -> Method:
     """The method with the highest macro F1; of equal ones the one with the lowest log loss, then the simplest."""
+    simplest = list(METHODS)
 
-    def merit(method: Method) -> tuple[float, float]:
+    def merit(method: Method) -> tuple[float, float, int]:
         each = probabilities[method]
-        return macro_f1(labels, each.argmax(-1), each.shape[1]), -log_loss(labels, each)
+        return macro_f1(labels, each.argmax(-1), each.shape[1]), -log_loss(labels, each), -simplest.index(method)
 
     return max(probabilities, key=merit)
 

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from flowers.ensembling.ensemble import Ensemble
@@ -23,8 +24,8 @@ SHOWN_NAMES = 24
 _console = Console(soft_wrap=True, highlight=False)
 
 
-def print_ensemble(result: Ensemble) -> None:
-    """The table of the members, that of the methods with the ensemble below, and what was written."""
+def print_ensemble(result: Ensemble, figures: list[Path]) -> None:
+    """The table of the members, that of the methods with the ensemble below, what was missing, and what was written."""
     wide = Console(width=max(_console.width, WIDE), highlight=False)
     wide.print(_members_table(result))
     wide.print(_methods_table(result))
@@ -32,13 +33,26 @@ def print_ensemble(result: Ensemble) -> None:
     best = result.assessment.best + 1
     _console.print(
         f"Intervals: 95 %, of {result.rows[0]} validation images. The ensemble's gain over member {best}: "
-        f"{gain.value:+.4f}, {'above zero' if gain.low > 0 else 'below zero' if gain.high < 0 else 'or nothing'}."
+        f"{gain.value:+.4f}, {_verdict(gain)}."
     )
-    for file in result.files:
+    for member, left_out, lacking in zip(result.members, *result.missing, strict=True):
+        if left_out or lacking:
+            _console.print(
+                f"{member.name}: {left_out} validation rows left out, as other members lack them; {lacking} test rows "
+                "lacking, for which the mean of the others stands (allow_missing=true)",
+                markup=False,
+            )
+    for file in [*result.files, *figures]:
         shown = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
         _console.print(f"Wrote {shown}", markup=False)
     if not result.rows[1]:
         _console.print("No test predictions, and so no submission: write them with python src/predict.py run=DIR.")
+
+
+def _verdict(gain: Estimate) -> str:
+    if gain.low > 0:
+        return "more than chance"
+    return "less than zero, and not by chance" if gain.high < 0 else "which may be chance"
 
 
 def _members_table(result: Ensemble) -> Table:
@@ -48,7 +62,7 @@ def _members_table(result: Ensemble) -> Table:
         source = member.provenance
         table.add_row(
             str(number),
-            member.title,
+            escape(member.title),
             f"{figures.macro_f1.value:.4f}",
             _interval(figures.macro_f1),
             f"{figures.log_loss:.3f}",
@@ -95,7 +109,6 @@ def draw_ensemble(result: Ensemble) -> list[Path]:
     for name, figure in figures.items():
         paths.append(report / f"{name}.png")
         figure.savefig(paths[-1], dpi=150, bbox_inches="tight")
-    result.files.extend(paths)
     return paths
 
 
