@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 train: $(INSTALLED)  ## Train the default model on the embedded data set. ARGS="..." are passed on.
 	$(BIN)/python src/train.py $(ARGS)
 
-ensemble: $(INSTALLED)  ## Train a member at each resolution of the embedded data set, predict, and blend them.
+ensemble: $(INSTALLED)  ## A member at each resolution of the embedded data set, blended. ARGS="..." go to the blend.
 	$(BIN)/python src/train.py --multirun 'experiment=glob(member_*)' hydra.sweep.dir=$(MEMBERS) 'hydra.sweep.subdir=$${data.image_size}'
 	$(BIN)/python src/predict.py --multirun run=$(RESOLUTIONS) split=val,test tta.symmetries=flip
 	$(BIN)/python src/ensemble.py 'runs=["$(MEMBERS)/*"]' $(ARGS)

@@ -7,6 +7,7 @@ import pytest
 import sklearn.metrics
 
 from flowers.ensembling.scores import SMALLEST, estimate_gain, estimate_macro_f1, log_loss, macro_f1
+from tests.ensembling.simulation import confusion_rows
 
 
 @pytest.mark.parametrize("rows", [1, 7, 500])
@@ -40,22 +41,12 @@ def test_a_truth_without_probability_costs_much_but_not_infinitely() -> None:
 def test_the_interval_holds_the_truth(classes: int, rows: int, accuracy: float) -> None:
     """Also where classes are rare or all predictions right, which plain percentiles do not stand (0.64 and 0)."""
     rng = np.random.default_rng(classes + rows)
-    held = [_interval_holds_truth(rng, classes, rows, accuracy) for _ in range(150)]
+    held = []
+    for _ in range(150):
+        labels, predicted, truth = confusion_rows(rng, classes, rows, accuracy)
+        estimate = estimate_macro_f1(labels, predicted, classes, resamples=400, seed=0)
+        held.append(estimate.low <= truth <= estimate.high)
     assert np.mean(held) >= 0.9
-
-
-def _interval_holds_truth(rng: np.random.Generator, classes: int, rows: int, accuracy: float) -> bool:
-    """One simulation: the truth is the macro F1 of a known joint distribution, the rows are drawn from it."""
-    joint = np.empty((classes, classes))
-    for label in range(classes):
-        right = np.clip(rng.normal(accuracy, 0.8 * (1 - accuracy)), 0.3, 0.9995)
-        joint[label] = np.insert(rng.dirichlet(np.full(classes - 1, 0.2)) * (1 - right), label, right)
-    joint *= (1 / np.arange(1, classes + 1) ** 0.7)[:, None]
-    joint /= joint.sum()
-    truth = (2 * joint.diagonal() / (joint.sum(0) + joint.sum(1))).mean()
-    labels, predicted = np.divmod(rng.choice(joint.size, rows, p=joint.ravel()), classes)
-    estimate = estimate_macro_f1(labels, predicted, classes, resamples=400, seed=0)
-    return estimate.low <= truth <= estimate.high
 
 
 def test_the_interval_narrows_with_the_root_of_the_rows() -> None:
