@@ -96,9 +96,10 @@ def _have_test(members: Sequence[Member]) -> bool:
     """Whether there are test predictions: of all members, or of none."""
     without = [member for member in members if not member.test]
     if without and len(without) < len(members):
+        val, source = without[0].val[0], without[0].provenance
+        ours = f"Write them with `python src/predict.py run={source.run} split=test`" if source.split else "Add them"
         raise InputError(
-            f"{without[0].name}: expected test predictions, as other members have them, found none beside "
-            f"{without[0].val[0]}. Write them with `python src/predict.py run={without[0].provenance.run} split=test`, "
+            f"{without[0].name}: expected test predictions, as other members have them, found none by {val}. {ours}, "
             "or leave the member out."
         )
     return not without
