@@ -101,8 +101,8 @@ def _estimate(scores: NDArray[np.float64], bounds: tuple[float, float]) -> Estim
     """The percentile interval of the bootstrap, moved by twice its bias, within what the figure can be.
 
     Macro F1 over rare classes falls with resampling, where classes are lost, as much as the score is already below what
-    it would be over all pictures there are; hence twice (Efron 1987, doi:10.1080/01621459.1987.10478410, on bias). docs/ensembling.md
-    has how often these intervals and plain percentiles hold the truth.
+    it would be over all pictures there are; hence twice (Efron 1987, doi:10.1080/01621459.1987.10478410, on bias).
+    How often these intervals and plain percentiles hold the truth: docs/ensembling.md.
     """
     value, centre, resampled = scores[0], scores[1], scores[2:]
     tail = (1 - CONFIDENCE) / 2
