@@ -18,7 +18,9 @@ GREEDY_STEPS = 50
 """Members that the greedy selection takes at most, with replacement: shares of 2 %."""
 
 SHARED_SCALE, OWN_SCALE, BIAS_SCALE = 0.5, 0.1, 0.3
-"""Standard deviations of what `stacked` expects: of a member's exponent, of its exponent's for one class, of a bias."""
+"""Standard deviations of what `stacked` expects: of a member's exponent, of its exponent's for one class, of a bias.
+
+Plain choices, tuned on nothing: half a member, a tenth of one, a third more or less likely."""
 
 
 def fit_mean(members: Probabilities, labels: Labels) -> Pool:
@@ -41,7 +43,7 @@ def fit_weights(members: Probabilities, labels: Labels) -> Pool:
     """The weighted mean with the least log loss.
 
     Only the probability of the truth matters, and the problem is convex. Under w >= 0, the minimum of
-    mean(-log(A w)) + sum(w) has weights that sum to one (Kim et al. 2020, arXiv:1806.01412, proposition 3.2), so
+    mean(-log(A w)) + sum(w) has weights that sum to one (Kim et al. 2020, arXiv:1806.01412), so
     bounds are all that the solver has to know of.
     """
     truth = members[:, np.arange(len(labels)), labels].T.astype(np.float64)
