@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 
@@ -176,6 +177,7 @@ def log_ensemble(result: Ensemble, figures: list[Path], config: DictConfig) -> N
         {"name": member.name, "title": member.title, **asdict(own)}
         for member, own in zip(result.members, assessment.members, strict=True)
     ]
+    warnings.filterwarnings("ignore", message="Experiment logs directory")  # of the CSV logger: it has no log there
     try:
         for node in (config.logger or {}).values():
             if node is None:
