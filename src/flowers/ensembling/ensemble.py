@@ -99,8 +99,8 @@ def _have_test(members: Sequence[Member]) -> bool:
         val, source = without[0].val[0], without[0].provenance
         ours = f"Write them with `python src/predict.py run={source.run} split=test`" if source.split else "Add them"
         raise InputError(
-            f"{without[0].name}: expected test predictions, as other members have them, found none by {val}. {ours}, "
-            "or leave the member out."
+            f"{without[0].name}: expected test predictions, as other members have them, found none beside "
+            f"{val}. {ours}, or leave the member out."
         )
     return not without
 
