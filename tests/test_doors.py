@@ -129,6 +129,7 @@ REFUSED = {
     "trainer.limit_train_batches=3": "error: trainer.limit_train_batches: not in the configuration, though it may be",
     "trainer.max_epoch=3": "error: trainer.max_epoch: no such setting. Did you mean trainer.max_epochs?",
     "data=tfrecord": "error: data=tfrecord: no such choice. Did you mean data=tfrecords?",
+    "logger=null": "error: logger=null: expected one of the group's choices, found none.",
     "trainer.max_epochs=abc": "error: trainer.max_epochs=abc: expected a valid integer, found 'abc'.",
     "data=tfrecords": "error: data.root: expected a value, found none. Set it with data.root=VALUE.",
     "model.backbone=resnet5O": "error: model.backbone=resnet5O: expected the name of a timm model, found",
