@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,16 @@ def garden(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("gardens") / "garden"
     plant(TINY, root)
     return root
+
+
+def damage_first_record(garden: Path, root: Path, split: str) -> Path:
+    """Copy a garden to `root`, damage the payload of the first record of a split at 192 px; its shard."""
+    shutil.copytree(garden, root)
+    shard = sorted(root.glob(f"tfrecords-jpeg-192x192/{split}/*.tfrec"))[0]
+    data = bytearray(shard.read_bytes())
+    data[500] ^= 1
+    shard.write_bytes(data)
+    return shard
 
 
 @pytest.fixture(scope="session")

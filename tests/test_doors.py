@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from sklearn.metrics import f1_score
 
 from flowers.data.layout import kaggle_class_names
 from flowers.ensembling.predictions import read_provenance
+from tests.conftest import damage_first_record
 
 Door = Callable[..., "CompletedProcess[str]"]
 
@@ -259,11 +259,7 @@ def test_a_damaged_record_in_training(
     tiny_settings: list[str], garden: Path, door: Door, tmp_path: Path, workers: str, policy: str
 ) -> None:
     root = tmp_path / "damaged"
-    shutil.copytree(garden, root)
-    shard = sorted(root.glob("tfrecords-jpeg-192x192/val/*.tfrec"))[0]
-    data = bytearray(shard.read_bytes())
-    data[500] ^= 1
-    shard.write_bytes(data)
+    shard = damage_first_record(garden, root, "val")
     done = door(
         "train",
         *tiny_settings,

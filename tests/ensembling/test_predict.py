@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -23,18 +23,13 @@ from flowers.ensembling.predictions import read_provenance, read_rows
 from flowers.errors import InputError
 from flowers.models.classifier import FlowerClassifier
 from flowers.training.runs import Run
+from tests.conftest import damage_first_record
 
 Door = Callable[..., "CompletedProcess[str]"]
 Views = Callable[[Tensor], list[Tensor]]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Work as small as this takes longer by far on several threads, where other programs run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -115,11 +110,7 @@ def test_views_that_cannot_be_are_refused(run: Run, door: Door, setting: str, me
 
 def test_records_that_cannot_be_read_are_counted(run: Run, garden: Path, door: Door, tmp_path: Path) -> None:
     root = tmp_path / "damaged"
-    shutil.copytree(garden, root)
-    shard = sorted(root.glob("tfrecords-jpeg-192x192/test/*.tfrec"))[0]
-    data = bytearray(shard.read_bytes())
-    data[500] ^= 1
-    shard.write_bytes(data)
+    damage_first_record(garden, root, "test")
     found = predicted(run, door, f"data.root={root}", "data.on_bad_record=skip")
     assert len(found) == 71
     assert read_provenance(run.predictions("test")).skipped == 1

@@ -151,7 +151,7 @@ def read_provenance(path: Path) -> Provenance:
         return provenance
     except (OSError, pa.ArrowException, TypeError, ValueError) as error:
         raise InputError(
-            f"{path}: expected a predictions file, found {type(error).__name__}: {error}. "
+            f"{path}: expected a predictions file, found {type(error).__name__}: {str(error).rstrip('.')}. "
             "Write it with `python src/predict.py`."
         ) from error
 

@@ -32,7 +32,9 @@ class Blend:
     def __call__(self, log_p: Probabilities, there: NDArray[np.bool_] | None = None) -> Probabilities:
         """Probabilities float32 `[N, K]` from the members' log-probabilities `[M, N, K]`.
 
-        There: which rows a member has, `[M, N]`; None: all. For a row that it lacks, the mean of the others stands.
+        Args:
+            log_p: of the members.
+            there: which rows a member has, `[M, N]`; None: all. For a row that it lacks, the mean of the others stands.
         """
         members = calibrated(log_p, self.temperatures)
         if there is not None and not there.all():
