@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
-import runpy
 import signal
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.commands import run_command
 
 BATCHES = 13  # an epoch, of 208 images
 EPOCHS = 3
@@ -35,34 +34,18 @@ def steps_of(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def train(*settings: str) -> int:
-    """Train as the door does, in a process that is forked from one which has imported everything; its exit code."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training.killing", "flowers.training.train", "flowers.reporting.summary"])
-    process = context.Process(target=through_the_door, args=(settings,))
-    process.start()
-    process.join(240)
-    assert process.exitcode is not None
-    return process.exitcode
-
-
-def through_the_door(settings: tuple[str, ...]) -> None:
-    multiprocessing.set_start_method("fork", force=True)  # of its workers, as where a shell starts it
-    sys.argv = ["src/train.py", *settings]
-    runpy.run_path("src/train.py", run_name="__main__")
-
-
 def test_killed_ten_times_a_run_sees_what_it_would_have_seen(settings: list[str], tmp_path: Path) -> None:
     whole = tmp_path / "whole.jsonl"
     run = [*settings, f"hydra.run.dir={tmp_path}/whole", f"+callbacks.killer.path={whole}", "data.num_workers=0"]
-    assert train(*run) == 0
+    assert run_command("train", *run).returncode == 0
     expected = {(step["epoch"], step["batch"]): step for step in steps_of(whole)}
     assert len(expected) == EPOCHS * BATCHES
 
     seen, last = tmp_path / "seen.jsonl", tmp_path / "run" / "checkpoints" / "last.ckpt"
     kills = sorted(random.Random(0).sample(range(1, EPOCHS * BATCHES), 10))
     for attempt, kill in enumerate([*kills, None]):
-        code = train(
+        done = run_command(
+            "train",
             *settings,
             f"hydra.run.dir={tmp_path}/run",
             f"+callbacks.killer.path={seen}",
@@ -70,7 +53,7 @@ def test_killed_ten_times_a_run_sees_what_it_would_have_seen(settings: list[str]
             f"data.num_workers={attempt % 4}",
             f"ckpt_path={last if last.exists() else 'null'}",
         )
-        assert code == (0 if kill is None else -signal.SIGKILL)
+        assert done.returncode == (0 if kill is None else -signal.SIGKILL)
     steps = steps_of(seen)
     assert all(step == expected[step["epoch"], step["batch"]] for step in steps)
     assert {(step["epoch"], step["batch"]) for step in steps} == expected.keys()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 from torch import Tensor
@@ -19,6 +18,7 @@ from flowers.ensembling.predictions import PredictionsWriter, Provenance
 from flowers.ensembling.submission import write_submission
 from flowers.ensembling.views import TTA, View, mean_over_views
 from flowers.errors import InputError
+from flowers.instantiate import instantiate
 from flowers.models.classifier import FlowerClassifier
 from flowers.training.runs import Run
 

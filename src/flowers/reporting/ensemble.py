@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import wandb
-from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger, WandbLogger
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
@@ -17,6 +16,7 @@ from rich.table import Column, Table
 
 from flowers.ensembling.ensemble import Ensemble
 from flowers.ensembling.scores import Estimate
+from flowers.instantiate import instantiate
 
 WIDE = 150  # characters, for tables that no narrower terminal or file could hold
 SHOWN_NAMES = 24

@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import lightning as L
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
@@ -24,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from flowers.data.batch import Batch
 from flowers.errors import InputError
+from flowers.instantiate import instantiate
 from flowers.models.classifier import FlowerClassifier
 from flowers.training.compilation import CompileCounts, Compiling
 

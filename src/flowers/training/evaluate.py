@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 
 import lightning as L
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from flowers.instantiate import instantiate
 from flowers.training.runs import Run
 
 log = logging.getLogger(__name__)

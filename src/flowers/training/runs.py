@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from flowers.data.datamodule import FlowersDataModule
 from flowers.errors import InputError
+from flowers.instantiate import instantiate
 from flowers.models.backbone import state_faults
 from flowers.models.classifier import FlowerClassifier
 from flowers.training import ema

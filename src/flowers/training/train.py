@@ -12,7 +12,6 @@ from typing import Any
 
 import lightning as L
 import wandb
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from flowers.data.datamodule import FlowersDataModule
 from flowers.errors import InputError
+from flowers.instantiate import instantiate
 from flowers.models.classifier import FlowerClassifier, SchedulerFactory
 from flowers.training.ema import EMA
 from flowers.training.runs import Run, check_resumable

@@ -13,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from flowers.cores import available_cores, cpu_model
@@ -27,6 +26,7 @@ from flowers.data.reader import ShardReader
 from flowers.data.shards import ShardIndex
 from flowers.door import CONFIGS
 from flowers.errors import InputError
+from flowers.instantiate import instantiate
 
 RECORDS = 12_000
 """Records an epoch, at least: about the competition's. With fewer, one would measure how an epoch starts."""
