@@ -182,6 +182,7 @@ KNOWN_TARGETS: dict[str, type[Node]] = {
     "flowers.training.schedules.warmup_cosine": WarmupCosine,
     "flowers.training.schedules.warmup_decay": WarmupDecay,
     "flowers.training.callbacks.Throughput": Node,
+    "flowers.training.callbacks.NonFiniteGuard": Node,
     "flowers.training.callbacks.ProgressBar": ProgressBar,
     "flowers.training.callbacks.LastCheckpoint": LastCheckpoint,
     "flowers.training.compilation.CompileGuard": CompileGuard,

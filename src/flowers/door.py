@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from flowers.errors import InputError
+from flowers.termination import Terminated, raise_on_sigterm
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -29,9 +32,11 @@ def open_command(commands: Mapping[str, Callable[[DictConfig], Any]], script: st
     del sys.argv[1]  # which Hydra would take for a setting
 
     def main(config: DictConfig) -> Any:
-        if sys.argv[1:2] != [command]:  # else this is a multirun's next job
-            sys.argv.insert(1, command)  # for the processes that Lightning starts with the same command
-        return commands[command](config)
+        sys.argv.insert(1, command)  # for the processes that Lightning starts with the same command
+        try:
+            return commands[command](config)
+        finally:
+            del sys.argv[1]
 
     open_door(main, f"{script}_{command}")
 
@@ -42,15 +47,22 @@ def open_door(main: Callable[[DictConfig], Any], name: str) -> None:
     Bad input ends with exit status 1 and one message on standard error; a mistake of ours keeps its traceback.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print the errors itself, and exit
+    raise_on_sigterm()
 
     def checked(config: DictConfig) -> Any:
         from flowers.config import SCHEMAS, check_config
+
+        _run_job_alone()
 
         # Errors end here, not around Hydra, which would add a line of its own.
         try:
             values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
             check_config(SCHEMAS[name], cast(dict[str, Any], values))
             return main(config)
+        except Terminated as end:
+            if end.code:  # 0 in a run's other processes
+                print(f"error: {end.message}", file=sys.stderr)
+            raise
         except InputError as error:
             sys.exit(f"error: {error}")
         except OmegaConfBaseException as error:
@@ -71,6 +83,18 @@ def open_door(main: Callable[[DictConfig], Any], name: str) -> None:
             raise
         group = next((argument for argument in sys.argv[1:] if argument.endswith("=null")), "a group")
         sys.exit(f"error: {group}: expected one of the group's choices, found none. --help lists them.")
+
+
+def _run_job_alone() -> None:
+    """Make a multirun's job look like a run of its own: Lightning starts a job's other processes with its command line.
+
+    With the multirun's they would run all jobs, each in a directory of its own.
+    """
+    job = HydraConfig.get()
+    if job.mode == RunMode.MULTIRUN:
+        sys.argv[1:] = [*job.overrides.task, "hydra.mode=RUN"]
+        with read_write(job), open_dict(job):
+            job.run.dir = job.runtime.output_dir
 
 
 def _unmade(error: InstantiationException) -> str | None:

@@ -21,14 +21,14 @@ PRELOADED = [
 
 
 class Command:
-    """A command that runs: `python src/NAME.py SETTINGS` in the repository's root, its output kept in files."""
+    """A command that runs: `python src/NAME.py SETTINGS` in `cwd`, its output kept in files."""
 
-    def __init__(self, name: str, *settings: str, **environment: str) -> None:
+    def __init__(self, name: str, *settings: str, cwd: Path = ROOT, **environment: str) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
         self._output = Path(tempfile.mkdtemp())
         self.process: ForkServerProcess = context.Process(
-            target=_run, args=(name, settings, environment, self._output), name=name
+            target=_run, args=(name, settings, cwd, environment, self._output), name=name
         )
         self.process.start()
 
@@ -54,12 +54,15 @@ class Command:
         return CompletedProcess([], self.process.exitcode, self.stdout, self.stderr)
 
 
-def run_command(name: str, *settings: str, timeout: float = 240, **environment: str) -> CompletedProcess[str]:
+def run_command(
+    name: str, *settings: str, cwd: Path = ROOT, timeout: float = 240, **environment: str
+) -> CompletedProcess[str]:
     """Run a command to its end."""
-    return Command(name, *settings, **environment).wait(timeout)
+    return Command(name, *settings, cwd=cwd, **environment).wait(timeout)
 
 
-def _run(name: str, settings: tuple[str, ...], environment: dict[str, str], output: Path) -> None:
+def _run(name: str, settings: tuple[str, ...], cwd: Path, environment: dict[str, str], output: Path) -> None:
+    os.chdir(cwd)
     for number, stream in ((1, "stdout"), (2, "stderr")):
         file = os.open(output / stream, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)

@@ -1,4 +1,4 @@
-"""A callback that notes what a training is fed, and kills it."""
+"""Callbacks that record what a training is fed, and end or spoil it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,20 @@ def digest(data: bytes) -> str:
 
 
 class Killer(Callback):
-    """Writes a line a step: its epoch and number, ids with the pixels' hashes, the mixing. Kills at batch `at`."""
+    """Writes a line a step: its epoch and number, ids with the pixels' hashes, the mixing. Ends the run at batch `at`.
 
-    def __init__(self, path: str, at: int | None = None) -> None:
+    Args:
+        path: the file.
+        at: the batch, counted over all epochs; None: never.
+        by: a signal's name, or `stop` for `trainer.should_stop`.
+        validating: send the signal in the validation that follows instead.
+    """
+
+    def __init__(self, path: str, at: int | None = None, by: str = "SIGKILL", validating: bool = False) -> None:
         self.path = Path(path)
         self.at = at
+        self.by = by
+        self.validating = validating
         self.line: dict[str, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -43,9 +52,37 @@ class Killer(Callback):
     ) -> None:
         pixels = [digest(image.numpy().tobytes()) for image in batch["image"]]
         self.line = {"epoch": trainer.current_epoch, "batch": batch_idx, "seen": [batch["id"], pixels]}
-        if self.at == trainer.current_epoch * trainer.num_training_batches + batch_idx:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self._is_due(trainer) and not self.validating:
+            self._end(trainer)
+
+    def on_validation_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if self.validating and self._is_due(trainer):
+            self._end(trainer)
+
+    def _is_due(self, trainer: L.Trainer) -> bool:
+        batch = trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1
+        return self.at == trainer.current_epoch * trainer.num_training_batches + batch
+
+    def _end(self, trainer: L.Trainer) -> None:
+        if self.by == "stop":
+            trainer.should_stop = True
+        else:
+            os.kill(os.getpid(), signal.Signals[self.by])
 
     def on_train_batch_end(self, *_: Any) -> None:
         with self.path.open("a") as file:
             file.write(json.dumps(self.line) + "\n")
+
+
+class Spoiler(Callback):
+    """Makes the weights NaN before the batch `at`, counted over all epochs."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self.at:
+            for parameter in pl_module.parameters():
+                parameter.data.fill_(float("nan"))

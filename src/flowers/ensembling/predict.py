@@ -92,7 +92,13 @@ def predict(config: DictConfig) -> Written:
     """
     run = Run(Path(config.run))
     recorder = _BatchWriter()
-    trainer: L.Trainer = instantiate(config.trainer, callbacks=[recorder], logger=False, enable_checkpointing=False)
+    trainer: L.Trainer = instantiate(
+        config.trainer,
+        callbacks=[recorder],
+        logger=False,
+        enable_checkpointing=False,
+        default_root_dir=str(run.best.parent),
+    )
     if trainer.world_size > 1:
         raise InputError(
             f"trainer: expected one process to predict, as one writes the file, found {trainer.world_size}. Set "

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from flowers.data.batch import Batch
 from flowers.models.backbone import create_backbone, weights_config
-from flowers.models.losses import cross_entropy, masked_mean, smooth_targets
+from flowers.models.losses import cross_entropy, loss_on_host, masked_mean, smooth_targets
 from flowers.models.metrics import SplitMetrics
 from flowers.models.mixing import draw_mixing, mix
 
@@ -105,7 +105,7 @@ class FlowerClassifier(L.LightningModule):
             return
         self._logged_step = step
         # The host waits for the device here: only for what is logged, and not within the step.
-        loss = outputs["loss"].cpu() * self.trainer.accumulate_grad_batches
+        loss = loss_on_host(outputs) * self.trainer.accumulate_grad_batches
         figures = {"train/loss_step": loss, "train/learning_rate": torch.tensor(self._rate)}
         self.log_dict(figures, on_step=True, on_epoch=False, batch_size=1)
 

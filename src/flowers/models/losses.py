@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,3 +28,11 @@ def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
     """The mean of the valid values, a scalar; 0 where none is valid."""
     weights = valid.to(values.dtype)
     return (values * weights).sum() / weights.sum().clamp(min=1)
+
+
+def loss_on_host(outputs: dict[str, Any]) -> Tensor:
+    """Return the loss of a training step on the CPU, reading it from the device only once."""
+    if "loss_on_host" not in outputs:
+        outputs["loss_on_host"] = outputs["loss"].detach().cpu()
+    loss: Tensor = outputs["loss_on_host"]
+    return loss

@@ -1,14 +1,30 @@
-"""What watches a run: its speed, its last checkpoint, the progress bar."""
+"""Callbacks that watch a run: its speed, its loss, its last checkpoint, the progress bar."""
 
 from __future__ import annotations
 
+import logging
+import pickle
+import re
+import signal
+import threading
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
+
+from flowers.errors import InputError
+from flowers.models.losses import loss_on_host
+from flowers.termination import STATUS, Terminated
+
+log = logging.getLogger(__name__)
 
 
 class Throughput(Callback):
@@ -34,36 +50,147 @@ class Throughput(Callback):
     ) -> None:
         self._images += len(batch["id"]) * trainer.world_size
         if batch_idx + 1 == trainer.num_training_batches:  # before validation, which runs within the epoch
-            outputs["loss"].cpu()  # waits for the device to finish
+            loss_on_host(outputs)  # waits for the device to finish
             speed = torch.tensor(self.images_per_second)
             pl_module.log("train/images_per_second", speed, on_step=False, on_epoch=True, batch_size=1)
 
 
-class LastCheckpoint(Checkpoint):
-    """Saves what a run is resumed from: after every epoch, and within one after every `every_n_steps` optimiser steps.
+class NonFiniteGuard(Callback):
+    """Ends a run at the first loss that is not finite, with the step, the learning rate and the ids of its images.
 
-    Not Lightning's ModelCheckpoint, which does one or the other; and from a checkpoint that it makes after an epoch's
-    last step, but before the epoch's end, Lightning's counts of a resumed run are wrong.
+    On the CPU every step is checked. Elsewhere reading the loss makes the device wait: it is read every
+    `log_every_n_steps` steps and at the end of an epoch, and only then the steps since are searched for the first.
+    """
+
+    def __init__(self) -> None:
+        self._rate = 0.0
+        self._unchecked: list[_Step] = []
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self._rate = optimizer.param_groups[0]["lr"]  # before the schedule moves it on
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        ids = batch["id"] if isinstance(batch, Mapping) and "id" in batch else []
+        self._unchecked.append(_Step(trainer.global_step, self._rate, ids, outputs))
+        logged = trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        if logged or trainer.is_last_batch or trainer.strategy.root_device.type == "cpu":
+            steps, self._unchecked = self._unchecked, []
+            if not loss_on_host(outputs).isfinite():
+                bad = next(step for step in steps if not loss_on_host(step.outputs).isfinite())
+                raise InputError(_explain_loss(bad, trainer.current_epoch))
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """An optimizer step: its number, learning rate, the ids of its images, what the training step returned."""
+
+    number: int
+    rate: float
+    ids: list[str]
+    outputs: dict[str, Any]
+
+
+def _explain_loss(step: _Step, epoch: int) -> str:
+    return (
+        f"step {step.number} (epoch {epoch}): expected a finite loss, found {float(loss_on_host(step.outputs))} at "
+        f"learning rate {step.rate:.3g}. Lower optimizer.lr, set trainer.gradient_clip_val=1.0, or look at the "
+        f"images of the batch: {', '.join(step.ids)}. Checkpoints are those of before."
+    )
+
+
+class LastCheckpoint(Checkpoint):
+    """Saves what a run is resumed from, and ends the run at SIGTERM.
+
+    It saves after every epoch, after every `every_n_steps` optimizer steps within one, and where a training ends within
+    an epoch: at `trainer.max_time`, at `trainer.max_steps`, at SIGTERM, or when a callback asks for it. A run resumed
+    from there goes on with the next batch. SIGTERM raises `Terminated` once the step that runs is done and saved.
+
+    Not Lightning's ModelCheckpoint, which saves after epochs or after steps; and from a checkpoint that it makes after
+    an epoch's last step, but before the epoch's end, Lightning's counts of a resumed run are wrong.
+
+    Args:
+        path: the checkpoint's file.
+        every_n_steps: optimizer steps between two checkpoints within an epoch; None: only at its end.
     """
 
     def __init__(self, path: str, every_n_steps: int | None = None) -> None:
         self.path = path
         self.every_n_steps = every_n_steps
         self._saved = 0
+        self._readable = False
+        self._stop_later = False
+        self._terminated = False
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            rank_zero_only(log.info)("Resuming from %s, after step %d.", trainer.ckpt_path, checkpoint["global_step"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved = trainer.global_step
+        self._terminated = False
+
+        def terminate(signum: int, frame: FrameType | None) -> None:
+            self._terminated = True
+            if trainer.strategy.launcher is not None:
+                trainer.strategy.launcher.kill(signal.SIGTERM)  # the run's other processes
+
+        if threading.current_thread() is threading.main_thread():
+            # In place of Lightning's own handler, which ends the program with status 0. It restores what was before.
+            signal.signal(signal.SIGTERM, terminate)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._any_terminated(trainer):
+            self._end(trainer)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0
-        stepped = trainer.global_step > self._saved  # gradients that are being accumulated are in no checkpoint
-        if due and stepped and batch_idx + 1 < trainer.num_training_batches:
+        if trainer.is_last_batch:
+            return  # the end of the epoch saves
+        self._stop_only_after_a_step(trainer, batch_idx)
+        if trainer.global_step == self._saved:
+            return
+        due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
+        interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        asks = trainer.world_size == 1 or trainer.global_step % interval == 0  # asking other processes takes time
+        terminated = asks and self._any_terminated(trainer)
+        if due or terminated or trainer.fit_loop.epoch_loop.done:
             self._save(trainer)
+        if terminated:
+            self._end(trainer)
+
+    def _stop_only_after_a_step(self, trainer: L.Trainer, batch_idx: int) -> None:
+        """Put off a stop among batches whose gradients only accumulate: no checkpoint holds those."""
+        accumulating = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
+        self._stop_later |= accumulating and trainer.should_stop
+        trainer.should_stop = not accumulating and (trainer.should_stop or self._stop_later)
+        self._stop_later &= accumulating
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and _ends_within_epoch(trainer):
+            self._save(trainer)  # the validation has asked for the end
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._save(trainer)
+        if not _ends_within_epoch(trainer):  # else the rest of the epoch is still to come
+            self._save(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._any_terminated(trainer):
+            self._end(trainer)
+
+    def _any_terminated(self, trainer: L.Trainer) -> bool:
+        return trainer.strategy.reduce_boolean_decision(self._terminated, all=False)
+
+    def _end(self, trainer: L.Trainer) -> None:
+        saved = Path(self.path).exists()
+        goes_on = f" Resume with ckpt_path={self.path}." if saved else " Nothing was saved yet."
+        # Lightning kills the first process if one that it started ends with another status than 0.
+        status = STATUS if trainer.is_global_zero else 0
+        raise Terminated(f"stopped by SIGTERM after step {trainer.global_step}.{goes_on}", status)
 
     def _save(self, trainer: L.Trainer) -> None:
         self._saved = trainer.global_step
@@ -71,10 +198,32 @@ class LastCheckpoint(Checkpoint):
             return
         # Under another name first: Lightning writes to the system's directory for temporary files, and what it moves
         # from there to another disk is for a while neither the old checkpoint nor the new one.
-        unfinished = f"{self.path}.part"
+        unfinished = Path(f"{self.path}.part")
         trainer.save_checkpoint(unfinished)
         if trainer.is_global_zero:
-            Path(unfinished).replace(self.path)
+            if not self._readable:
+                check_readable(unfinished)
+                self._readable = True
+            unfinished.replace(self.path)
+
+
+def _ends_within_epoch(trainer: L.Trainer) -> bool:
+    """Tell whether the training ends here with batches of its epoch left."""
+    loop = trainer.fit_loop.epoch_loop
+    return loop.done and loop.batch_progress.current.ready < trainer.num_training_batches
+
+
+def check_readable(path: Path) -> None:
+    """Raise `InputError` unless a checkpoint can be read as every command reads it, without running its code."""
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        raise InputError(
+            f"{path}: expected a checkpoint of tensors, numbers, texts, lists and dicts, found "
+            f"{named[1] if named else error}, so that no command could read it. Leave that out of the state of the "
+            "callback, optimizer or model that saves it."
+        ) from error
 
 
 class ProgressBar(RichProgressBar):

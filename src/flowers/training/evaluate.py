@@ -20,9 +20,12 @@ def evaluate(config: DictConfig) -> tuple[dict[str, float], set[str]]:
     Raises:
         InputError: no such run, or bad data or weights; see the message.
     """
-    datamodule, model = Run(Path(config.run)).load(config.data)
+    run = Run(Path(config.run))
+    datamodule, model = run.load(config.data)
     if datamodule.train_on == "train+val" and config.data.root is None:
         log.warning("The run was trained on the validation split as well: these figures say nothing of other images.")
-    trainer: L.Trainer = instantiate(config.trainer, logger=False, enable_checkpointing=False)
+    trainer: L.Trainer = instantiate(
+        config.trainer, logger=False, enable_checkpointing=False, default_root_dir=str(run.best.parent)
+    )
     trainer.validate(model, datamodule=datamodule, verbose=False)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}, datamodule.skipped

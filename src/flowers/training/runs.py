@@ -17,13 +17,16 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from flowers.data.datamodule import FlowersDataModule
-from flowers.errors import InputError
+from flowers.errors import InputError, first_few
 from flowers.instantiate import instantiate
 from flowers.models.backbone import state_faults
 from flowers.models.classifier import FlowerClassifier
 from flowers.training import ema
 
-_WATCHING = tuple(f"callbacks.{name}" for name in ("progress_bar", "throughput", "compile_guard", "last_checkpoint"))
+_WATCHING = tuple(
+    f"callbacks.{name}"
+    for name in ("progress_bar", "throughput", "compile_guard", "last_checkpoint", "nonfinite_guard")
+)
 """The callbacks that leave the model as it is."""
 
 
@@ -55,6 +58,22 @@ class Run:
     @property
     def submission(self) -> Path:
         return self.directory / "submission.csv"
+
+    @rank_zero_only
+    def check_unused(self, ckpt_path: str | None) -> None:
+        """Raise `InputError` if another training has left results here, unless that is resumed.
+
+        Its weights would be evaluated as the new run's, should that end early. Lightning resumes SLURM's checkpoints.
+        """
+        results = [*self.directory.glob("checkpoints/*.ckpt"), *self.directory.glob("predictions/*")]
+        results += [path for path in (self.metrics_path, self.submission) if path.exists()]
+        resumed = ckpt_path is not None and self.directory.resolve() in Path(ckpt_path).resolve().parents
+        if results and not resumed and not any(self.directory.glob("hpc_ckpt_*.ckpt")):
+            raise InputError(
+                f"{self.directory}: expected a new directory, found what another run has left: "
+                f"{first_few([str(path.relative_to(self.directory)) for path in results], ', ')}. Set hydra.run.dir to "
+                f"another, or resume that run with ckpt_path={self.directory}/checkpoints/last.ckpt."
+            )
 
     @rank_zero_only
     def write_config(self, config: DictConfig) -> None:

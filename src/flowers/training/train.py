@@ -23,12 +23,14 @@ from flowers.errors import InputError
 from flowers.instantiate import instantiate
 from flowers.models.classifier import FlowerClassifier, SchedulerFactory
 from flowers.training.ema import EMA
+from flowers.training.processes import closing_process_group
 from flowers.training.runs import Run, check_resumable
 
 STEP_FIGURES = ("train/loss_step", "train/learning_rate")
 """What is logged of single steps: none of a run's final figures."""
 
 
+@closing_process_group()
 def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     """Train as configured.
 
@@ -48,10 +50,14 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     datamodule.records("val")
 
     trainer: L.Trainer = instantiate(
-        config.trainer, callbacks=_instances(config.callbacks), logger=_instances(config.logger)
+        config.trainer,
+        callbacks=_instances(config.callbacks),
+        logger=_instances(config.logger),
+        default_root_dir=str(run.directory),  # else SLURM goes on from what any run left in the working directory
     )
     _check_final_fit(trainer, datamodule)
-    run.write_config(config)  # now that the trainer has told which process is the first
+    run.check_unused(config.ckpt_path)  # now that the trainer knows which process is the first
+    run.write_config(config)
     _keep_earlier_figures(run)
     batches = max(1, images // (config.data.batch_size * trainer.world_size))
     model: FlowerClassifier = instantiate(
@@ -66,6 +72,8 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     _log_configuration(trainer, config)
     try:
         trainer.fit(model, datamodule=datamodule, ckpt_path=config.ckpt_path)
+        # Processes on other machines have composed a time-stamped directory of their own.
+        run = Run(Path(trainer.strategy.broadcast(str(run.directory))))
         figures = dict(trainer.callback_metrics)
         if not config.trainer.fast_dev_run:  # which leaves no checkpoint
             figures |= _best_figures(trainer, model, datamodule, run)
