@@ -211,8 +211,18 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         return sent
 
     def barrier(self, name: str | None = None) -> None:
-        if self.world_size > 1:  # a sum that needs every host's part
-            self._split(torch.ones(xr.addressable_runtime_device_count())).sum().cpu()
+        if self.world_size > 1:
+            self._sum_over_devices(1.0)
+
+    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
+        if self.world_size == 1:
+            return decision
+        agreeing = self._sum_over_devices(float(decision))
+        return agreeing == xr.global_runtime_device_count() if all else agreeing > 0
+
+    def _sum_over_devices(self, value: float) -> float:
+        """Sum a value of each host over its devices. Returns when every host has given its part."""
+        return float(self._split(torch.full((xr.addressable_runtime_device_count(),), value)).sum().cpu())
 
     def teardown(self) -> None:
         while self._loaders:
