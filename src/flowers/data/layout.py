@@ -43,8 +43,12 @@ def size_directory(root: Place, image_size: int) -> Place:
 
 
 def image_sizes(root: AnyPath) -> list[int]:
-    """The resolutions that a data set has, in pixels a side, ascending; none where there is no data set."""
-    matches = (_DIRECTORY_NAME.fullmatch(directory.name) for directory in entries(root) or ())
+    """Return a data set's resolutions, in pixels a side, ascending; none where there is no data set.
+
+    Raises:
+        InputError: its preparation is unfinished.
+    """
+    matches = (_DIRECTORY_NAME.fullmatch(directory.name) for directory in _finished_entries(root) or ())
     return sorted(int(match["size"]) for match in matches if match)
 
 
@@ -57,7 +61,8 @@ def find_shards(root: AnyPath, split: Split, image_size: int) -> list[ShardFile]
     """The shards of a split at one resolution, in order of name.
 
     Raises:
-        InputError: the data set, the resolution or the split is not there, or the split is empty.
+        InputError: the data set, the resolution or the split is not there, the split is empty, or the data set's
+            preparation is unfinished.
     """
     _in_root(root)
     sized = size_directory(root, image_size)
@@ -76,8 +81,22 @@ def find_shards(root: AnyPath, split: Split, image_size: int) -> list[ShardFile]
     return [ShardFile(path, _promised_count(path)) for path in paths]
 
 
-def _in_root(root: AnyPath) -> list[AnyPath]:
+def _finished_entries(root: AnyPath) -> list[AnyPath] | None:
+    """List a data set's directory, refusing one whose preparation (`flowers.data.prepare.folder`) is unfinished."""
     found = entries(root)
+    names = {path.name for path in found or ()}
+    plan = sorted(names & {"plan.csv", "prepare.json"})
+    if plan and "manifest.csv" not in names:
+        raise InputError(
+            f"{root}: expected a finished data set, found {' and '.join(plan)} without manifest.csv: its preparation "
+            "was stopped, or is still running. Run the same `python src/prepare.py folder` command again: it goes on "
+            "where it stopped."
+        )
+    return found
+
+
+def _in_root(root: AnyPath) -> list[AnyPath]:
+    found = _finished_entries(root)
     if found is None and isinstance(root, Path):
         raise InputError(
             f"{root}: no such directory. Expected a data set in Kaggle's layout "
@@ -113,7 +132,8 @@ def read_class_names(root: AnyPath) -> list[str]:
     """The data set's class names: the lines of its `classes.txt`, or the competition's 104 where it has none.
 
     Raises:
-        InputError: the directory is missing, or `classes.txt` is empty or names a class twice.
+        InputError: the directory is missing, its preparation is unfinished, or `classes.txt` is empty or names a class
+            twice.
     """
     _in_root(root)
     path = root / "classes.txt"

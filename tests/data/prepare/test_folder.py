@@ -22,7 +22,7 @@ import simplejpeg
 from upath import UPath
 
 from flowers.data.dataset import FlowersDataset, open_splits
-from flowers.data.layout import SPLITS, read_class_names
+from flowers.data.layout import SPLITS, find_shards, read_class_names
 from flowers.data.prepare.folder import prepare_folder
 from flowers.data.prepare.images import decode, square_jpeg
 from flowers.data.prepare.plan import PlannedImage
@@ -129,6 +129,26 @@ def test_stopped_between_any_two_tasks_it_goes_on(photographs: Path, prepared: P
     assert tree(output) == tree(prepared)
     # Two parts to scan (the 72 beyond the first part are cut anew if it is not there), six shards to write.
     assert len(done) == len(set(done)) == 8
+
+
+@pytest.mark.parametrize("protocol", ["", "memory://test-stopped"])
+def test_stopped_before_its_end_it_is_no_data_set(photographs: Path, tmp_path: Path, protocol: str) -> None:
+    output = UPath(f"{protocol}{tmp_path}/output")
+
+    def some(work: Callable[[Any], int], tasks: Sequence[Any], description: str, total: int) -> None:
+        for task in tasks if description == "Scanning" else tasks[:4]:  # train is whole, val and test are missing
+            work(task)
+        if description == "Writing":
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        prepare_folder(str(photographs), str(output), SETTINGS, some)
+    assert (output / "classes.txt").read_text("utf-8").splitlines() == ["rose", "wild daisy", "Ähre"]
+    for opens in (lambda: find_shards(output, "train", 48), lambda: read_class_names(output)):
+        with pytest.raises(InputError, match=r"without manifest.csv.*prepare.py folder"):
+            opens()
+    prepare_folder(str(photographs), str(output), SETTINGS, one_by_one)
+    assert len(find_shards(output, "val", 48)) == 1
 
 
 def test_finished_it_does_nothing(photographs: Path, prepared: Path) -> None:

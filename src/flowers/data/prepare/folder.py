@@ -3,9 +3,10 @@
     OUTPUT/scan/*.csv       what each photograph is, in parts; gone when all is written
     OUTPUT/plan.csv         every decision; renamed to manifest.csv as the last act of all
     OUTPUT/prepare.json     the settings; there once the plan is whole
-    OUTPUT/classes.txt, OUTPUT/unreadable.csv, OUTPUT/tfrecords-jpeg-SxS/{train,val,test}/*.tfrec
+    OUTPUT/classes.txt      the class names; there before the first shard
+    OUTPUT/unreadable.csv, OUTPUT/tfrecords-jpeg-SxS/{train,val,test}/*.tfrec
 
-The steps pass files, not objects, so that they may run on other processes and other machines.
+A directory with a plan and no manifest is unfinished: nothing opens it as a data set (`flowers.data.layout`). The steps pass files, not objects, so that they may run on other processes and other machines.
 """
 
 from __future__ import annotations
@@ -70,8 +71,9 @@ def prepare_folder(source: str, output: str, settings: Settings, spread: Spread)
         if (target / "manifest.csv").exists():
             log.info("%s is finished already: nothing to do. For another, set output to a new directory.", target)
             return
+        _write_class_names(target, plan)
         write_missing(found, target, plan, settings.sizes, spread)
-        _finish(target, plan)
+        _finish(target)
     counts = Counter(image.split for image in plan)
     log.info("Wrote %s: %s images.", target, ", ".join(f"{counts[split]} {split}" for split in SPLITS))
     if isinstance(target, Path):
@@ -120,12 +122,15 @@ def _cannot_write(output: UPath, error: OSError) -> InputError:
     return InputError(f"{output}: cannot be written: {error.strerror or error}. Mend that, or set output to another.")
 
 
-def _finish(output: UPath, plan: Sequence[PlannedImage]) -> None:
+def _write_class_names(output: UPath, plan: Sequence[PlannedImage]) -> None:
+    with open_atomic(output / "classes.txt") as file:
+        file.write(("\n".join(class_names(image.label for image in plan)) + "\n").encode())
+
+
+def _finish(output: UPath) -> None:
     """The last acts: of these, the manifest is the very last."""
     if entries(output / "scan"):
         output.fs.rm((output / "scan").path, recursive=True)
-    with open_atomic(output / "classes.txt") as file:
-        file.write(("\n".join(class_names(image.label for image in plan)) + "\n").encode())
     (output / "plan.csv").rename(output / "manifest.csv")
 
 
