@@ -25,10 +25,11 @@ _RESOURCES = files("flowers.data") / "resources"
 
 @dataclass(frozen=True, slots=True)
 class ShardFile:
-    """A shard and the number of records its name promises; None where the name does not say."""
+    """A shard, and its number and the number of records as its name says; None where the name does not say."""
 
     path: AnyPath
     count: int | None
+    number: int | None = None
 
     @property
     def local(self) -> Path:
@@ -78,7 +79,7 @@ def find_shards(root: AnyPath, split: Split, image_size: int) -> list[ShardFile]
             f"{sized / split}: expected shards named like {shard_name(0, image_size, 798)}, found none. "
             "Copy or download the data set again."
         )
-    return [ShardFile(path, _promised_count(path)) for path in paths]
+    return [_shard_file(path) for path in paths]
 
 
 def _finished_entries(root: AnyPath) -> list[AnyPath] | None:
@@ -112,9 +113,9 @@ def _in_root(root: AnyPath) -> list[AnyPath]:
     return found
 
 
-def _promised_count(path: AnyPath) -> int | None:
+def _shard_file(path: AnyPath) -> ShardFile:
     match = _SHARD_NAME.fullmatch(path.name)
-    return int(match["count"]) if match else None
+    return ShardFile(path, int(match["count"]), int(match["number"])) if match else ShardFile(path, None)
 
 
 def kaggle_class_names() -> list[str]:

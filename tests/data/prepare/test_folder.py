@@ -25,7 +25,7 @@ from flowers.data.dataset import FlowersDataset, open_splits
 from flowers.data.layout import SPLITS, find_shards, read_class_names
 from flowers.data.prepare.folder import prepare_folder
 from flowers.data.prepare.images import decode, square_jpeg
-from flowers.data.prepare.plan import PlannedImage
+from flowers.data.prepare.manifest import PlannedImage
 from flowers.data.prepare.processes import run_on_processes
 from flowers.data.prepare.tables import read_table
 from flowers.data.transforms import SeededTransform

@@ -6,13 +6,14 @@
     OUTPUT/classes.txt      the class names; there before the first shard
     OUTPUT/unreadable.csv, OUTPUT/tfrecords-jpeg-SxS/{train,val,test}/*.tfrec
 
-A directory with a plan and no manifest is unfinished: nothing opens it as a data set (`flowers.data.layout`). The steps pass files, not objects, so that they may run on other processes and other machines.
+A directory with a plan and no manifest is unfinished: nothing opens it as a data set (`flowers.data.layout`).
+
+The steps pass files, not objects, so that they may run on other processes and other machines.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,10 +25,9 @@ from upath import UPath
 
 from flowers.data.atomic import open_atomic
 from flowers.data.layout import SPLITS
+from flowers.data.prepare.manifest import PlannedImage, UnreadableImage, read_settings
 from flowers.data.prepare.plan import (
-    PlannedImage,
     Settings,
-    UnreadableImage,
     classes_without,
     equal_files_of_several_classes,
     groups_of_several_classes,
@@ -140,7 +140,7 @@ def _planned(source: Source, output: UPath, settings: Settings) -> list[PlannedI
     plan = read_table(finished if finished.exists() else output / "plan.csv", PlannedImage)
     skipped = read_table(output / "unreadable.csv", UnreadableImage) if (output / "unreadable.csv").exists() else []
     differences = [
-        *settings_differences(json.loads((output / "prepare.json").read_text()), settings),
+        *settings_differences(read_settings(output / "prepare.json"), settings),
         *source_differences([*plan, *skipped], source.photographs),
     ]
     if differences:

@@ -14,7 +14,7 @@ from upath import UPath
 from flowers.data.example import Record, encode_example
 from flowers.data.layout import SPLITS, Split, shard_name, size_directory
 from flowers.data.prepare.images import decode, square_jpeg
-from flowers.data.prepare.plan import PlannedImage
+from flowers.data.prepare.manifest import PlannedImage
 from flowers.data.prepare.processes import Spread
 from flowers.data.prepare.source import Source, class_names
 from flowers.data.prepare.tables import read_table
