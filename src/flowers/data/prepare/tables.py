@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 from upath import UPath
 
-from flowers.data.atomic import open_atomic
+from flowers.data.atomic import write_atomic
 from flowers.errors import InputError
 
 Row = TypeVar("Row")
@@ -23,8 +23,7 @@ def write_table(path: UPath, kind: type[Any], rows: Sequence[Any]) -> None:
     writer = csv.DictWriter(text, [field.name for field in fields(kind)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
-    with open_atomic(path) as file:
-        file.write(text.getvalue().encode())
+    write_atomic(path, text.getvalue())
 
 
 def read_table(path: UPath, kind: type[Row]) -> list[Row]:
