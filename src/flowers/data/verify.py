@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from flowers.cores import available_cores
+from flowers.data.atomic import write_atomic
 from flowers.data.example import check_label, decode_example, decode_image
 from flowers.data.layout import (
     SPLITS,
@@ -462,6 +463,6 @@ def write_report(path: Path, verification: Verification) -> None:
     report = {"class_count": verification.class_count, "parts": parts, "findings": findings}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=2) + "\n")
+        write_atomic(path, json.dumps(report, indent=2) + "\n")
     except OSError as error:
         raise InputError(f"report={path}: cannot be written: {error.strerror}. Set it to a file that can.") from None
