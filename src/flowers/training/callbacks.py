@@ -10,6 +10,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 
+from flowers.data.atomic import atomic_path, remove_parts
+
 
 class Throughput(Callback):
     """Logs `train/images_per_second` of each epoch, over all processes, validation not counted."""
@@ -53,6 +55,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved = trainer.global_step
+        if trainer.is_global_zero:
+            remove_parts(Path(self.path))  # of a killed run that this one resumes
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -71,10 +75,11 @@ class LastCheckpoint(Checkpoint):
             return
         # Under another name first: Lightning writes to the system's directory for temporary files, and what it moves
         # from there to another disk is for a while neither the old checkpoint nor the new one.
-        unfinished = f"{self.path}.part"
-        trainer.save_checkpoint(unfinished)
         if trainer.is_global_zero:
-            Path(unfinished).replace(self.path)
+            with atomic_path(Path(self.path)) as unfinished:
+                trainer.save_checkpoint(unfinished)
+        else:
+            trainer.save_checkpoint(self.path)  # writes nothing, but the first process waits for the others there
 
 
 class ProgressBar(RichProgressBar):
