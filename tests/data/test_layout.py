@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from upath import UPath
 
-from flowers.data.layout import find_shards, kaggle_class_names, kaggle_train_counts, read_class_names
+from flowers.data.layout import find_shards, image_sizes, kaggle_class_names, kaggle_train_counts, read_class_names
 from flowers.errors import InputError
 
 
@@ -49,3 +50,20 @@ def test_a_class_named_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("rose\niris\nrose\n")
     with pytest.raises(InputError, match="found 'rose' twice"):
         read_class_names(tmp_path)
+
+
+@pytest.mark.parametrize("plan", ["plan.csv", "prepare.json"])
+@pytest.mark.parametrize("protocol", ["", "memory://test-unfinished"])
+def test_an_unfinished_preparation_is_refused_wherever_a_data_set_is_opened(
+    tmp_path: Path, protocol: str, plan: str
+) -> None:
+    root = UPath(f"{protocol}{tmp_path}")
+    shard = root / "tfrecords-jpeg-192x192" / "train" / "00-192x192-1.tfrec"
+    shard.parent.mkdir(parents=True)
+    for path in (shard, root / plan):
+        path.write_bytes(b"")
+    for open_it in (lambda: find_shards(root, "train", 192), lambda: read_class_names(root), lambda: image_sizes(root)):
+        with pytest.raises(InputError, match=rf"{plan} without manifest.csv.*prepare.py folder"):
+            open_it()
+    (root / "manifest.csv").write_bytes(b"")
+    assert len(find_shards(root, "train", 192)) == 1

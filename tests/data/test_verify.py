@@ -15,11 +15,13 @@ import pytest
 from flowers.data import verify as verifying
 from flowers.data.example import Record, decode_example, encode_example
 from flowers.data.layout import SPLITS, Split
+from flowers.data.prepare.folder import prepare_folder
 from flowers.data.reader import ShardReader
 from flowers.data.shards import index_shard, write_shard
 from flowers.data.verify import NO_LABEL, Kind, Part, find_faults, verify
 from flowers.errors import InputError
 from tests.conftest import Door
+from tests.data.prepare.conftest import SETTINGS, class_folders, one_by_one
 
 Change = Callable[[list[Record]], list[Record | bytes]]
 
@@ -139,6 +141,21 @@ FAULTS: dict[str, Fault] = {
         lambda root: [shutil.rmtree(root / f"tfrecords-jpeg-{size}x{size}" / "val") for size in (192, 224)],
         [("split", None, False, "192x192/val: expected"), ("split", None, False, "224x224/val: expected")],
     ),
+    "no shard at one resolution": (
+        lambda root: shard(root).unlink(),
+        [("shard", None, False, "192x192/train: expected 03-192x192-13.tfrec, found none")],
+    ),
+    "no last shard at one resolution": (
+        lambda root: shard(root, 15).unlink(),
+        [("shard", None, False, "192x192/train: expected 15-192x192-13.tfrec, found none")],
+    ),
+    "no shard at all": (
+        lambda root: [shard(root, size=size).unlink() for size in (192, 224)],
+        [
+            ("shard", None, False, "192x192/train: expected 03-192x192-N.tfrec, found none"),
+            ("shard", None, False, "224x224/train: expected 03-224x224-N.tfrec, found none"),
+        ],
+    ),
     "no test at all": (
         lambda root: [shutil.rmtree(root / f"tfrecords-jpeg-{size}x{size}" / "test") for size in (192, 224)],
         [],
@@ -158,6 +175,112 @@ def test_each_fault_is_found_once_and_in_its_place(root: Path, name: str) -> Non
         assert finding.message.startswith(finding.file if record is None else f"{finding.file}: record {record}: ")
         assert not known or str(finding.id) in finding.message
         assert Path(finding.file).is_relative_to(root)
+
+
+@pytest.fixture(scope="module")
+def photographs_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of `prepare.py folder`: two shards in train, one in val and test each. Not to be changed."""
+    directory = tmp_path_factory.mktemp("set")
+    source = class_folders(directory / "photographs", {"daisy": 60, "rose": 60}, 64, 48)
+    prepare_folder(str(source), str(directory / "set"), SETTINGS, one_by_one)
+    return directory / "set"
+
+
+def both(change: Callable[[Path, int], Any]) -> Callable[[Path], Any]:
+    """The same at both resolutions of `photographs_prepared`."""
+    return lambda root: [change(root, size) for size in SETTINGS.sizes]
+
+
+def move_to_val(root: Path, size: int) -> None:
+    moved = records_of(shard(root, 0, size))[0]
+    rewrite(shard(root, 0, size), lambda records: records[1:])
+    rewrite(shard(root, 0, size, "val"), lambda records: [*records, moved])
+
+
+def edit(name: str, old: str, new: str) -> Callable[[Path], Any]:
+    return lambda root: (root / name).write_text((root / name).read_text().replace(old, new, 1))
+
+
+AGAINST_MANIFEST: dict[str, Fault] = {
+    "the last shard of a split is missing": (
+        both(lambda root, size: shard(root, 1, size).unlink()),
+        [("shard", None, False, "48x48/train: expected 01-48x48-42.tfrec"), ("shard", None, False, "64x64/train: exp")],
+    ),
+    "a record is missing": (
+        both(lambda root, size: rewrite(shard(root, 0, size), lambda records: records[1:])),
+        [("manifest", None, True, "in train, found it nowhere")],
+    ),
+    "a record is damaged": (
+        lambda root: rewrite(shard(root, 0, 48), lambda records: [b"\xff\xff", *records[1:]]),
+        [("record", 0, False, "expected a tf.train.Example")],
+    ),
+    "a record is too many": (
+        both(lambda root, size: rewrite(shard(root, 0, size), lambda r: [*r, replace(r[0], id="new")])),
+        [("manifest", 42, True, "expected an id of manifest.csv, found new")],
+    ),
+    "a record is in another split": (both(move_to_val), [("manifest", None, True, "in train, found it in val")]),
+    "a record has another label": (
+        both(
+            lambda root, size: rewrite(shard(root, 0, size), lambda r: with_record(0, label=1 - (r[0].label or 0))(r))
+        ),
+        [("manifest", None, True, "in train with the class")],
+    ),
+    "a split is missing": (
+        both(lambda root, size: shutil.rmtree(root / f"tfrecords-jpeg-{size}x{size}" / "test")),
+        [("split", None, False, "48x48/test: expected shards"), ("split", None, False, "64x64/test: expected shards")],
+    ),
+    "a resolution is missing": (
+        lambda root: shutil.rmtree(root / "tfrecords-jpeg-64x64"),
+        [("manifest", None, False, "prepare.json: expected resolutions of [48, 64] pixels as it says, found [48]")],
+    ),
+    "a class has another name": (
+        edit("classes.txt", "rose", "tulip"),
+        [("manifest", None, False, "classes.txt: line 2: expected rose as in manifest.csv, found tulip")],
+    ),
+    "a class is too many": (
+        edit("classes.txt", "rose", "rose\ntulip"),
+        [("manifest", None, False, "classes.txt: line 3: expected no more as in manifest.csv, found tulip")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AGAINST_MANIFEST)
+def test_what_differs_from_the_manifest_is_found_once_and_in_its_place(
+    photographs_prepared: Path, tmp_path: Path, name: str
+) -> None:
+    root = shutil.copytree(photographs_prepared, tmp_path / "copy")
+    damage, expected = AGAINST_MANIFEST[name]
+    damage(root)
+    findings = verify(root, decode=True).findings
+    found = [(finding.kind, finding.record, finding.id is not None) for finding in findings]
+    assert found == [(kind, record, known) for kind, record, known, _ in expected], findings
+    for finding, (_, _, known, message) in zip(findings, expected, strict=True):
+        assert message in finding.message
+        assert finding.message.startswith(finding.file)
+        assert not known or str(finding.id) in finding.message
+
+
+def test_a_prepared_set_agrees_with_its_manifest(photographs_prepared: Path, tmp_path: Path) -> None:
+    assert verify(photographs_prepared, decode=True).findings == []
+    source = class_folders(tmp_path / "photographs", {"daisy": 20, "rose": 20}, 64, 48)
+    settings = replace(SETTINGS, val=0.0, test=0.0)  # no val is no fault where none was asked for
+    prepare_folder(str(source), str(tmp_path / "set"), settings, one_by_one)
+    assert verify(tmp_path / "set", decode=True).findings == []
+
+
+@pytest.mark.parametrize("damaged", ["manifest.csv", "prepare.json"])
+def test_a_damaged_manifest_gets_a_message(photographs_prepared: Path, tmp_path: Path, damaged: str) -> None:
+    root = shutil.copytree(photographs_prepared, tmp_path / "copy")
+    (root / damaged).write_text("[1\n2,3,\n")
+    with pytest.raises(InputError, match=f"{damaged}: expected "):
+        verify(root, decode=True)
+
+
+def test_an_unfinished_preparation_is_refused(photographs_prepared: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(photographs_prepared, tmp_path / "copy")
+    (root / "manifest.csv").rename(root / "plan.csv")
+    with pytest.raises(InputError, match=f"{root}: expected a finished data set"):
+        verify(root, decode=True)
 
 
 def test_a_clean_data_set_has_no_findings_and_its_own_figures(garden: Path) -> None:

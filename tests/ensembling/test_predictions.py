@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import errno
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from flowers.ensembling import submission
 from flowers.ensembling.predictions import PredictionsWriter, Provenance, read_ids, read_provenance, read_rows
 from flowers.ensembling.submission import write_submission
 from flowers.errors import InputError
@@ -82,6 +85,40 @@ def test_an_id_twice_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
+    path, batch = tmp_path / "test.parquet", np.full((1, 3), 1 / 3, np.float32)
+    with PredictionsWriter(path, PROVENANCE.class_names) as one:
+        one.write(["a"], [None], batch)
+        with PredictionsWriter(path, PROVENANCE.class_names) as other:
+            other.write(["b"], [None], batch)
+        assert read_ids(path).to_pylist() == ["b"]
+    assert read_ids(path).to_pylist() == ["a"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    writing = PredictionsWriter(tmp_path / "test.parquet", PROVENANCE.class_names)
+    with pytest.raises(OSError, match="No space left"), writing as writer:
+        writer.write(["a"], [None], np.full((1, 3), 1 / 3, np.float32))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_submission_that_cannot_be_finished_leaves_the_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "test.parquet", 10)
+    (tmp_path / "submission.csv").write_text("earlier")
+    monkeypatch.setattr(submission, "read_rows", lambda *_: iter([None]))
+    with pytest.raises(AttributeError):
+        write_submission(tmp_path / "test.parquet", tmp_path / "submission.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["submission.csv", "test.parquet"]
+    assert (tmp_path / "submission.csv").read_text() == "earlier"
+
+
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "text.parquet").write_text("no parquet")
     for name in ("text.parquet", "nowhere.parquet"):
@@ -92,7 +129,9 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
+from typing import Any
 import numpy as np
+from flowers.ensembling import submission
 from flowers.ensembling.predictions import PredictionsWriter, Provenance
 
 ROWS, BATCH, CLASSES = 200_000, 64, [f"class {label}" for label in range(104)]

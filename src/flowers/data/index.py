@@ -8,13 +8,13 @@ nothing may be written beside the shards, indexes are kept in a cache directory 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from flowers.data.atomic import write_atomic
 from flowers.data.remote import AnyPath
 from flowers.data.shards import FRAME, HEADER, ShardIndex, index_shard
 from flowers.progress import progress
@@ -85,9 +85,7 @@ def save_index(index: ShardIndex, state: str, places: Sequence[Path]) -> None:
             place.parent.mkdir(parents=True, exist_ok=True)
             if not _writable(place.parent):
                 continue
-            unfinished = place.with_name(f"{place.name}.{os.getpid()}.part")
-            unfinished.write_text(text)
-            unfinished.replace(place)
+            write_atomic(place, text)
             return
         except OSError:
             continue

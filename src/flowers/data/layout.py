@@ -25,10 +25,11 @@ _RESOURCES = files("flowers.data") / "resources"
 
 @dataclass(frozen=True, slots=True)
 class ShardFile:
-    """A shard and the number of records its name promises; None where the name does not say."""
+    """A shard, and its number and the number of records as its name says; None where the name does not say."""
 
     path: AnyPath
     count: int | None
+    number: int | None = None
 
     @property
     def local(self) -> Path:
@@ -43,8 +44,12 @@ def size_directory(root: Place, image_size: int) -> Place:
 
 
 def image_sizes(root: AnyPath) -> list[int]:
-    """The resolutions that a data set has, in pixels a side, ascending; none where there is no data set."""
-    matches = (_DIRECTORY_NAME.fullmatch(directory.name) for directory in entries(root) or ())
+    """Return a data set's resolutions, in pixels a side, ascending; none where there is no data set.
+
+    Raises:
+        InputError: its preparation is unfinished.
+    """
+    matches = (_DIRECTORY_NAME.fullmatch(directory.name) for directory in _finished_entries(root) or ())
     return sorted(int(match["size"]) for match in matches if match)
 
 
@@ -57,7 +62,8 @@ def find_shards(root: AnyPath, split: Split, image_size: int) -> list[ShardFile]
     """The shards of a split at one resolution, in order of name.
 
     Raises:
-        InputError: the data set, the resolution or the split is not there, or the split is empty.
+        InputError: the data set, the resolution or the split is not there, the split is empty, or the data set's
+            preparation is unfinished.
     """
     _in_root(root)
     sized = size_directory(root, image_size)
@@ -73,11 +79,25 @@ def find_shards(root: AnyPath, split: Split, image_size: int) -> list[ShardFile]
             f"{sized / split}: expected shards named like {shard_name(0, image_size, 798)}, found none. "
             "Copy or download the data set again."
         )
-    return [ShardFile(path, _promised_count(path)) for path in paths]
+    return [_shard_file(path) for path in paths]
+
+
+def _finished_entries(root: AnyPath) -> list[AnyPath] | None:
+    """List a data set's directory, refusing one whose preparation (`flowers.data.prepare.folder`) is unfinished."""
+    found = entries(root)
+    names = {path.name for path in found or ()}
+    plan = sorted(names & {"plan.csv", "prepare.json"})
+    if plan and "manifest.csv" not in names:
+        raise InputError(
+            f"{root}: expected a finished data set, found {' and '.join(plan)} without manifest.csv: its preparation "
+            "was stopped, or is still running. Run the same `python src/prepare.py folder` command again: it goes on "
+            "where it stopped."
+        )
+    return found
 
 
 def _in_root(root: AnyPath) -> list[AnyPath]:
-    found = entries(root)
+    found = _finished_entries(root)
     if found is None and isinstance(root, Path):
         raise InputError(
             f"{root}: no such directory. Expected a data set in Kaggle's layout "
@@ -93,9 +113,9 @@ def _in_root(root: AnyPath) -> list[AnyPath]:
     return found
 
 
-def _promised_count(path: AnyPath) -> int | None:
+def _shard_file(path: AnyPath) -> ShardFile:
     match = _SHARD_NAME.fullmatch(path.name)
-    return int(match["count"]) if match else None
+    return ShardFile(path, int(match["count"]), int(match["number"])) if match else ShardFile(path, None)
 
 
 def kaggle_class_names() -> list[str]:
@@ -113,7 +133,8 @@ def read_class_names(root: AnyPath) -> list[str]:
     """The data set's class names: the lines of its `classes.txt`, or the competition's 104 where it has none.
 
     Raises:
-        InputError: the directory is missing, or `classes.txt` is empty or names a class twice.
+        InputError: the directory is missing, its preparation is unfinished, or `classes.txt` is empty or names a class
+            twice.
     """
     _in_root(root)
     path = root / "classes.txt"

@@ -9,18 +9,20 @@ from __future__ import annotations
 import json
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import groupby
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from upath import UPath
 
 from flowers.cores import available_cores
+from flowers.data.atomic import write_atomic
 from flowers.data.example import check_label, decode_example, decode_image
 from flowers.data.layout import (
     SPLITS,
@@ -32,6 +34,7 @@ from flowers.data.layout import (
     shard_name,
     size_directory,
 )
+from flowers.data.prepare.manifest import Manifest, PlannedImage, read_manifest
 from flowers.data.reader import ShardReader
 from flowers.data.shards import index_shard, shard_fault
 from flowers.errors import BadRecord, InputError
@@ -40,7 +43,10 @@ from flowers.progress import progress
 NO_LABEL = -1
 """In place of a label: there is none, or none that can be."""
 
-Kind = Literal["split", "shard", "record", "duplicate", "leak", "resolution"]
+ABSENT = -2
+"""In place of the label of an id that is not there."""
+
+Kind = Literal["split", "shard", "record", "duplicate", "leak", "resolution", "manifest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,13 @@ class Finding:
     file: str
     record: int | None = None
     id: str | None = None
+
+
+Shards = dict[tuple[int, Split], list[ShardFile]]
+"""By resolution and split."""
+
+Missing = dict[tuple[int, Split], dict[int, int]]
+"""The numbers of missing shards, with the number of records that each should have or 0, by resolution and split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +100,7 @@ class Part:
 
     files: the shards.
     found: the records that were found, readable or not.
-    unread: those that are known to be there but for damage, without an id to know them by.
+    unread: those that damaged or missing shards are known to have had, without an id to know them by.
     shards, records: of each record its shard's place in `files` and its number in it, int64 `[N]`.
     ids: a number for each record's id, the same in all parts, int64 `[N]`.
     labels: int64 `[N]`, `NO_LABEL` where there is none or none that can be.
@@ -157,28 +170,79 @@ def verify(root: Path, *, decode: bool) -> Verification:
             f"{root}: expected a data set in Kaggle's layout (tfrecords-jpeg-SxS/{{train,val,test}}), found none. "
             "Set root to one."
         )
-    class_count = len(read_class_names(root))
-    tasks, findings = plan(root, sizes)
-    scan = partial(scan_shard, class_count=class_count, decode=decode)
-    parts, ids = gather(_scan_all(scan, tasks))
+    class_names = read_class_names(root)
+    manifest = read_manifest(UPath(root))
+    shards = _list_shards(root, sizes)
+    missing = missing_shards(shards, manifest)
+    tasks = [ShardTask(size, split, shard) for (size, split), found in shards.items() for shard in found]
+    parts, ids = gather(_scan_all(partial(scan_shard, class_count=len(class_names), decode=decode), tasks))
+    parts = [
+        replace(part, unread=part.unread + sum(missing.get((part.size, part.split), {}).values())) for part in parts
+    ]
+    findings = [*_missing_splits(root, shards, manifest), *_missing_files(root, missing)]
     findings += [finding for part in parts for finding in part.findings]
-    return Verification(class_count, parts, [*findings, *find_faults(parts, ids)])
+    findings += find_faults(parts, ids)
+    if manifest:
+        findings += compare_settings(root, manifest, sizes, class_names)
+        findings += compare_manifest(manifest, parts, ids)
+    return Verification(len(class_names), parts, findings)
 
 
-def plan(root: Path, sizes: Sequence[int]) -> tuple[list[ShardTask], list[Finding]]:
-    """The shards to scan, by resolution and split, and the splits that are missing; test may be missing everywhere."""
-    shards: dict[tuple[int, Split], list[ShardFile]] = {}
+def _list_shards(root: Path, sizes: Sequence[int]) -> Shards:
+    """The shards by resolution and split; none of a split that is missing."""
+    shards: Shards = {}
     for size in sizes:
         for split in SPLITS:
             try:
                 shards[size, split] = find_shards(root, split, size)
             except InputError:
                 shards[size, split] = []
-    tasks = [ShardTask(size, split, shard) for (size, split), found in shards.items() for shard in found]
-    wanted = {"train", "val", *(task.split for task in tasks)}
-    missing = [size_directory(root, size) / split for (size, split), found in shards.items() if not found]
-    expected = f"expected shards named like {shard_name(0, sizes[0], 798)}, found none. Copy or download the split."
-    return tasks, [Finding("split", f"{path}: {expected}", str(path)) for path in missing if path.name in wanted]
+    return shards
+
+
+def missing_shards(shards: Shards, manifest: Manifest | None) -> Missing:
+    """Find the shards that should be there and are not, by resolution and split; none of a split that is missing."""
+    expected = _numbered_shards(shards) if manifest is None else _planned_shards(manifest)
+    there = {place: {shard.number for shard in found} for place, found in shards.items()}
+    return {
+        place: {number: count for number, count in expected[place[1]].items() if number not in numbers}
+        for place, numbers in there.items()
+        if numbers
+    }
+
+
+def _planned_shards(manifest: Manifest) -> dict[Split, dict[int, int]]:
+    """The numbers of a split's shards and how many records each has, as the manifest says."""
+    counts = Counter((image.split, image.shard) for image in manifest.images)
+    return {split: {shard: count for (of, shard), count in counts.items() if of == split} for split in SPLITS}
+
+
+def _numbered_shards(shards: Shards) -> dict[Split, dict[int, int]]:
+    """The same without a manifest: numbers from 0 without gaps, and the counts that any resolution has, or 0."""
+    counts: dict[Split, dict[int, int]] = {split: {} for split in SPLITS}
+    for (_, split), found in shards.items():
+        counts[split] |= {shard.number: shard.count or 0 for shard in found if shard.number is not None}
+    return {split: {n: known.get(n, 0) for n in range(max(known, default=-1) + 1)} for split, known in counts.items()}
+
+
+def _missing_files(root: Path, missing: Missing) -> Iterator[Finding]:
+    for (size, split), counts in missing.items():
+        for number, count in sorted(counts.items()):
+            directory = size_directory(root, size) / split
+            name = shard_name(number, size, count) if count else f"{number:02d}-{size}x{size}-N.tfrec"
+            yield Finding("shard", f"{directory}: expected {name}, found none. Copy or download it.", str(directory))
+
+
+def _missing_splits(root: Path, shards: Shards, manifest: Manifest | None) -> Iterator[Finding]:
+    """The splits that are missing. Without a manifest, test may be missing everywhere."""
+    wanted = {"train", "val", *(split for (_, split), found in shards.items() if found)}
+    if manifest:
+        wanted = {image.split for image in manifest.images}
+    for (size, split), found in shards.items():
+        if split in wanted and not found:
+            path = size_directory(root, size) / split
+            expected = f"expected shards named like {shard_name(0, size, 798)}, found none. Copy or download the split."
+            yield Finding("split", f"{path}: {expected}", str(path))
 
 
 def _scan_all(scan: partial[ShardFacts], tasks: Sequence[ShardTask]) -> Iterator[ShardFacts]:
@@ -314,6 +378,76 @@ def _differing(parts: Sequence[Part], first: NDArray[np.int64], ids: Sequence[st
         yield parts[odd].finding("resolution", int(first[odd, number]), ids[number], fault)
 
 
+def compare_settings(
+    root: Path, manifest: Manifest, sizes: Sequence[int], class_names: Sequence[str]
+) -> Iterator[Finding]:
+    """What is wrong with the sizes and the class names of a data set that has a manifest."""
+    if sorted(manifest.sizes) != sorted(sizes):
+        path = root / "prepare.json"
+        expected = f"expected resolutions of {sorted(manifest.sizes)} pixels as it says, found {sorted(sizes)}."
+        yield Finding("manifest", f"{path}: {expected}", str(path))
+    both = enumerate(zip_longest(_class_names(manifest), class_names), 1)
+    if differing := [(line, planned, found) for line, (planned, found) in both if planned != found]:
+        line, planned, found = differing[0]
+        path = root / "classes.txt"
+        expected = f"line {line}: expected {planned or 'no more'} as in manifest.csv, found {found or 'no more'}."
+        yield Finding("manifest", f"{path}: {expected}", str(path))
+
+
+def _class_names(manifest: Manifest) -> list[str]:
+    return sorted({image.label for image in manifest.images})
+
+
+def compare_manifest(manifest: Manifest, parts: Sequence[Part], ids: Sequence[str]) -> Iterator[Finding]:
+    """How all resolutions alike differ from the manifest; where they differ from each other, `find_faults` says so."""
+    numbers = {identity: number for number, identity in enumerate(ids)}
+    labels = {split: _agreed_labels([part for part in parts if part.split == split], len(ids)) for split in SPLITS}
+    classes = {name: label for label, name in enumerate(_class_names(manifest))}
+    absent: dict[Split, list[Finding]] = {split: [] for split in SPLITS}
+    for line, image in enumerate(manifest.images, 2):
+        number = numbers.pop(image.id, None)
+        found = {} if number is None else {s: int(labels[s][number]) for s in SPLITS if labels[s][number] != ABSENT}
+        if fault := _image_fault(image, classes[image.label], found):
+            message = f"{manifest.path}: line {line}: {fault}"
+            finding = Finding("manifest", message, str(manifest.path), None, image.id)
+            if found:
+                yield finding
+            else:
+                absent[image.split].append(finding)
+    for split, findings in absent.items():
+        unread = [part.unread for part in parts if part.split == split]
+        if unread and len(findings) > min(unread):  # what could not be read explains them, and is reported already
+            yield from findings
+    yield from _unexpected(parts, list(numbers.values()), ids)
+
+
+def _image_fault(image: PlannedImage, label: int, found: Mapping[Split, int]) -> str | None:
+    """What is wrong with a planned image, given its label in each split that has it; None where nothing is."""
+    expected = f"expected {image.id} ({image.path}) in {image.split}"
+    if image.split not in found:
+        return f"{expected}, found it {'in ' + ' and '.join(found) if found else 'nowhere'}."
+    if found[image.split] in (NO_LABEL, label):
+        return None
+    return f"{expected} with the class {label} ({image.label}), found {found[image.split]}."
+
+
+def _unexpected(parts: Sequence[Part], numbers: Sequence[int], ids: Sequence[str]) -> Iterator[Finding]:
+    """Ids that the manifest does not have, by number: at their first place."""
+    rows = [part.first_rows(len(ids)) for part in parts]
+    for number in numbers:
+        part, row = next((part, int(of[number])) for part, of in zip(parts, rows, strict=True) if of[number] >= 0)
+        yield part.finding("manifest", row, ids[number], f"expected an id of manifest.csv, found {ids[number]}.")
+
+
+def _agreed_labels(parts: Sequence[Part], id_count: int) -> NDArray[np.int64]:
+    """The label of each id in all of a split's parts, int64 `[id_count]`: `NO_LABEL` if they differ, else `ABSENT`."""
+    agreed = np.full(id_count, ABSENT)
+    for part in parts:
+        before = agreed[part.ids]
+        agreed[part.ids] = np.where((before == ABSENT) | (before == part.labels), part.labels, NO_LABEL)
+    return agreed
+
+
 def write_report(path: Path, verification: Verification) -> None:
     """Everything that was found, as JSON.
 
@@ -329,6 +463,6 @@ def write_report(path: Path, verification: Verification) -> None:
     report = {"class_count": verification.class_count, "parts": parts, "findings": findings}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=2) + "\n")
+        write_atomic(path, json.dumps(report, indent=2) + "\n")
     except OSError as error:
         raise InputError(f"report={path}: cannot be written: {error.strerror}. Set it to a file that can.") from None

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from flowers.data.atomic import write_atomic
 from flowers.data.batch import NO_LABEL
 from flowers.data.folds import fold_of
 from flowers.ensembling.assessment import Assessment, assess
@@ -88,7 +89,7 @@ def ensemble(config: DictConfig) -> Ensemble:
     counts = len(val.ids), 0 if test is None else len(test.ids)
     files.append(directory / "ensemble.json")
     result = Ensemble(directory, class_names, members, assessment, counts, (left_out, lacking), files)
-    files[-1].write_text(json.dumps(_summary(result, config), indent=2) + "\n")
+    write_atomic(files[-1], json.dumps(_summary(result, config), indent=2) + "\n")
     return result
 
 

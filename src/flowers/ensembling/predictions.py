@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from flowers.data.atomic import atomic_path
 from flowers.data.batch import NO_LABEL
 from flowers.errors import InputError
 
@@ -73,7 +74,6 @@ class PredictionsWriter:
 
     def __init__(self, path: Path, class_names: Sequence[str]) -> None:
         self._path = path
-        self._unfinished = path.with_name(path.name + ".part")
         classes = [pa.field(name, pa.float32()) for name in class_names]
         self._schema = pa.schema([pa.field("id", pa.string()), pa.field("label", pa.int64()), *classes])
         self._seen: set[str] = set()
@@ -82,19 +82,26 @@ class PredictionsWriter:
 
     def __enter__(self) -> PredictionsWriter:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._writer = pq.ParquetWriter(self._unfinished, self._schema, use_dictionary=False)  # hardly any value twice
+        with ExitStack() as exits:
+            unfinished = exits.enter_context(atomic_path(self._path))
+            self._writer = pq.ParquetWriter(unfinished, self._schema, use_dictionary=False)  # hardly any value twice
+            exits.push(self._close)
+            self._exits = exits.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if kind is None:
-            self._write_due()
-        if kind is None and self._provenance is not None:
-            self._writer.add_key_value_metadata({METADATA_KEY: json.dumps(asdict(self._provenance))})
-        self._writer.close()
-        if kind is None:
-            self._unfinished.replace(self._path)
-        else:
-            self._unfinished.unlink()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._exits.__exit__(kind, error, traceback)
+
+    def _close(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._write_due()
+            if kind is None and self._provenance is not None:
+                self._writer.add_key_value_metadata({METADATA_KEY: json.dumps(asdict(self._provenance))})
+        finally:
+            self._writer.close()
 
     @property
     def count(self) -> int:

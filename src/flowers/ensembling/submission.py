@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from flowers.data.atomic import atomic_path
 from flowers.ensembling.offsets import decide
 from flowers.ensembling.predictions import read_provenance, read_rows
 
@@ -18,15 +19,13 @@ def write_submission(predictions: Path, submission: Path, offsets: NDArray[np.fl
     The label is the most probable class, or with class `offsets` `[K]` the one that these make the greatest.
     """
     classes = read_provenance(predictions).class_names
-    unfinished = submission.with_name(submission.name + ".part")
     added = np.zeros(len(classes)) if offsets is None else offsets
     rows = 0
-    with unfinished.open("w", newline="") as file:
+    with atomic_path(submission) as unfinished, unfinished.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("id", "label"))
         for part in read_rows(predictions, classes):
             labels = decide(part.probabilities, added)
             writer.writerows(zip(part.ids.to_pylist(), labels.tolist(), strict=True))
             rows += len(labels)
-    unfinished.replace(submission)
     return rows

@@ -12,11 +12,12 @@ SHOWN = 5
 
 TITLES: dict[Kind, str] = {
     "split": "Missing splits",
-    "shard": "Damaged shards",
+    "shard": "Damaged or missing shards",
     "record": "Bad records",
     "duplicate": "Ids twice in a split",
     "leak": "Ids in two splits",
     "resolution": "Resolutions that disagree",
+    "manifest": "Other than manifest.csv says",
 }
 
 _console = Console(soft_wrap=True, highlight=False)

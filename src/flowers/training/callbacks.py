@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
+from flowers.data.atomic import atomic_path, remove_parts
 from flowers.errors import InputError
 from flowers.models.losses import loss_on_host
 from flowers.termination import STATUS, Terminated
@@ -132,6 +133,8 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved = trainer.global_step
         self._terminated = False
+        if trainer.is_global_zero:
+            remove_parts(Path(self.path))  # of a killed run that this one resumes
 
         def terminate(signum: int, frame: FrameType | None) -> None:
             self._terminated = True
@@ -198,13 +201,14 @@ class LastCheckpoint(Checkpoint):
             return
         # Under another name first: Lightning writes to the system's directory for temporary files, and what it moves
         # from there to another disk is for a while neither the old checkpoint nor the new one.
-        unfinished = Path(f"{self.path}.part")
-        trainer.save_checkpoint(unfinished)
         if trainer.is_global_zero:
-            if not self._readable:
-                check_readable(unfinished)
-                self._readable = True
-            unfinished.replace(self.path)
+            with atomic_path(Path(self.path)) as unfinished:
+                trainer.save_checkpoint(unfinished)
+                if not self._readable:
+                    check_readable(unfinished)
+                    self._readable = True
+        else:
+            trainer.save_checkpoint(self.path)  # writes nothing, but the first process waits for the others there
 
 
 def _ends_within_epoch(trainer: L.Trainer) -> bool:

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from flowers.data.atomic import write_atomic
 from flowers.data.datamodule import FlowersDataModule
 from flowers.errors import InputError, first_few
 from flowers.instantiate import instantiate
@@ -81,11 +82,11 @@ class Run:
         self.directory.mkdir(parents=True, exist_ok=True)
         kept = config.copy()
         kept.paths.output_dir = str(self.directory)
-        OmegaConf.save(kept, self.config_path)
+        write_atomic(self.config_path, OmegaConf.to_yaml(kept))
 
     @rank_zero_only
     def write_metrics(self, metrics: Mapping[str, float]) -> None:
-        self.metrics_path.write_text(json.dumps(dict(sorted(metrics.items())), indent=2) + "\n")
+        write_atomic(self.metrics_path, json.dumps(dict(sorted(metrics.items())), indent=2) + "\n")
 
     def config(self) -> DictConfig:
         """The configuration that the run was trained with.

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowers.data.example import decode_example
-from flowers.data.garden import Garden, plant
+from flowers.data.garden import Garden, plant, planting
 from flowers.data.garden.drawing import draw_picture, reduce_picture
 from flowers.data.garden.planting import picture_id, proportional_counts, split_labels
 from flowers.data.garden.species import LOOKALIKE_PAIRS, draw_species
@@ -100,3 +100,16 @@ def test_planted_once_and_only_over_its_own(garden: Path, tmp_path: Path) -> Non
     (tmp_path / "mine").mkdir()
     with pytest.raises(InputError, match=r"without garden.json. If it is a data set, read it with data=tfrecords"):
         plant(TINY, tmp_path / "mine")
+
+
+def test_a_garden_that_cannot_be_finished_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Garden, root: Path) -> None:
+        root.mkdir()
+        (root / "classes.txt").write_text("half")
+        raise OSError("No space left on device")
+
+    (tmp_path / "garden.0123456789abcdef.part").mkdir()  # of a killed process
+    monkeypatch.setattr(planting, "_write", full)
+    with pytest.raises(OSError, match="No space left"):
+        plant(TINY, tmp_path / "garden")
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == []

@@ -22,10 +22,10 @@ import simplejpeg
 from upath import UPath
 
 from flowers.data.dataset import FlowersDataset, open_splits
-from flowers.data.layout import SPLITS, read_class_names
+from flowers.data.layout import SPLITS, find_shards, read_class_names
 from flowers.data.prepare.folder import prepare_folder
 from flowers.data.prepare.images import decode, square_jpeg
-from flowers.data.prepare.plan import PlannedImage
+from flowers.data.prepare.manifest import PlannedImage
 from flowers.data.prepare.processes import run_on_processes
 from flowers.data.prepare.tables import read_table
 from flowers.data.transforms import SeededTransform
@@ -129,6 +129,83 @@ def test_stopped_between_any_two_tasks_it_goes_on(photographs: Path, prepared: P
     assert tree(output) == tree(prepared)
     # Two parts to scan (the 72 beyond the first part are cut anew if it is not there), six shards to write.
     assert len(done) == len(set(done)) == 8
+
+
+@pytest.mark.parametrize("protocol", ["", "memory://test-stopped"])
+def test_stopped_before_its_end_it_is_no_data_set(photographs: Path, tmp_path: Path, protocol: str) -> None:
+    output = UPath(f"{protocol}{tmp_path}/output")
+
+    def some(work: Callable[[Any], int], tasks: Sequence[Any], description: str, total: int) -> None:
+        for task in tasks if description == "Scanning" else tasks[:4]:  # train is whole, val and test are missing
+            work(task)
+        if description == "Writing":
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        prepare_folder(str(photographs), str(output), SETTINGS, some)
+    assert (output / "classes.txt").read_text("utf-8").splitlines() == ["rose", "wild daisy", "Ähre"]
+    for opens in (lambda: find_shards(output, "train", 48), lambda: read_class_names(output)):
+        with pytest.raises(InputError, match=r"without manifest.csv.*prepare.py folder"):
+            opens()
+    prepare_folder(str(photographs), str(output), SETTINGS, one_by_one)
+    assert len(find_shards(output, "val", 48)) == 1
+
+
+def cut(shard: UPath) -> None:
+    shard.write_bytes(shard.read_bytes()[:-1000])
+
+
+def empty(shard: UPath) -> None:
+    shard.write_bytes(b"")
+
+
+def exchange(shard: UPath) -> None:
+    """In place of 35 records, the 30 of val, as a mistaken copy would have it."""
+    shard.write_bytes(next((shard.parents[1] / "val").glob("*.tfrec")).read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("damage", "protocol"), [(cut, ""), (empty, ""), (exchange, ""), (empty, "memory://test-restart")]
+)
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_restart_writes_shards_that_are_not_whole_again(
+    photographs: Path,
+    prepared: Path,
+    tmp_path: Path,
+    damage: Callable[[UPath], None],
+    protocol: str,
+    finished: bool,
+) -> None:
+    output = UPath(f"{protocol}{tmp_path}/output{finished}{damage.__name__}")
+    prepare_folder(str(photographs), str(output), SETTINGS, one_by_one)
+    if not finished:
+        (output / "manifest.csv").rename(output / "plan.csv")
+    damage(output / "tfrecords-jpeg-64x64" / "train" / "02-64x64-35.tfrec")
+    written: list[Any] = []
+
+    def counted(work: Callable[[Any], int], tasks: Sequence[Any], description: str, total: int) -> None:
+        written.extend(tasks)
+        one_by_one(work, tasks, description, total)
+
+    prepare_folder(str(photographs), str(output), SETTINGS, counted)
+    assert len(written) == 1
+    found = {str(path.path).removeprefix(f"{output.path}/"): path.read_bytes() for path in output.rglob("*.tfrec")}
+    assert found == {name: data for name, data in tree(prepared).items() if name.endswith(".tfrec")}
+    assert (output / "manifest.csv").read_bytes() == (prepared / "manifest.csv").read_bytes()
+
+
+def test_what_a_killed_run_was_writing_is_removed(photographs: Path, prepared: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    for name in ("plan.csv", "scan/0.csv", "tfrecords-jpeg-48x48/train/00-48x48-35.tfrec"):
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        for token in ("", ".0123456789abcdef"):
+            (output / f"{name}{token}.part").touch()
+    shutil.rmtree(output / "tfrecords-jpeg-48x48")  # there only with prepare.json
+    prepare_folder(str(photographs), str(output), SETTINGS, one_by_one)
+    assert tree(output) == tree(prepared)
+    (output / "tfrecords-jpeg-48x48" / "train" / "00-48x48-35.tfrec.0123456789abcdef.part").touch()
+    prepare_folder(str(photographs), str(output), SETTINGS, one_by_one)
+    assert tree(output) == tree(prepared)
 
 
 def test_finished_it_does_nothing(photographs: Path, prepared: Path) -> None:

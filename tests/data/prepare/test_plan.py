@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from upath import UPath
 
 from flowers.data.prepare import plan as planning
+from flowers.data.prepare.manifest import PlannedImage, UnreadableImage
 from flowers.data.prepare.plan import (
     LEAST_RECORDS,
-    PlannedImage,
     Settings,
-    UnreadableImage,
     classes_without,
     deal,
     equal_files_of_several_classes,

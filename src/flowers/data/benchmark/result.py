@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from flowers.data.atomic import write_atomic
 from flowers.data.benchmark.work import Name, Task
 
 
@@ -63,4 +64,4 @@ def write_benchmark(path: Path, result: LoaderBenchmark) -> None:
     for entry, comparison in zip(values["comparisons"], result.comparisons, strict=True):
         entry.update(median_images_per_second=comparison.medians(), flowers_over=comparison.ratios())
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=2) + "\n")
+    write_atomic(path, json.dumps(values, indent=2) + "\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ import simplejpeg
 from filelock import FileLock
 
 from flowers.cores import available_cores
+from flowers.data.atomic import atomic_path, remove_parts, write_atomic
 from flowers.data.example import Record, encode_example
 from flowers.data.garden.drawing import draw_picture, reduce_picture
 from flowers.data.garden.species import draw_species
@@ -67,10 +67,9 @@ def _plant_new(garden: Garden, root: Path) -> None:
         if root.exists():  # another process was first
             return
         log.info("Planting the garden in %s: %d pictures, once", root, garden.train + garden.val + garden.test)
-        unfinished = root.with_name(f".{root.name}.part")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        _write(garden, unfinished)
-        unfinished.replace(root)
+        remove_parts(root)
+        with atomic_path(root) as unfinished:
+            _write(garden, unfinished)
 
 
 def _check_same(garden: Garden, root: Path) -> None:
@@ -92,7 +91,7 @@ def _write(garden: Garden, root: Path) -> None:
     for size in garden.sizes:
         for split in SPLITS:
             (size_directory(root, size) / split).mkdir(parents=True)
-    (root / "classes.txt").write_text("\n".join(kaggle_class_names()) + "\n")
+    write_atomic(root / "classes.txt", "\n".join(kaggle_class_names()) + "\n")
     shards = [(split, number) for split in SPLITS for number in range(SHARDS)]
     # Spawned, not forked: the caller may have threads running.
     context = multiprocessing.get_context("spawn")
@@ -102,7 +101,7 @@ def _write(garden: Garden, root: Path) -> None:
         tasks = [pool.submit(_write_shard, garden, root, split, number) for split, number in shards]
         for task in progress(as_completed(tasks), "Planting the garden", len(tasks)):
             task.result()
-    (root / _MANIFEST).write_text(garden.manifest())
+    write_atomic(root / _MANIFEST, garden.manifest())
 
 
 def _write_shard(garden: Garden, root: Path, split: Split, shard: int) -> None:

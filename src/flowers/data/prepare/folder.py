@@ -3,15 +3,17 @@
     OUTPUT/scan/*.csv       what each photograph is, in parts; gone when all is written
     OUTPUT/plan.csv         every decision; renamed to manifest.csv as the last act of all
     OUTPUT/prepare.json     the settings; there once the plan is whole
-    OUTPUT/classes.txt, OUTPUT/unreadable.csv, OUTPUT/tfrecords-jpeg-SxS/{train,val,test}/*.tfrec
+    OUTPUT/classes.txt      the class names; there before the first shard
+    OUTPUT/unreadable.csv, OUTPUT/tfrecords-jpeg-SxS/{train,val,test}/*.tfrec
 
-The steps pass files, not objects, so that they may run on other processes and other machines.
+A directory with a plan and no manifest is unfinished: nothing opens it as a data set (`flowers.data.layout`).
+
+The steps pass files or small tasks, not objects, so that they may run on other processes and other machines.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,12 +23,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from upath import UPath
 
-from flowers.data.atomic import open_atomic
+from flowers.data.atomic import remove_parts, whole_name, write_atomic
 from flowers.data.layout import SPLITS
+from flowers.data.prepare.manifest import PlannedImage, UnreadableImage, read_settings
 from flowers.data.prepare.plan import (
-    PlannedImage,
     Settings,
-    UnreadableImage,
     classes_without,
     equal_files_of_several_classes,
     groups_of_several_classes,
@@ -39,7 +40,7 @@ from flowers.data.prepare.processes import Spread
 from flowers.data.prepare.scan import scan_source
 from flowers.data.prepare.source import Source, class_names, describe_ignored, list_source, open_path
 from flowers.data.prepare.tables import entries, read_table, write_table
-from flowers.data.prepare.writing import write_missing
+from flowers.data.prepare.writing import missing_shards, write_shards
 from flowers.errors import InputError, first_few
 
 log = logging.getLogger(__name__)
@@ -65,13 +66,16 @@ def prepare_folder(source: str, output: str, settings: Settings, spread: Spread)
     _check_output(target, open_path(source))
     found = list_source(source)
     with _alone(target):
+        _remove_unfinished(target)
         planned = (target / "prepare.json").exists()
         plan = _planned(found, target, settings) if planned else _new_plan(found, target, settings, spread)
-        if (target / "manifest.csv").exists():
+        tasks = missing_shards(target, plan, settings.sizes)
+        if (target / "manifest.csv").exists() and not tasks:
             log.info("%s is finished already: nothing to do. For another, set output to a new directory.", target)
             return
-        write_missing(found, target, plan, settings.sizes, spread)
-        _finish(target, plan)
+        _write_class_names(target, plan)
+        write_shards(found, target, tasks, settings.sizes, spread)
+        _finish(target)
     counts = Counter(image.split for image in plan)
     log.info("Wrote %s: %s images.", target, ", ".join(f"{counts[split]} {split}" for split in SPLITS))
     if isinstance(target, Path):
@@ -87,7 +91,7 @@ def _check_output(output: UPath, source: UPath) -> None:
             "classes. Set output to another."
         )
     names = [entry.name for entry in entries(output)]
-    others = [name for name in names if name.removesuffix(".part") not in _BEFORE_PLAN]
+    others = [name for name in names if whole_name(name) not in _BEFORE_PLAN]
     if others and "prepare.json" not in names:
         raise InputError(
             f"{output}: expected nothing, or what an earlier run has begun, found {first_few(others, ', ')}. "
@@ -116,17 +120,28 @@ def _alone(output: UPath) -> Iterator[None]:
         raise _cannot_write(output, error) from None
 
 
+def _remove_unfinished(output: UPath) -> None:
+    """Remove the files that a killed run was writing: locally, where no other run writes now."""
+    if isinstance(output, Path):
+        for pattern in ("*.part", "scan/*.part", "tfrecords-jpeg-*/*/*.part"):
+            for part in output.glob(pattern):
+                remove_parts(part.with_name(whole_name(part.name)))
+
+
 def _cannot_write(output: UPath, error: OSError) -> InputError:
     return InputError(f"{output}: cannot be written: {error.strerror or error}. Mend that, or set output to another.")
 
 
-def _finish(output: UPath, plan: Sequence[PlannedImage]) -> None:
+def _write_class_names(output: UPath, plan: Sequence[PlannedImage]) -> None:
+    write_atomic(output / "classes.txt", "\n".join(class_names(image.label for image in plan)) + "\n")
+
+
+def _finish(output: UPath) -> None:
     """The last acts: of these, the manifest is the very last."""
     if entries(output / "scan"):
         output.fs.rm((output / "scan").path, recursive=True)
-    with open_atomic(output / "classes.txt") as file:
-        file.write(("\n".join(class_names(image.label for image in plan)) + "\n").encode())
-    (output / "plan.csv").rename(output / "manifest.csv")
+    if not (output / "manifest.csv").exists():
+        (output / "plan.csv").rename(output / "manifest.csv")
 
 
 def _planned(source: Source, output: UPath, settings: Settings) -> list[PlannedImage]:
@@ -135,7 +150,7 @@ def _planned(source: Source, output: UPath, settings: Settings) -> list[PlannedI
     plan = read_table(finished if finished.exists() else output / "plan.csv", PlannedImage)
     skipped = read_table(output / "unreadable.csv", UnreadableImage) if (output / "unreadable.csv").exists() else []
     differences = [
-        *settings_differences(json.loads((output / "prepare.json").read_text()), settings),
+        *settings_differences(read_settings(output / "prepare.json"), settings),
         *source_differences([*plan, *skipped], source.photographs),
     ]
     if differences:
@@ -160,8 +175,7 @@ def _new_plan(source: Source, output: UPath, settings: Settings, spread: Spread)
     plan = make_plan([p for p in source.photographs if p.path not in faults], scans, settings)
     _report(plan)
     write_table(output / "plan.csv", PlannedImage, plan)
-    with open_atomic(output / "prepare.json") as file:  # last: with it, the plan holds
-        file.write(settings_json(settings).encode())
+    write_atomic(output / "prepare.json", settings_json(settings))  # last: with it, the plan holds
     return plan
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowers.data.layout import SPLITS, Split
+from flowers.data.prepare.manifest import PlannedImage, UnreadableImage
 from flowers.data.prepare.scan import Scan
 from flowers.data.prepare.source import Photograph, class_names
 from flowers.data.prepare.split import hash_words, near_duplicate_groups, stratified_split
@@ -50,31 +51,6 @@ class Settings:
                 f"val={settings.val} test={settings.test}: expected less than 1 together. Leave some for train."
             )
         return settings
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedImage:
-    """A row of `manifest.csv`: an image, and where it went. A shard's rows stand in the order of its records."""
-
-    id: str
-    path: str
-    label: str
-    split: Split
-    group: int
-    shard: int
-    bytes: int
-    sha256: str
-    hash: str
-
-
-@dataclass(frozen=True, slots=True)
-class UnreadableImage:
-    """A row of `unreadable.csv`: an image that was left out, and why."""
-
-    path: str
-    label: str
-    bytes: int
-    fault: str
 
 
 def make_plan(photographs: Sequence[Photograph], scans: Mapping[str, Scan], settings: Settings) -> list[PlannedImage]:

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 from upath import UPath
 
-from flowers.data.atomic import open_atomic
+from flowers.data.atomic import write_atomic
+from flowers.errors import InputError
 
 Row = TypeVar("Row")
 
@@ -22,14 +23,24 @@ def write_table(path: UPath, kind: type[Any], rows: Sequence[Any]) -> None:
     writer = csv.DictWriter(text, [field.name for field in fields(kind)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
-    with open_atomic(path) as file:
-        file.write(text.getvalue().encode())
+    write_atomic(path, text.getvalue())
 
 
 def read_table(path: UPath, kind: type[Row]) -> list[Row]:
-    """Read what `write_table` wrote."""
-    rows = csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""))
-    return TypeAdapter(list[kind]).validate_python(list(rows))  # type: ignore[valid-type]
+    """Read what `write_table` wrote.
+
+    Raises:
+        InputError: it is no longer that.
+    """
+    try:
+        rows = csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""))
+        return TypeAdapter(list[kind]).validate_python(list(rows))  # type: ignore[valid-type]
+    except (ValueError, csv.Error) as error:
+        columns = ",".join(field.name for field in fields(kind))  # type: ignore[arg-type]
+        raise InputError(
+            f"{path}: expected the table that was written, of the columns {columns}, found this: "
+            f"{' '.join(str(error).split())[:300]} Put the file back as it was."
+        ) from None
 
 
 def entries(directory: UPath) -> list[UPath]:
