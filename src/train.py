@@ -15,7 +15,7 @@ def main(config: DictConfig) -> float | None:
     print_metrics(metrics)
     print_skipped(skipped)
     print_run(run.directory)
-    return metrics.get(config.optimized_metric)
+    return metrics.get(config.monitor.metric)
 
 
 if __name__ == "__main__":

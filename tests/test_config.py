@@ -17,7 +17,18 @@ from flowers.errors import InputError
 CONFIGS = Path(__file__).parents[1] / "configs"
 GROUPS = [
     f"{path.parent.name}={path.stem}"
-    for group in ("data", "model", "trainer", "optimizer", "scheduler", "callbacks", "logger", "experiment", "debug")
+    for group in (
+        "data",
+        "model",
+        "trainer",
+        "optimizer",
+        "scheduler",
+        "monitor",
+        "callbacks",
+        "logger",
+        "experiment",
+        "debug",
+    )
     for path in sorted((CONFIGS / group).glob("*.yaml"))
     if path.stem != "default" or group in ("callbacks", "logger", "debug")
 ]
@@ -106,6 +117,11 @@ REFUSED = {
     "data.batch_size=0": "data.batch_size=0: expected greater than 0, found 0.",
     "model.backbone=3": "model.backbone=3: expected a valid string, found 3.",
     "callbacks.model_checkpoint.mode=most": "model_checkpoint.mode=most: expected 'min' or 'max', found 'most'.",
+    "callbacks.model_checkpoint.monitor=val/loss": "callbacks.model_checkpoint.mode=max: expected min with val/loss",
+    "callbacks=early_stopping callbacks.early_stopping.monitor=val/loss": "callbacks.early_stopping.mode=max: expected",
+    "monitor.metric=val/loss": "monitor.mode=max: expected min with val/loss (monitor=loss sets both)",
+    "monitor.mode=min": "monitor.mode=min: expected max with val/macro_f1",
+    "monitor.metric=val/macrof1": "monitor.metric=val/macrof1: expected 'val/macro_f1', 'val/accuracy' or 'val/loss'",
     "trainer=tpu trainer.strategy.hosts=0": "trainer.strategy.hosts=0: expected greater than 0, found 0.",
     "callbacks=ema callbacks.ema.decay=1": "callbacks.ema.decay=1: expected less than 1, found 1.",
     "callbacks.compile_guard.after_warmup=stop": "after_warmup=stop: expected 'warn' or 'fail', found 'stop'.",
@@ -118,6 +134,17 @@ def test_what_is_refused(override: str) -> None:
     with pytest.raises(InputError) as raised:
         check_config(SCHEMAS["train"], composed("train", *override.split(" ")))
     assert REFUSED[override] in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("choice", "metric", "mode"),
+    [("macro_f1", "val/macro_f1", "max"), ("accuracy", "val/accuracy", "max"), ("loss", "val/loss", "min")],
+)
+def test_one_setting_decides_on_the_metric_and_its_direction(choice: str, metric: str, mode: str) -> None:
+    values = composed("train", f"monitor={choice}", "callbacks=early_stopping")
+    assert values["monitor"] == {"metric": metric, "mode": mode}
+    for name in ("model_checkpoint", "early_stopping"):
+        assert (values["callbacks"][name]["monitor"], values["callbacks"][name]["mode"]) == (metric, mode)
 
 
 def test_all_faults_at_once() -> None:

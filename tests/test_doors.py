@@ -161,9 +161,11 @@ def test_the_last_checkpoint_is_the_last_epochs_and_the_best_the_bests(
         "train",
         *tiny_settings,
         "trainer.max_epochs=3",
-        "optimizer.lr=1e-2",
+        "scheduler=competition",
+        "scheduler.start=0",
+        "optimizer.lr=3e-2",  # rises to more than the model stands: the last epoch is not the best
         "callbacks=ema",
-        "callbacks.model_checkpoint.monitor=val/loss",  # the most of it, as mode is max: not the last epoch's
+        "monitor=loss",
         "logger=csv",
         f"hydra.run.dir={tmp_path}/run",
     )
@@ -172,7 +174,7 @@ def test_the_last_checkpoint_is_the_last_epochs_and_the_best_the_bests(
     best, last = (torch.load(checkpoints / f"{name}.ckpt", weights_only=True) for name in ("best", "last"))
     rows = csv.DictReader((tmp_path / "run" / "metrics.csv").open())
     losses = [float(row["val/loss"]) for row in rows if row["val/loss"]]
-    assert best["epoch"] == losses.index(max(losses)) < last["epoch"] == 2
+    assert best["epoch"] == losses.index(min(losses)) < last["epoch"] == 2
     # What has an average can only go on with one.
     resume = ["trainer.max_epochs=4", f"ckpt_path={checkpoints}/last.ckpt", f"hydra.run.dir={tmp_path}/on"]
     done = door("train", *tiny_settings, *resume)

@@ -10,7 +10,8 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, ValidationInfo
+from pydantic_core import PydanticCustomError
 
 from flowers.errors import InputError
 
@@ -19,8 +20,25 @@ Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
-Figure = Literal["val/macro_f1", "val/accuracy", "val/loss"]
+Metric = Literal["val/macro_f1", "val/accuracy", "val/loss"]
 PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+def best_mode(metric: str) -> Literal["min", "max"]:
+    """Return whether the least or the most of a metric is the best."""
+    return "min" if metric.endswith("loss") else "max"
+
+
+def _check_mode(mode: str, info: ValidationInfo) -> str:
+    """Refuse a mode that would keep the worst epoch; the metric is the field before."""
+    metric = info.data.get("metric") or info.data.get("monitor")
+    if metric and mode != (best := best_mode(metric)):
+        hint = f"expected {best} with {metric} (monitor={metric.removeprefix('val/')} sets both)"
+        raise PydanticCustomError("mode", "{hint}", {"hint": hint})
+    return mode
+
+
+Mode = Annotated[Literal["min", "max"], AfterValidator(_check_mode)]
 
 
 class Group(BaseModel):
@@ -118,8 +136,8 @@ class SPMDStrategy(Node):
 class ModelCheckpoint(Node):
     dirpath: str
     filename: Literal["best"]
-    monitor: Figure
-    mode: Literal["min", "max"]
+    monitor: Metric
+    mode: Mode
     auto_insert_metric_name: bool
     enable_version_counter: bool
 
@@ -130,13 +148,14 @@ class LastCheckpoint(Node):
 
 
 class EarlyStopping(Node):
-    monitor: Figure
-    mode: Literal["min", "max"]
+    monitor: Metric
+    mode: Mode
     patience: Count
     min_delta: NonNegative = 0.0
 
 
 class ProgressBar(Node):
+    metric: Metric
     refresh_rate: Count
 
 
@@ -167,6 +186,11 @@ class TTA(Node):
     symmetries: Literal["none", "flip", "flips", "all"]
     five_crops: bool
     sizes: list[Positive]
+
+
+class Monitor(Group):
+    metric: Metric
+    mode: Mode
 
 
 class Paths(Group):
@@ -255,6 +279,7 @@ class Train(Group):
     optimizer: AnyNode
     scheduler: AnyNode
     trainer: Trainer
+    monitor: Monitor
     callbacks: dict[str, AnyNode | None] | None
     logger: dict[str, AnyNode | None] | None
     paths: Paths
@@ -262,7 +287,6 @@ class Train(Group):
     tags: list[str]
     seed: Count
     ckpt_path: str | None
-    optimized_metric: str
 
 
 class DataOverrides(Group):

@@ -231,7 +231,17 @@ def check_readable(path: Path) -> None:
 
 
 class ProgressBar(RichProgressBar):
-    """Rich's bar with what one looks at: epoch, images/s, loss, macro F1."""
+    """Rich's bar with what one looks at: epoch, images/s, losses, the monitored metric.
+
+    Args:
+        metric: the monitored metric, one of the validation split.
+        refresh_rate: the batches between two updates.
+    """
+
+    def __init__(self, metric: str, refresh_rate: int = 1) -> None:
+        super().__init__(refresh_rate=refresh_rate)
+        self._shown = {"train/loss_step": "loss", "val/loss": "val loss"}
+        self._shown.setdefault(metric, metric.partition("/")[2].replace("_", " "))
 
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule
@@ -242,7 +252,7 @@ class ProgressBar(RichProgressBar):
         shown: dict[str, int | str | float | dict[str, float]] = {}
         if speeds and trainer.training:
             shown["images/s"] = f"{speeds[0].images_per_second:.1f}"
-        for label, name in (("loss", "train/loss_step"), ("val loss", "val/loss"), ("macro F1", "val/macro_f1")):
+        for name, label in self._shown.items():
             if name in figures:
                 shown[label] = f"{float(figures[name]):.3f}"
         return shown
