@@ -266,7 +266,6 @@ class Trainer(Node):
     use_distributed_sampler: Literal[False]
     profiler: str | None = None
     detect_anomaly: bool = False
-    barebones: bool = False
     sync_batchnorm: bool = False
     enable_model_summary: bool | None = None
 

@@ -15,6 +15,7 @@ import pytest
 import simplejpeg
 import torch
 from lightning.pytorch.callbacks import Checkpoint
+from torch.utils.data import DataLoader, SequentialSampler
 
 from flowers.data.batch import NO_LABEL, Batch
 from flowers.data.datamodule import FlowersDataModule
@@ -362,3 +363,22 @@ def test_when_checksums_are_compared(damaged: Path, check: CheckCRC, refused: li
     for epoch in (0, 1):
         faults = [fault for batch in epoch_of(data, epoch) for fault in batch["skipped"]]
         assert any("CRC" in fault for fault in faults) == (epoch in refused)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sampler_of_ints_draws_positions_in_the_split(garden: Path, workers: int) -> None:
+    data = module(garden, 0)
+    data.folds, data.fold = 3, 1
+    ours = data.loader("val")
+    theirs = DataLoader(
+        ours.dataset,
+        batch_size=16,
+        sampler=SequentialSampler(ours.dataset),
+        num_workers=workers,
+        collate_fn=lambda b: b,
+    )
+    assert len(theirs) == len(ours)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["id"] == other["id"]
+        assert one["image"].equal(other["image"])
+        assert one["valid"].equal(other["valid"])

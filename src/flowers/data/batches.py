@@ -19,20 +19,37 @@ from flowers.errors import InputError
 
 
 class Batches(Dataset["Batch | RingBatch"]):
-    """A data set as Batches of just `batch_size` rows, of pictures `image_size` pixels a side after the transform.
+    """A data set's records as Batches of just `batch_size` rows.
 
     For a DataLoader, which hands over the draws of a whole batch at once; workers pass their batches through `ring`.
+    A sampler of ints, such as PyTorch's or Lightning's own, draws positions in `records`, with epoch 0's augmentations.
+
+    Args:
+        dataset: the records.
+        records: the numbers of those that are in use, int64 `[N]`.
+        batch_size: rows of a batch. Those beyond its draws are padding.
+        image_size: the side of the images after the transform, in pixels.
+        ring: shared memory for the batches of workers.
     """
 
-    def __init__(self, dataset: FlowersDataset, batch_size: int, image_size: int, ring: Ring | None = None) -> None:
+    def __init__(
+        self,
+        dataset: FlowersDataset,
+        records: NDArray[np.int64],
+        batch_size: int,
+        image_size: int,
+        ring: Ring | None = None,
+    ) -> None:
         self.dataset = dataset
+        self.records = records
         self.shape = (batch_size, image_size, image_size, 3)
         self.ring = ring
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.records)
 
-    def __getitems__(self, draws: Sequence[Draw]) -> Batch | RingBatch:
+    def __getitems__(self, items: Sequence[Draw | int]) -> Batch | RingBatch:
+        draws = [item if isinstance(item, Draw) else Draw(0, int(self.records[item])) for item in items]
         worker = get_worker_info()
         slot = self.ring.take(worker.id) if self.ring and worker else None
         if self.ring is None or slot is None:

@@ -28,7 +28,7 @@ from flowers.data.reader import ShardReader
 from flowers.data.remote import open_root
 from flowers.data.resume import Position, check_same_order, position_of
 from flowers.data.ring import Ring
-from flowers.data.sampling import Balance, EpochSampler, class_weights
+from flowers.data.sampling import Balance, EpochSampler, FixedSampler, class_weights
 from flowers.data.transforms import SeededTransform
 from flowers.data.workers import fork_server, start_worker
 from flowers.errors import InputError
@@ -196,10 +196,11 @@ class FlowersDataModule(L.LightningDataModule):
         size = self.train_size if training else self.eval_size
         if training and self.decoded_cache and dataset.decoded is None:
             dataset.decoded = self._decoded(dataset)
+        records = self.records(split)
         loader = DataLoader(
-            Batches(dataset, self.batch_size, size, _ring(workers, self.batch_size * size * size * 3)),
+            Batches(dataset, records, self.batch_size, size, _ring(workers, self.batch_size * size * size * 3)),
             batch_size=self.batch_size,
-            sampler=self._sampler(split, training=training),
+            sampler=self._sampler(split, records, training=training),
             num_workers=workers,
             multiprocessing_context=fork_server() if workers and not isinstance(self.root, Path) else None,
             persistent_workers=workers > 0,
@@ -225,11 +226,11 @@ class FlowersDataModule(L.LightningDataModule):
             self.cache_dir / "decoded", dataset.reader.state(), len(dataset), self.image_size
         )
 
-    def _sampler(self, split: Split, *, training: bool) -> EpochSampler:
-        records = self.records(split)
+    def _sampler(self, split: Split, records: NDArray[np.int64], *, training: bool) -> EpochSampler:
         start = self._start if training else Position()
         check_same_order(start, self._order(len(records)))
-        return EpochSampler(
+        sampler = FixedSampler if self.trainer and self.trainer.overfit_batches else EpochSampler
+        return sampler(
             records,
             seed=self.seed,
             shuffle=training,

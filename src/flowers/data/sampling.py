@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, SequentialSampler
 
 Balance = Literal["sqrt", "full"]
 
@@ -153,8 +153,13 @@ class EpochSampler(Sampler[Draw]):
         kept = _kept_count(len(self.numbers), global_batch_size, self.shuffle)
         return -(-kept // global_batch_size) * self.batch_size
 
+    @property
+    def drawn_epoch(self) -> int:
+        """The epoch whose order and augmentations are drawn."""
+        return self.epoch
+
     def __iter__(self) -> Iterator[Draw]:
-        epoch = self.epoch
+        epoch = self.drawn_epoch
         numbers, repeats = self._draws()
         for start in range(self.start_batch * self.batch_size, len(numbers), self.batch_size):
             batch = slice(start, start + self.batch_size)
@@ -165,10 +170,22 @@ class EpochSampler(Sampler[Draw]):
         order = epoch_order(
             self.numbers,
             seed=self.seed,
-            epoch=self.epoch,
+            epoch=self.drawn_epoch,
             shuffle=self.shuffle,
             global_batch_size=self.ranks * self.batch_size,
             weights=self.weights,
         )
         repeats = np.zeros_like(order) if self.weights is None else earlier_draws(order)
         return order[self.rank :: self.ranks], repeats[self.rank :: self.ranks]
+
+
+class FixedSampler(EpochSampler, SequentialSampler):  # type: ignore[misc]
+    """Draws epoch 0 again in every epoch: the same images, augmented alike, so that a model can overfit them.
+
+    Under `trainer.overfit_batches` Lightning replaces every sampler that is no SequentialSampler. This one is, so that
+    the folds, the class balance and each process's part of a batch stay what they are.
+    """
+
+    @property
+    def drawn_epoch(self) -> int:
+        return 0
