@@ -82,6 +82,19 @@ def test_an_id_twice_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_probability_that_is_not_finite_is_refused_and_leaves_what_was_there(tmp_path: Path, value: float) -> None:
+    path = tmp_path / "test.parquet"
+    written(path, 4)
+    before = path.read_bytes()
+    batch = np.ones((2, 3), np.float32) / 3
+    batch[1, 2] = value
+    with pytest.raises(InputError, match="id b: "), PredictionsWriter(path, PROVENANCE.class_names) as writer:
+        writer.write(["a", "b"], [None] * 2, batch)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == before
+
+
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "text.parquet").write_text("no parquet")
     for name in ("text.parquet", "nowhere.parquet"):
