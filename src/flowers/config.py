@@ -278,6 +278,7 @@ class Evaluate(Group):
 
     trainer: Trainer
     run: str
+    trust: bool
     data: DataOverrides
 
 

@@ -99,7 +99,7 @@ def predict(config: DictConfig) -> Written:
             f"trainer: expected one process to predict, as one writes the file, found {trainer.world_size}. Set "
             "trainer.devices=1, or predict on a single TPU host with trainer=tpu."
         )
-    datamodule, model = run.load(config.data, config.split)
+    datamodule, model = run.load(config.data, config.split, trust=config.trust)
     tta: TTA = instantiate(config.tta)
     predictor = Predictor(model, tta.views(datamodule.eval_size))
     loader = datamodule.loader(config.split)
@@ -140,7 +140,7 @@ def predict(config: DictConfig) -> Written:
 
 def _check_whole_split(trainer: L.Trainer) -> None:
     """Raise `InputError` if only part of the split would be predicted: the files would pass for whole ones."""
-    limit: int | float = trainer.limit_predict_batches  # type: ignore[attr-defined]
+    limit: int | float = trainer.limit_predict_batches
     if limit != 1.0 or isinstance(limit, int):
         raise InputError(
             f"trainer.limit_predict_batches={limit}: expected none, as the predictions and the submission hold a whole "

@@ -24,6 +24,7 @@ from flowers.errors import InputError
 from flowers.models.backbone import state_faults
 from flowers.models.classifier import FlowerClassifier
 from flowers.training import ema
+from flowers.training.trust import check_trusted
 
 _WATCHING = tuple(f"callbacks.{name}" for name in ("progress_bar", "throughput", "compile_guard", "last_checkpoint"))
 """The callbacks that leave the model as it is."""
@@ -95,16 +96,23 @@ class Run:
             OmegaConf.update(config, key, None, force_add=True)
         return hashlib.sha256(OmegaConf.to_yaml(config, sort_keys=True).encode()).hexdigest()
 
-    def load(self, overrides: Mapping[str, object], split: Split = "val") -> tuple[FlowersDataModule, FlowerClassifier]:
+    def load(
+        self, overrides: Mapping[str, object], split: Split = "val", *, trust: bool = False
+    ) -> tuple[FlowersDataModule, FlowerClassifier]:
         """The run's data, as trained but for `overrides` that are not None, and its model from the best checkpoint.
 
-        `split`: what the model is to be used on.
+        Args:
+            overrides: of the settings in `data`.
+            split: what the model is to be used on.
+            trust: whether the configuration may name any class, whose code runs.
 
         Raises:
-            InputError: the directory is no run's, has no best checkpoint, its data have other classes, or the split
-                would hold images that it was trained on.
+            InputError: the directory is no run's, has no best checkpoint, its data have other classes, the split
+                would hold images that it was trained on, or the configuration needs `trust`.
         """
         config = self.config()
+        if not trust:
+            check_trusted(config, self.config_path)
         self._check_same_folds(config, overrides.get("root"), split)
         for key, value in overrides.items():
             if key == "root" and value is not None:
