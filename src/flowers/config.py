@@ -302,6 +302,7 @@ class Evaluate(Group):
 
     trainer: Trainer
     run: str
+    trust: bool
     data: DataOverrides
 
 

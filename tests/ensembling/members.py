@@ -64,6 +64,7 @@ def write_file(path: Path, rows: Rows, class_names: Sequence[str] = CLASSES, **p
         "image_size": 224,
         "tta": "none",
         "trained_on": "train",
+        "weights": str(provenance.get("run", path.parent)),  # no two members of a test are the same model
     } | provenance
     with PredictionsWriter(path, class_names) as writer:
         writer.write(rows.ids, rows.labels, rows.probabilities)

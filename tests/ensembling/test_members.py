@@ -52,7 +52,7 @@ def test_patterns_are_sorted_and_entries_keep_their_order(tmp_path: Path) -> Non
 
 def test_a_file_is_a_member_with_the_test_file_of_its_name(tmp_path: Path) -> None:
     for name in ("eval_val_1", "eval_test_1", "eval_val_2"):
-        write_file(tmp_path / f"{name}.parquet", VAL, split=name.split("_")[1], run=name)
+        write_file(tmp_path / f"{name}.parquet", VAL, split=name.split("_")[1], run=name, weights=name[-1])
     first, second = find_members([str(tmp_path / "eval_val_*.parquet")])
     assert (first.name, second.name) == tuple(str(tmp_path / f"eval_val_{number}.parquet") for number in (1, 2))
     assert first.test == [tmp_path / "eval_test_1.parquet"]
@@ -244,6 +244,43 @@ def test_test_predictions_of_another_model_or_of_other_views_are_refused(
     message = f"test.parquet: expected the {what} of the validation predictions, {val}, found {test}: weights fitted"
     with pytest.raises(InputError, match=message):
         find_members([str(tmp_path / "val.parquet")])
+
+
+@pytest.mark.parametrize(("val", "test"), [("a", "b"), ("", "b"), ("a", "")])
+def test_test_predictions_of_other_weights_are_refused(tmp_path: Path, val: str, test: str) -> None:
+    write_file(tmp_path / "val.parquet", VAL, weights=val)
+    path = write_file(tmp_path / "test.parquet", TEST, weights=test)
+    message = refused(str(tmp_path / "val.parquet"))
+    assert message.startswith(f"{path}: expected the weights of the validation predictions, {val}, found {test}")
+
+
+def test_test_predictions_that_nothing_ties_to_the_weights_are_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", VAL, TEST, recipe="abc", weights="")
+    message = refused(run)
+    assert message.startswith(f"{run}/predictions/val.parquet: ") and "weights" in message
+    assert f"`python src/predict.py --multirun run={run} split=val,test`" in message
+
+
+def test_validation_predictions_alone_need_no_weights(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", VAL, recipe="abc", weights="")
+    assert [member.test for member in find_members([run])] == [[]]
+
+
+def test_an_ensemble_has_no_weights_of_its_own(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "ensemble", VAL, TEST, weights="")
+    assert len(find_members([run])) == 1
+
+
+def test_the_same_weights_and_views_twice_are_refused(tmp_path: Path) -> None:
+    first, copy = (write_run(tmp_path / name, VAL, TEST, weights="same") for name in ("run", "copy"))
+    message = refused(first, copy)
+    assert message.startswith(f"{copy}/predictions/val.parquet: ") and f"{first}/predictions/val.parquet" in message
+
+
+@pytest.mark.parametrize("other", [{"tta": "flips"}, {"image_size": 512}, {"eval_size": 264}])
+def test_the_same_weights_with_other_views_are_another_member(tmp_path: Path, other: dict[str, object]) -> None:
+    runs = [write_run(tmp_path / "a", VAL, weights="same"), write_run(tmp_path / "b", VAL, weights="same", **other)]
+    assert len(find_members(runs)) == 2
 
 
 def test_predictions_that_do_not_tell_what_was_trained_on_are_refused(tmp_path: Path) -> None:

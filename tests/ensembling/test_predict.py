@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from sklearn.metrics import f1_score
 from torch import Tensor, nn
 
 from flowers.data.datamodule import FlowersDataModule
+from flowers.ensembling.members import find_members
 from flowers.ensembling.predict import predict
 from flowers.ensembling.predictions import read_provenance, read_rows
 from flowers.errors import InputError
 from flowers.models.classifier import FlowerClassifier
+from flowers.training.evaluate import evaluate
 from flowers.training.runs import Run
 from tests.conftest import damage_first_record
 
@@ -116,15 +118,80 @@ def test_records_that_cannot_be_read_are_counted(run: Run, garden: Path, door: D
     assert read_provenance(run.predictions("test")).skipped == 1
 
 
-def test_folds_of_another_data_set_are_refused(run: Run, tmp_path: Path) -> None:
+TRAINER = {"_target_": "lightning.Trainer", "accelerator": "cpu", "devices": 1, "fast_dev_run": False}
+
+
+def asked(run: Run, **settings: Any) -> DictConfig:
+    """What `predict` and `evaluate` are asked, in this process."""
+    data = {"root": None, "num_workers": 0, "batch_size": 24}
+    values = {"run": str(run.directory), "split": "test", "data": data, "trainer": TRAINER, "tta": TTA, "trust": False}
+    return OmegaConf.merge(values, settings)  # type: ignore[return-value]
+
+
+TTA = {"_target_": "flowers.ensembling.views.TTA"}
+
+
+def change_config(run: Run, **values: Any) -> None:
     config = OmegaConf.load(run.config_path)
-    OmegaConf.update(config, "data.folds", 5)
-    OmegaConf.update(config, "data.fold", 0)
+    for key, value in values.items():
+        OmegaConf.update(config, key.replace("__", "."), value, force_add=True)
     OmegaConf.save(config, run.config_path)
-    asked = {"run": str(run.directory), "split": "val", "data": {"root": str(tmp_path)}}
-    trainer = {"_target_": "lightning.Trainer", "accelerator": "cpu", "devices": 1, "fast_dev_run": False}
+
+
+@pytest.mark.parametrize("command", [predict, evaluate])
+def test_folds_of_another_data_set_are_refused(run: Run, tmp_path: Path, command: Callable[[DictConfig], Any]) -> None:
+    change_config(run, data__folds=5, data__fold=0)
     with pytest.raises(InputError, match="expected the data set that the run was trained in folds of"):
-        predict(OmegaConf.create({**asked, "trainer": trainer}))
+        command(asked(run, split="val", data={"root": str(tmp_path)}))
+
+
+@pytest.mark.parametrize("limit", [1, 0.5, 0])
+def test_a_part_of_a_split_never_replaces_the_whole(run: Run, limit: float) -> None:
+    predict(asked(run))
+    files = {path: path.read_bytes() for path in (run.predictions("test"), run.submission)}
+    assert files[run.submission].count(b"\n") == 73
+    with pytest.raises(InputError, match=f"trainer.limit_predict_batches={limit}: "):
+        predict(asked(run, trainer={"limit_predict_batches": limit}))
+    assert {path: path.read_bytes() for path in files} == files
+    predict(asked(run, trainer={"limit_predict_batches": 1.0}))
+    assert {path: path.read_bytes() for path in files if path.suffix == ".csv"} == {
+        path: content for path, content in files.items() if path.suffix == ".csv"
+    }
+
+
+def test_predictions_that_are_not_finite_are_refused(run: Run, door: Door) -> None:
+    checkpoint = torch.load(run.best, weights_only=True)
+    checkpoint["state_dict"]["backbone.classifier.bias"][3] = float("nan")
+    torch.save(checkpoint, run.best)
+    done = door("predict", f"run={run.directory}", "trainer=cpu", "data.num_workers=0")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: id ") and "NaN" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert not run.submission.exists() and list(run.predictions("test").parent.iterdir()) == []
+
+
+def test_predictions_record_the_weights_that_they_are_of(run: Run) -> None:
+    for split in ("val", "test"):
+        predict(asked(run, split=split))
+    val, test = (read_provenance(run.predictions(split)).weights for split in ("val", "test"))
+    assert val == test and len(val) == 64
+    checkpoint = torch.load(run.best, weights_only=True)
+    torch.save(dict(reversed(checkpoint.items())) | {"global_step": 7}, run.best)  # another file with the same weights
+    predict(asked(run))
+    assert read_provenance(run.predictions("test")).weights == val
+    checkpoint["state_dict"]["backbone.classifier.bias"][3] += 0.1  # another epoch's
+    torch.save(checkpoint, run.best)
+    predict(asked(run))
+    assert read_provenance(run.predictions("test")).weights != val
+    with pytest.raises(InputError, match=r"test\.parquet: expected the weights of the validation predictions"):
+        find_members([str(run.directory)])
+
+
+def test_metrics_that_are_not_finite_are_null_in_json(run: Run) -> None:
+    run.write_metrics({"val/loss": float("nan"), "train/loss": float("inf"), "val/accuracy": 0.5})
+    text = run.metrics_path.read_text()
+    assert json.loads(text) == {"val/loss": None, "train/loss": None, "val/accuracy": 0.5}
+    assert "NaN" not in text and "Infinity" not in text
 
 
 def test_a_run_with_an_average_predicts_with_it(tiny_settings: list[str], door: Door, tmp_path: Path) -> None:

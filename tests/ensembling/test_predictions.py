@@ -119,6 +119,19 @@ def test_a_submission_that_cannot_be_finished_leaves_the_earlier_one(
     assert (tmp_path / "submission.csv").read_text() == "earlier"
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_probability_that_is_not_finite_is_refused_and_leaves_what_was_there(tmp_path: Path, value: float) -> None:
+    path = tmp_path / "test.parquet"
+    written(path, 4)
+    before = path.read_bytes()
+    batch = np.ones((2, 3), np.float32) / 3
+    batch[1, 2] = value
+    with pytest.raises(InputError, match="id b: "), PredictionsWriter(path, PROVENANCE.class_names) as writer:
+        writer.write(["a", "b"], [None] * 2, batch)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == before
+
+
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "text.parquet").write_text("no parquet")
     for name in ("text.parquet", "nowhere.parquet"):

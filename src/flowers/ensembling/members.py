@@ -50,8 +50,8 @@ def find_members(runs: Sequence[str], own: Path | None = None) -> list[Member]:
         own: the ensemble's directory, which a pattern of ensembles would match as well.
 
     Raises:
-        InputError: nothing is there, a file is no predictions file or is there twice, as a fold is, it holds rows that
-            the model was trained on, or the files of a member have other classes.
+        InputError: nothing is there, a file is no predictions file or is there twice, as a fold or a model is, it holds
+            rows that the model was trained on, or the files of a member have other classes or are of other weights.
     """
     files = [path for entry in runs for path in _val_files(entry, own)]
     seen: set[Path] = set()
@@ -67,6 +67,7 @@ def find_members(runs: Sequence[str], own: Path | None = None) -> list[Member]:
         _check_unseen(path, provenance)
         key = (provenance.recipe, provenance.image_size, provenance.tta) if provenance.folds else path
         siblings.setdefault(key, []).append((path, provenance))
+    _check_each_model_once([own for group in siblings.values() for own in group])
     return [_member(group) for group in siblings.values()]
 
 
@@ -143,9 +144,25 @@ def _member(group: Sequence[tuple[Path, Provenance]]) -> Member:
     for path, provenance in group:
         if differing := difference(first.class_names, provenance.class_names):
             raise InputError(f"{path}: expected the classes of {val[0]}, found {differing}. Predict both again.")
-    for path, (_, provenance) in zip(there, group, strict=False):
+    for path, (own, provenance) in zip(there, group, strict=False):
+        _check_weights_recorded(own, provenance)
         _check_same_model(path, read_provenance(path), provenance)
     return Member(" + ".join(_name(path) for path in val), val, there, first)
+
+
+def _check_each_model_once(files: Sequence[tuple[Path, Provenance]]) -> None:
+    """Raise `InputError` if two files are predictions of the same weights with the same views.
+
+    A copied run would count twice in the blend, and its correlation with itself would look like agreement.
+    """
+    known: dict[tuple[object, ...], Path] = {}
+    for path, source in files:
+        key = (source.weights, source.image_size, source.eval_size, source.tta)
+        if source.weights and key in known:
+            raise InputError(
+                f"{path}: expected each model once, found the weights and views of {known[key]} again. Leave one out."
+            )
+        known[key] = path
 
 
 def _name(val: Path) -> str:
@@ -163,13 +180,26 @@ def _check_same_model(path: Path, test: Provenance, val: Provenance) -> None:
         )
     if not (test.split and val.split):
         return
-    for what in ("recipe", "fold", "image_size", "eval_size", "tta"):
+    for what in ("recipe", "fold", "image_size", "eval_size", "tta", "weights"):
         expected, found = getattr(val, what), getattr(test, what)
         if found != expected:
             raise InputError(
                 f"{path}: expected the {what} of the validation predictions, {expected}, found {found}: weights fitted "
                 "to one would be applied to the other. Predict both splits again, with the same settings."
             )
+
+
+def _check_weights_recorded(path: Path, val: Provenance) -> None:
+    """Raise `InputError` if a run's validation predictions do not record the weights that they are of.
+
+    Only `predict.py` records a recipe: ensembles and files of other programs have neither.
+    """
+    if val.recipe and not val.weights:
+        raise InputError(
+            f"{path}: expected a digest of the model's weights, by which the test predictions are compared, found "
+            "predictions of an earlier version. Write both splits again with "
+            f"`python src/predict.py --multirun run={val.run} split=val,test`."
+        )
 
 
 def _check_folds(group: Sequence[tuple[Path, Provenance]]) -> None:

@@ -20,7 +20,7 @@ from flowers.ensembling.views import TTA, View, mean_over_views
 from flowers.errors import InputError
 from flowers.instantiate import instantiate
 from flowers.models.classifier import FlowerClassifier
-from flowers.training.runs import Run
+from flowers.training.runs import Run, digest_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,8 @@ def predict(config: DictConfig) -> Written:
     """Write `predictions/SPLIT.parquet` into the run's directory and, for the test split, `submission.csv`.
 
     Raises:
-        InputError: no such run, bad data or weights, or an id twice; see the message.
+        InputError: no such run, bad data or weights, an id twice, a probability that is not a finite number, or a limit
+            on the batches; see the message.
     """
     run = Run(Path(config.run))
     recorder = _BatchWriter()
@@ -104,15 +105,16 @@ def predict(config: DictConfig) -> Written:
             f"trainer: expected one process to predict, as one writes the file, found {trainer.world_size}. Set "
             "trainer.devices=1, or predict on a single TPU host with trainer=tpu."
         )
-    _check_same_folds(run, config)
-    datamodule, model = run.load(config.data)
+    datamodule, model = run.load(config.data, config.split, trust=config.trust)
     tta: TTA = instantiate(config.tta)
     predictor = Predictor(model, tta.views(datamodule.eval_size))
     loader = datamodule.loader(config.split)
     if config.trainer.fast_dev_run:
         trainer.predict(predictor, loader, return_predictions=False)
         return Written([], 0, recorder.skipped)
+    _check_whole_split(trainer)
     path = run.predictions(config.split)
+    weights = digest_weights(model.state_dict())
     with PredictionsWriter(path, model.class_names) as recorder.writer:
         trainer.predict(predictor, loader, return_predictions=False)
         skipped = recorder.skipped | datamodule.skipped
@@ -132,6 +134,7 @@ def predict(config: DictConfig) -> Written:
                 fold=datamodule.fold,
                 recipe=run.recipe(),
                 skipped=len(skipped),
+                weights=weights,
             )
         )
     files = [path]
@@ -141,13 +144,11 @@ def predict(config: DictConfig) -> Written:
     return Written(files, recorder.writer.count, skipped)
 
 
-def _check_same_folds(run: Run, config: DictConfig) -> None:
-    """Raise `InputError` where the folds would be others than those that the run was trained in."""
-    own = run.config().data
-    elsewhere = config.data.root not in (None, own.root)
-    if own.get("folds") is not None and elsewhere and config.split != "test":
+def _check_whole_split(trainer: L.Trainer) -> None:
+    """Raise `InputError` if only part of the split would be predicted: the files would pass for whole ones."""
+    limit: int | float = trainer.limit_predict_batches
+    if limit != 1.0 or isinstance(limit, int):
         raise InputError(
-            f"data.root={config.data.root}: expected the data set that the run was trained in folds of, {own.root}, "
-            f"found another, whose folds are others: split={config.split} would hold images that it was trained on. "
-            f"Leave data.root out; if the data set was moved, link it to {own.root}."
+            f"trainer.limit_predict_batches={limit}: expected none, as the predictions and the submission hold a whole "
+            "split. Leave it out; to try the command without writing, set trainer.fast_dev_run=true."
         )

@@ -51,6 +51,7 @@ class Provenance:
         fold: the one that was not trained on; to this model, that is the split `val`.
         recipe: a digest of the configuration but for the fold: the siblings have the same.
         skipped: records of the split that could not be read, and so are missing here.
+        weights: a digest of the model's weights; empty for an ensemble, and in files of earlier versions.
     """
 
     run: str
@@ -67,6 +68,7 @@ class Provenance:
     fold: int | None = None
     recipe: str = ""
     skipped: int = 0
+    weights: str = ""
 
 
 class PredictionsWriter:
@@ -112,8 +114,15 @@ class PredictionsWriter:
         """Add a batch: `N` ids, labels, and probabilities `[N, K]`.
 
         Raises:
-            InputError: an id comes a second time.
+            InputError: an id comes a second time, or a probability is not a finite number.
         """
+        finite = np.isfinite(probabilities).all(axis=1)
+        if not finite.all():
+            raise InputError(
+                f"id {ids[int(finite.argmin())]}: expected finite probabilities, found NaN or infinity in "
+                f"{int(np.logical_not(finite).sum())} rows of its batch. The model's weights are not usable, or its "
+                "precision does not suffice. Try trainer.precision=32-true, or train again with a lower optimizer.lr."
+            )
         for identity in ids:
             if identity in self._seen:
                 raise InputError(

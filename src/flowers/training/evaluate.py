@@ -21,7 +21,7 @@ def evaluate(config: DictConfig) -> tuple[dict[str, float], set[str]]:
         InputError: no such run, or bad data or weights; see the message.
     """
     run = Run(Path(config.run))
-    datamodule, model = run.load(config.data)
+    datamodule, model = run.load(config.data, trust=config.trust)
     if datamodule.train_on == "train+val" and config.data.root is None:
         log.warning("The run was trained on the validation split as well: these figures say nothing of other images.")
     trainer: L.Trainer = instantiate(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,13 @@ from torch import Tensor
 
 from flowers.data.atomic import write_atomic
 from flowers.data.datamodule import FlowersDataModule
+from flowers.data.layout import Split
 from flowers.errors import InputError, first_few
 from flowers.instantiate import instantiate
 from flowers.models.backbone import state_faults
 from flowers.models.classifier import FlowerClassifier
 from flowers.training import ema
+from flowers.training.trust import check_trusted
 
 _WATCHING = tuple(
     f"callbacks.{name}"
@@ -86,7 +89,9 @@ class Run:
 
     @rank_zero_only
     def write_metrics(self, metrics: Mapping[str, float]) -> None:
-        write_atomic(self.metrics_path, json.dumps(dict(sorted(metrics.items())), indent=2) + "\n")
+        """Write the metrics as JSON, which has no number for NaN and infinity: null stands for them."""
+        values = {name: value if math.isfinite(value) else None for name, value in sorted(metrics.items())}
+        write_atomic(self.metrics_path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
     def config(self) -> DictConfig:
         """The configuration that the run was trained with.
@@ -111,13 +116,24 @@ class Run:
             OmegaConf.update(config, key, None, force_add=True)
         return hashlib.sha256(OmegaConf.to_yaml(config, sort_keys=True).encode()).hexdigest()
 
-    def load(self, overrides: Mapping[str, object]) -> tuple[FlowersDataModule, FlowerClassifier]:
+    def load(
+        self, overrides: Mapping[str, object], split: Split = "val", *, trust: bool = False
+    ) -> tuple[FlowersDataModule, FlowerClassifier]:
         """The run's data, as trained but for `overrides` that are not None, and its model from the best checkpoint.
 
+        Args:
+            overrides: of the settings in `data`.
+            split: what the model is to be used on.
+            trust: whether the configuration may name any class, whose code runs.
+
         Raises:
-            InputError: the directory is no run's, has no best checkpoint, or its data have other classes.
+            InputError: the directory is no run's, has no best checkpoint, its data have other classes, the split
+                would hold images that it was trained on, or the configuration needs `trust`.
         """
         config = self.config()
+        if not trust:
+            check_trusted(config, self.config_path)
+        self._check_same_folds(config, overrides.get("root"), split)
         for key, value in overrides.items():
             if key == "root" and value is not None:
                 config.data.garden = None  # another place is not for planting
@@ -132,6 +148,16 @@ class Run:
         check_weights(self.best, checkpoint, model)
         model.load_state_dict(checkpoint.state)
         return datamodule, model
+
+    def _check_same_folds(self, config: DictConfig, root: object, split: Split) -> None:
+        """Raise `InputError` where the folds would be others than those that the run was trained in."""
+        own = config.data
+        if own.get("folds") is not None and root not in (None, own.root) and split != "test":
+            raise InputError(
+                f"data.root={root}: expected the data set that the run was trained in folds of, {own.root}, found "
+                f"another, whose folds are others: the {split} split would hold images that it was trained on. Leave "
+                f"data.root out; if the data set was moved, link it to {own.root}."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +197,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path}: expected a checkpoint of this program, found {type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else 'nothing'}. Train again, or copy the file again."
         ) from error
+
+
+def digest_weights(state: Mapping[str, Tensor]) -> str:
+    """Return a digest of a state dict: the same for the same names and values, whatever file they come from."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def check_classes(path: Path, checkpoint: Checkpoint, class_names: Sequence[str]) -> None:
