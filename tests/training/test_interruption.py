@@ -104,6 +104,17 @@ def test_prediction_ends_at_sigterm_and_leaves_nothing(trained: Path, tmp_path: 
     assert sorted(predictions.glob("*")) == before
 
 
+def test_generating_the_data_set_ends_at_sigterm_and_leaves_nothing(tmp_path: Path) -> None:
+    command = Command("train", f"data.root={tmp_path}/garden", f"hydra.run.dir={tmp_path}/run", "logger=csv")
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("garden.*.part/*/*/*.tfrec")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    command.process.terminate()
+    done = command.wait(20)  # the 48 shards take longer
+    assert done.returncode == 143, done.stderr
+    assert not list(tmp_path.glob("garden*"))
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_good_checkpoint(
     settings: list[str], whole: list[dict[str, Any]], tmp_path: Path
 ) -> None:

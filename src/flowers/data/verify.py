@@ -7,10 +7,8 @@ them, a number in place of each id. The other functions are pure, from these arr
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby, zip_longest
@@ -21,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 from upath import UPath
 
-from flowers.cores import available_cores
 from flowers.data.atomic import write_atomic
 from flowers.data.example import check_label, decode_example, decode_image
 from flowers.data.layout import (
@@ -38,6 +35,7 @@ from flowers.data.prepare.manifest import Manifest, PlannedImage, read_manifest
 from flowers.data.reader import ShardReader
 from flowers.data.shards import index_shard, shard_fault
 from flowers.errors import BadRecord, InputError
+from flowers.processes import process_pool
 from flowers.progress import progress
 
 NO_LABEL = -1
@@ -246,9 +244,7 @@ def _missing_splits(root: Path, shards: Shards, manifest: Manifest | None) -> It
 
 
 def _scan_all(scan: partial[ShardFacts], tasks: Sequence[ShardTask]) -> Iterator[ShardFacts]:
-    # Spawned, not forked: the caller may have threads running.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max(1, min(available_cores(), len(tasks))), mp_context=context) as pool:
+    with process_pool(len(tasks)) as pool:
         yield from progress(pool.map(scan, tasks), "Verifying", len(tasks))
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import threading
-from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext
 
 import cv2
+
+from flowers.processes import end_with_parent
 
 
 def fork_server() -> ForkServerContext:
@@ -21,13 +20,6 @@ def fork_server() -> ForkServerContext:
 def start_worker(worker: int) -> None:
     """Start a worker with one thread, that ends when the process which it works for does."""
     cv2.setNumThreads(0)  # workers are the parallelism: without this each would have as many threads as there are cores
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
     # PyTorch's workers look at their parent's process number, which under a fork server is the server's: they would
     # outlive a training that is killed, and the server with them.
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
+    end_with_parent()

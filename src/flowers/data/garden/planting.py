@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import numpy as np
 import simplejpeg
 from filelock import FileLock
 
-from flowers.cores import available_cores
 from flowers.data.atomic import atomic_path, remove_parts, write_atomic
 from flowers.data.example import Record, encode_example
 from flowers.data.garden.drawing import draw_picture, reduce_picture
@@ -23,6 +21,7 @@ from flowers.data.garden.species import draw_species
 from flowers.data.layout import SPLITS, Split, kaggle_class_names, kaggle_train_counts, shard_name, size_directory
 from flowers.data.shards import write_shard
 from flowers.errors import InputError
+from flowers.processes import process_pool
 from flowers.progress import progress
 
 log = logging.getLogger(__name__)
@@ -93,11 +92,7 @@ def _write(garden: Garden, root: Path) -> None:
             (size_directory(root, size) / split).mkdir(parents=True)
     write_atomic(root / "classes.txt", "\n".join(kaggle_class_names()) + "\n")
     shards = [(split, number) for split in SPLITS for number in range(SHARDS)]
-    # Spawned, not forked: the caller may have threads running.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        available_cores(), mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
-    ) as pool:
+    with process_pool(len(shards)) as pool:
         tasks = [pool.submit(_write_shard, garden, root, split, number) for split, number in shards]
         for task in progress(as_completed(tasks), "Planting the garden", len(tasks)):
             task.result()
@@ -106,6 +101,7 @@ def _write(garden: Garden, root: Path) -> None:
 
 def _write_shard(garden: Garden, root: Path, split: Split, shard: int) -> None:
     """Draw one shard's pictures and write them at every size. The same for any number of processes."""
+    cv2.setNumThreads(1)  # the processes are the parallelism
     species = draw_species(garden.seed, len(kaggle_class_names()))
     labels = split_labels(garden, split)
     numbers = range(shard, len(labels), SHARDS)
