@@ -9,12 +9,14 @@ from flowers.door import open_door
 
 def main(config: DictConfig) -> float | None:
     from flowers.reporting.summary import print_metrics, print_run, print_skipped
+    from flowers.training.loggers import finished_wandb_run
     from flowers.training.train import train
 
-    run, metrics, skipped = train(config)
-    print_metrics(metrics)
-    print_skipped(skipped)
-    print_run(run.directory)
+    with finished_wandb_run():  # after the results are written and printed
+        run, metrics, skipped = train(config)
+        print_metrics(metrics)
+        print_skipped(skipped)
+        print_run(run.directory)
     return metrics.get(config.monitor.metric)
 
 

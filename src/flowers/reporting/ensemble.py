@@ -6,7 +6,6 @@ import warnings
 from dataclasses import asdict
 from pathlib import Path
 
-import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
@@ -17,6 +16,7 @@ from rich.table import Column, Table
 from flowers.ensembling.ensemble import Ensemble
 from flowers.ensembling.scores import Estimate
 from flowers.instantiate import instantiate
+from flowers.training.loggers import finished_wandb_run
 
 WIDE = 150  # characters, for tables that no narrower terminal or file could hold
 SHOWN_NAMES = 24
@@ -178,7 +178,7 @@ def log_ensemble(result: Ensemble, figures: list[Path], config: DictConfig) -> N
         for member, own in zip(result.members, assessment.members, strict=True)
     ]
     warnings.filterwarnings("ignore", message="Experiment logs directory")  # of the CSV logger: it has no log there
-    try:
+    with finished_wandb_run():
         for node in (config.logger or {}).values():
             if node is None:
                 continue
@@ -189,5 +189,3 @@ def log_ensemble(result: Ensemble, figures: list[Path], config: DictConfig) -> N
                 for path in figures:
                     logger.log_image(f"report/{path.stem}", [str(path)], step=0)
             logger.finalize("success")
-    finally:
-        wandb.finish()

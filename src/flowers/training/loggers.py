@@ -1,31 +1,233 @@
-"""Weights & Biases without a question asked: online for who is logged in, offline for everybody else."""
+"""Weights & Biases that neither stops nor delays a training: online while its server answers, otherwise offline.
+
+Whatever happens to the server or to W&B's own process, the training goes on, every wait is bounded, and the run's
+`.wandb` file stays complete on disk, so that `wandb sync` can upload it later.
+"""
 
 from __future__ import annotations
 
 import netrc
 import os
 import sys
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
-from urllib.parse import urlparse
+from queue import Empty, SimpleQueue
+from ssl import SSLError
+from threading import Thread
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+from uuid import uuid4
 
 import wandb
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
+
+from flowers.errors import InputError
+
+PROBE_SECONDS = 3.0
+"""How long the server may take to answer at all. A healthy one needs well under a second."""
+
+LIMITS = {"init_timeout": 5.0, "finish_timeout": 5.0}
+"""Seconds for creating a run on the server, and for the uploads that are left at its end.
+
+`WANDB_INIT_TIMEOUT` and `WANDB_FINISH_TIMEOUT` in the environment replace them.
+"""
+
+MODES = ("online", "offline", "disabled", "shared", "run", "dryrun")
+"""What W&B takes for `WANDB_MODE`; the last two are older names of the first two."""
+
+INTERRUPTED = 130
+"""The exit code of a run that Ctrl-C ended, as shells count it."""
 
 
 def wandb_logger(save_dir: str, project: str, name: str | None = None, tags: list[str] | None = None) -> WandbLogger:
-    """W&B's logger into `save_dir/wandb`. `WANDB_MODE` decides where it is set, being logged in where it is not."""
-    offline = "WANDB_MODE" not in os.environ and not logged_in()
-    settings = wandb.Settings(quiet=True)  # the end of the run says where to look
-    return WandbLogger(save_dir=save_dir, project=project, name=name, tags=tags, offline=offline, settings=settings)
+    """Create W&B's logger into `save_dir/wandb`.
+
+    `WANDB_MODE` decides whether it is online. Where it is not set, the run is online if there is a key and the server
+    answers. With `WANDB_MODE=online` there is no such check, but a run that cannot be created goes offline as well.
+
+    Raises:
+        InputError: `WANDB_MODE` is none of W&B's modes.
+    """
+    mode = os.environ.get("WANDB_MODE", "online")
+    if mode not in MODES:
+        raise InputError(f"WANDB_MODE={mode}: expected one of {', '.join(MODES)}. Set or unset it.")
+    return FallbackWandbLogger(save_dir=save_dir, project=project, name=name, tags=tags)
 
 
-def logged_in() -> bool:
-    """Whether W&B has a key: in `WANDB_API_KEY`, or in the netrc file, where `wandb login` puts it."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
+class FallbackWandbLogger(WandbLogger):
+    """Lightning's W&B logger, which goes offline instead of failing, and stops logging if W&B's process dies."""
+
+    _dead = False
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """Return the run, created at the first use; other processes than the first get a dummy."""
+        attached = getattr(self, "_attach_id", None) is not None
+        if self._experiment is None and wandb.run is None and not attached:
+            self._create_run()
+        return super().experiment
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log metrics, unless W&B's process is dead."""
+        with self._outliving_its_process():
+            super().log_metrics(metrics, step)
+
+    def log_hyperparams(self, params: Any) -> None:
+        """Log the configuration, unless W&B's process is dead."""
+        with self._outliving_its_process():
+            super().log_hyperparams(params)
+
+    @contextmanager
+    def _outliving_its_process(self) -> Iterator[None]:
+        try:
+            yield
+        except ConnectionError as error:  # to W&B's process on this machine, not to the server
+            if not self._dead:
+                _report(f"{error}. Its process has ended: nothing more is logged to it.")
+            self._dead = True
+
+    def _create_run(self) -> None:
+        mode = os.environ.get("WANDB_MODE")
+        if mode not in (None, "online", "run"):
+            self._start(mode)
+            return
+        url = wandb.setup().settings.base_url
+        key = find_api_key(url)
+        if mode is None and key is None and "WANDB_IDENTITY_TOKEN_FILE" not in os.environ:
+            self._start("offline")
+            return
+        problem = find_server_problem(url, key, PROBE_SECONDS) if mode is None else None
+        problem = problem or self._try_online()
+        if problem is not None:
+            self._start("offline")
+            _report(f"{url}: {problem}. Logging offline.", wandb.run)
+
+    def _try_online(self) -> str | None:
+        """Start an online run, and return what prevents it."""
+        try:
+            self._start("online")
+        except Exception as error:  # of many types, none of which may end a training
+            _abandon()
+            for file in Path(self.save_dir or ".").glob(f"*wandb/run-*-{self._id}/*.wandb"):
+                file.unlink()  # an empty run, which nobody should upload
+            return str(error).partition("\n")[0] or type(error).__name__
+        return None
+
+    def _start(self, mode: str) -> None:
+        # Offline, W&B would print three lines of advice that is wrong here; the end of the run says where to look.
+        settings = wandb.Settings(quiet=True, silent=mode != "online", finish_timeout_raises=True, **_limits())
+        self._id = self._id or uuid4().hex[:8]
+        self._wandb_init |= {"mode": mode, "settings": settings, "id": self._id}
+        _ = super().experiment
+
+
+def _limits() -> dict[str, Any]:
+    return {name: seconds for name, seconds in LIMITS.items() if f"WANDB_{name.upper()}" not in os.environ}
+
+
+def find_api_key(url: str) -> str | None:
+    """Return the key for the server at `url`: from `WANDB_API_KEY`, or from where `wandb login` puts it."""
+    if key := os.environ.get("WANDB_API_KEY"):
+        return key
     path = Path(os.environ.get("NETRC", "~/_netrc" if sys.platform == "win32" else "~/.netrc")).expanduser()
-    host = urlparse(wandb.Settings().base_url).hostname
+    machines = [urlsplit(url).netloc]
+    if machines[0].endswith("forge.coreweave.com"):
+        machines.append("api.wandb.ai")  # the same server under its older name
     try:
-        return host is not None and netrc.netrc(path).authenticators(host) is not None
+        entries = netrc.netrc(path)
     except (OSError, netrc.NetrcParseError):
-        return False
+        return None
+    keys = [entry[2] for machine in machines if (entry := entries.authenticators(machine))]
+    return keys[0] if keys else None
+
+
+def find_server_problem(url: str, key: str | None, seconds: float) -> str | None:
+    """Send W&B's server one request, and explain why it cannot be used; return None if it answers.
+
+    Whether the answer makes sense is left to W&B's client, which may have other certificates and credentials.
+    """
+    answers: SimpleQueue[str | None] = SimpleQueue()
+    # In a thread, as a name that cannot be resolved blocks for longer than any time limit of a socket.
+    Thread(target=lambda: answers.put(_request(url, key, seconds)), daemon=True).start()
+    try:
+        return answers.get(timeout=seconds)
+    except Empty:
+        return f"no answer within {seconds:g} s"
+
+
+def _request(url: str, key: str | None, seconds: float) -> str | None:
+    headers = {"Content-Type": "application/json", "User-Agent": f"flowers, wandb {wandb.__version__}"}
+    if key is not None:
+        headers["Authorization"] = "Basic " + b64encode(f"api:{key}".encode()).decode()
+    query = Request(f"{url}/graphql", b'{"query": "query Probe { viewer { id } }"}', headers)
+    try:
+        with urlopen(query, timeout=seconds):
+            return None
+    except HTTPError as error:
+        if error.code == HTTPStatus.UNAUTHORIZED and key is not None:
+            return "the API key is refused (see wandb login)"
+        return f"HTTP status {error.code}" if error.code >= HTTPStatus.INTERNAL_SERVER_ERROR else None
+    except URLError as error:
+        return None if isinstance(error.reason, SSLError) else str(error.reason)
+    except (OSError, ValueError, HTTPException) as error:
+        return str(error) or type(error).__name__
+
+
+@contextmanager
+def finished_wandb_run() -> Iterator[None]:
+    """Finish the W&B run, if there is one, after the block: with exit code 0, or as failed if the block raises.
+
+    Write and print results inside the block, as finishing may take as long as its time limit.
+    """
+    try:
+        yield
+    except BaseException as error:
+        finish_wandb_run(exit_code_of(error))
+        raise
+    finish_wandb_run(0)
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Return the exit code of a process that ends by `error`."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if not isinstance(error, SystemExit) or isinstance(error.code, str):
+        return 1
+    return error.code or 0
+
+
+def finish_wandb_run(exit_code: int) -> None:
+    """Finish the W&B run, if there is one. A problem is one line, as the results must not be lost to it."""
+    run = wandb.run
+    if run is None:
+        return
+    try:
+        run.finish(exit_code=exit_code)
+    except Exception as error:
+        _report(f"{str(error).rstrip('.') or 'its process has ended'}: not everything was uploaded.", run)
+        if not isinstance(error, TimeoutError):
+            _abandon()
+
+
+def _abandon() -> None:
+    """Drop W&B's process, which may be dead already, so that the next run starts another."""
+    with suppress(Exception):
+        wandb.teardown()
+    wandb.run = None
+
+
+def _report(message: str, run: Any = None) -> None:
+    upload = f" Upload it later: wandb sync {_shorten(Path(run.settings.sync_dir))}" if run else ""
+    print(f"W&B: {message}{upload}", file=sys.stderr, flush=True)
+
+
+def _shorten(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import wandb
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -32,7 +31,7 @@ STEP_FIGURES = ("train/loss_step", "train/learning_rate")
 
 @closing_process_group()
 def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
-    """Train as configured.
+    """Train as configured. A W&B run is left open for the caller to finish: see `finished_wandb_run`.
 
     Returns:
         The run, its final figures (those of the best checkpoint for the validation split), and what was
@@ -70,15 +69,12 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
         averaged = any(isinstance(callback, EMA) for callback in trainer.callbacks)  # type: ignore[attr-defined]
         check_resumable(Path(config.ckpt_path), model, config.trainer.max_epochs, averaged=averaged)
     _log_configuration(trainer, config)
-    try:
-        trainer.fit(model, datamodule=datamodule, ckpt_path=config.ckpt_path)
-        # Processes on other machines have composed a time-stamped directory of their own.
-        run = Run(Path(trainer.strategy.broadcast(str(run.directory))))
-        figures = dict(trainer.callback_metrics)
-        if not config.trainer.fast_dev_run:  # which leaves no checkpoint
-            figures |= _best_figures(trainer, model, datamodule, run)
-    finally:
-        wandb.finish()  # a multirun's next job starts a run of its own
+    trainer.fit(model, datamodule=datamodule, ckpt_path=config.ckpt_path)
+    # Processes on other machines have composed a time-stamped directory of their own.
+    run = Run(Path(trainer.strategy.broadcast(str(run.directory))))
+    figures = dict(trainer.callback_metrics)
+    if not config.trainer.fast_dev_run:  # which leaves no checkpoint
+        figures |= _best_figures(trainer, model, datamodule, run)
     metrics = {name: float(value) for name, value in figures.items() if name not in STEP_FIGURES}
     if trainer.is_global_zero and not config.trainer.fast_dev_run:
         run.write_metrics(metrics)
