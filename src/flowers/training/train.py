@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 import warnings
@@ -13,7 +12,7 @@ from typing import Any
 import lightning as L
 import wandb
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -22,8 +21,10 @@ from torch import Tensor
 from flowers.data.datamodule import FlowersDataModule
 from flowers.errors import InputError
 from flowers.models.classifier import FlowerClassifier, SchedulerFactory
+from flowers.training.checkpoint_io import save_atomically
 from flowers.training.ema import EMA
 from flowers.training.runs import Run, check_resumable
+from flowers.training.schedules import with_run_length
 
 STEP_FIGURES = ("train/loss_step", "train/learning_rate")
 """What is logged of single steps: none of a run's final figures."""
@@ -47,9 +48,14 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     images = len(datamodule.records("train"))  # damaged shards are found here, before anything slow
     datamodule.records("val")
 
+    callbacks = _instances(config.callbacks)
     trainer: L.Trainer = instantiate(
-        config.trainer, callbacks=_instances(config.callbacks), logger=_instances(config.logger)
+        config.trainer,
+        callbacks=callbacks,
+        logger=_instances(config.logger),
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),  # else Lightning adds one
     )
+    save_atomically(trainer)
     _check_final_fit(trainer, datamodule)
     run.write_config(config)  # now that the trainer has told which process is the first
     _keep_earlier_figures(run)
@@ -120,7 +126,7 @@ def _schedule(config: DictConfig, batches: int) -> SchedulerFactory:
     limit = trainer.get("overfit_batches") or trainer.get("limit_train_batches")
     steps_per_epoch = math.ceil(limited(batches, limit) / trainer.accumulate_grad_batches)
     epochs = run_length(trainer.max_epochs, trainer.max_steps, steps_per_epoch)
-    return functools.partial(instantiate(config.scheduler), steps_per_epoch=steps_per_epoch, epochs=epochs)
+    return with_run_length(instantiate(config.scheduler), steps_per_epoch, epochs)
 
 
 def limited(batches: int, limit: int | float | None) -> int:
