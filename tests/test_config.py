@@ -90,6 +90,8 @@ def test_the_loaders_benchmark_is_understood() -> None:
     [
         (["optimizer._target_=timm.optim.Lamb", "+optimizer.trust_clip=true"], ("optimizer", "trust_clip"), True),
         (["+callbacks.mine={_target_: my.Callback, patience: 3}"], ("callbacks", "mine", "patience"), 3),
+        (["+trainer.max_time={minutes: 1}"], ("trainer", "max_time", "minutes"), 1),
+        (["+trainer.max_time='00:01:00:00'"], ("trainer", "max_time"), "00:01:00:00"),
         (
             ["data.train_transform=[{_target_: albumentations.VerticalFlip, p: 0.1}]"],
             ("data", "train_transform", 0, "p"),
@@ -110,6 +112,12 @@ REFUSED = {
     "+optimizer.weight_decays=0": "optimizer.weight_decays: no such setting. Did you mean optimizer.weight_decay?",
     "+nonsense=1": "nonsense: no such setting. Known here: data, model,",
     "trainer.max_epochs=three": "trainer.max_epochs=three: expected a valid integer, found 'three'.",
+    "trainer.precision=bf16-true": "trainer.precision=bf16-true: expected '32-true', 'bf16-mixed'",
+    "trainer.precision=16-true": "trainer.precision=16-true: expected '32-true', 'bf16-mixed'",
+    "trainer.precision=8": "trainer.precision=8: expected '32-true', 'bf16-mixed'",
+    "+trainer.max_time=60": "trainer.max_time=60: expected DD:HH:MM:SS, as 00:08:00:00, or units, as {hours: 8}",
+    "+trainer.max_time=1h": "trainer.max_time=1h: expected",
+    "+trainer.max_time={minute:1}": "expected DD:HH:MM:SS, as 00:08:00:00, or units, as {hours: 8}",
     "trainer.max_epochs=1.5": "trainer.max_epochs=1.5: expected a valid integer, found 1.5.",
     "model.label_smoothing=1": "model.label_smoothing=1: expected less than 1, found 1.",
     "optimizer.lr=fast": "optimizer.lr=fast: expected a valid number, found 'fast'.",

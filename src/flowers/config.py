@@ -7,10 +7,21 @@ an optimiser or a transform of one's own) is checked when it is made.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+)
 from pydantic_core import PydanticCustomError
 
 from flowers.errors import InputError
@@ -38,7 +49,23 @@ def _check_mode(mode: str, info: ValidationInfo) -> str:
     return mode
 
 
+Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true", "32", "bf16", "16", "64", 32, 16, 64]
+"""Lightning's without those of 16-bit weights: averages, metrics and small updates would be lost in rounding."""
+
 Mode = Annotated[Literal["min", "max"], AfterValidator(_check_mode)]
+
+
+def _check_duration(value: Any) -> Any:
+    """Refuse what Lightning takes for no time: another text, or units that there are not."""
+    if isinstance(value, str) and re.fullmatch(r"\d+:\d\d:\d\d:\d\d", value):
+        return value
+    units = {"days", "hours", "minutes", "seconds"}
+    if isinstance(value, dict) and value and value.keys() <= units and all(type(n) is int for n in value.values()):
+        return value
+    raise PydanticCustomError("duration", "expected DD:HH:MM:SS, as 00:08:00:00, or units, as {hours: 8}")
+
+
+Duration = Annotated[str | dict[str, int], BeforeValidator(_check_duration)]
 
 
 class Group(BaseModel):
@@ -242,12 +269,12 @@ class Trainer(Node):
     devices: int | str | list[int]
     strategy: str | AnyNode = "auto"
     num_nodes: Positive = 1
-    precision: int | str
+    precision: Precision
     max_epochs: Annotated[int, Field(ge=-1)]
     min_epochs: Count | None = None
     max_steps: Annotated[int, Field(ge=-1)]
     min_steps: Count | None = None
-    max_time: str | dict[str, int] | None = None
+    max_time: Duration | None = None
     fast_dev_run: bool | Positive
     limit_train_batches: Count | Share | None = None
     limit_val_batches: Count | Share | None = None

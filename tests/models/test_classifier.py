@@ -6,8 +6,10 @@ import functools
 
 import pytest
 import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from flowers.data.batch import Batch
+from flowers.errors import InputError
 from flowers.models.classifier import FlowerClassifier
 from flowers.training.schedules import warmup_decay
 
@@ -51,6 +53,33 @@ def test_rows_that_are_not_valid_do_not_reach_loss_or_figures() -> None:
         figures.append({name: float(value) for name, value in model._metrics("val").compute().items()})
         model._metrics("val").reset()
     assert figures[0] == pytest.approx(figures[1], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("key", "optimizer", "scheduler"),
+    [
+        ("optimizer", {"betas": 3}, {"step_size": 1}),
+        ("optimizer", {"momentum": 0.9}, {"step_size": 1}),
+        ("optimizer", {"eps": -1.0}, {"step_size": 1}),
+        ("scheduler", {}, {"step_size": 1, "warmup_epochs": 2}),
+        ("scheduler", {}, {}),
+    ],
+)
+def test_settings_that_an_optimizer_or_a_schedule_does_not_take_are_refused(
+    key: str, optimizer: dict[str, float], scheduler: dict[str, float]
+) -> None:
+    model = classifier()
+    model._optimizer = functools.partial(torch.optim.AdamW, **optimizer)  # type: ignore[arg-type]
+    model._scheduler = functools.partial(StepLR, **scheduler)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=f"{key}: .*{'AdamW' if key == 'optimizer' else 'StepLR'}"):
+        model.configure_optimizers()
+
+
+def test_a_schedule_that_follows_a_metric_is_refused() -> None:
+    model = classifier()
+    model._optimizer, model._scheduler = torch.optim.AdamW, ReduceLROnPlateau  # type: ignore[assignment]
+    with pytest.raises(InputError, match=r"scheduler._target_: .*ReduceLROnPlateau"):
+        model.configure_optimizers()
 
 
 def test_weight_decay_spares_biases_and_normalisation() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, StepLR
 
-from flowers.training.schedules import warmup_cosine, warmup_decay
+from flowers.training.schedules import warmup_cosine, warmup_decay, with_run_length
 
 
 def rates(schedule: Callable[..., Any], steps: int, **settings: float) -> list[float]:
@@ -48,3 +50,39 @@ def test_a_warm_up_longer_than_half_the_run_is_cut(epochs: float) -> None:
 
 def test_nothing_to_decay() -> None:
     assert max(rates(warmup_cosine, 2, steps_per_epoch=1, epochs=0, warmup_epochs=0, start=0.1, end=0.5)) <= 4e-4
+
+
+def test_our_schedules_get_the_length_of_the_run() -> None:
+    schedule = functools.partial(warmup_decay, warmup_epochs=1, start=0.1, decay=0.5)
+    found = rates(with_run_length(schedule, 10, 3), 30)
+    assert found == rates(schedule, 30, steps_per_epoch=10, epochs=3)
+
+
+def test_a_length_that_was_set_stays() -> None:
+    schedule = with_run_length(functools.partial(warmup_cosine, epochs=7), 10, 3)
+    assert schedule.keywords == {"epochs": 7, "steps_per_epoch": 10}  # type: ignore[attr-defined]
+
+
+def test_settings_of_another_schedule_are_left_to_its_call() -> None:
+    schedule = with_run_length(functools.partial(StepLR, warmup_epochs=1), 10, 3)
+    with pytest.raises(TypeError, match="warmup_epochs"):
+        rates(schedule, 1)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "settings", "expected"),
+    [(StepLR, {"step_size": 2, "gamma": 0.5}, [4e-4, 4e-4, 2e-4, 2e-4]), (CosineAnnealingLR, {"T_max": 1}, [4e-4, 0])],
+)
+def test_torchs_own_schedules_step_with_every_batch(
+    schedule: Callable[..., Any], settings: dict[str, float], expected: list[float]
+) -> None:
+    found = rates(with_run_length(functools.partial(schedule, **settings), 10, 3), len(expected) - 1)
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("epochs", [3, 23 / 10])
+def test_one_cycle_ends_with_the_run(epochs: float) -> None:
+    steps = round(10 * epochs)
+    found = rates(with_run_length(functools.partial(OneCycleLR, max_lr=4e-4), 10, epochs), steps - 1)
+    assert max(found) == pytest.approx(4e-4, rel=1e-3)
+    assert found[-1] == min(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -11,9 +12,10 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from flowers.data.batch import Batch
+from flowers.errors import InputError
 from flowers.models.backbone import create_backbone, weights_config
 from flowers.models.losses import cross_entropy, loss_on_host, masked_mean, smooth_targets
 from flowers.models.metrics import SplitMetrics
@@ -129,8 +131,14 @@ class FlowerClassifier(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         if self._optimizer is None or self._scheduler is None:
             raise ValueError("FlowerClassifier was made without an optimizer and a scheduler, so it cannot be trained")
-        optimizer = self._optimizer(_parameter_groups(self.backbone))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler(optimizer), "interval": "step"}}
+        optimizer: Optimizer = _make("optimizer", self._optimizer, _parameter_groups(self.backbone))
+        scheduler: LRScheduler = _make("scheduler", self._scheduler, optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise InputError(
+                "scheduler._target_: expected a schedule by step, found ReduceLROnPlateau, which follows a metric. "
+                "Choose scheduler=cosine, or another schedule of torch.optim.lr_scheduler."
+            )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _targets(self, batch: Batch) -> Tensor:
         return smooth_targets(batch["label"], len(self.class_names), self.label_smoothing if self.training else 0.0)
@@ -141,6 +149,21 @@ class FlowerClassifier(L.LightningModule):
     def _log_metrics(self, split: str) -> None:
         figures = self._metrics(split).compute()
         self.log_dict({f"{split}/{name}": value for name, value in figures.items()})
+
+
+def _make(key: str, factory: Callable[[Any], Any], argument: Any) -> Any:
+    """Call an optimizer's or a schedule's factory; `key` is where it is configured."""
+    try:
+        return factory(argument)
+    except (TypeError, ValueError) as error:  # an argument that it does not take, or of another type or range
+        target: Any = factory
+        while isinstance(target, functools.partial):
+            target = target.func
+        name = getattr(target, "__name__", target)
+        raise InputError(
+            f"{key}: expected settings that {name} takes, found this: {error}. Add settings with +{key}.NAME=VALUE, "
+            f"remove them with ~{key}.NAME."
+        ) from error
 
 
 def _parameter_groups(model: nn.Module) -> list[dict[str, Any]]:

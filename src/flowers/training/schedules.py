@@ -5,10 +5,33 @@ Each gives the factor on the optimiser's `lr`, which is therefore the peak.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
+from collections.abc import Callable
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+
+def with_run_length(schedule: Callable[..., Any], steps_per_epoch: int, epochs: float) -> Callable[..., Any]:
+    """Give a schedule the length of the run, as far as its signature has a name for it and nothing was set there.
+
+    The names are `steps_per_epoch`, `epochs` and `total_steps`. torch's own schedules, other than `OneCycleLR`, have
+    none of them.
+    """
+    length = {
+        "steps_per_epoch": steps_per_epoch,
+        "epochs": epochs,
+        "total_steps": max(1, round(steps_per_epoch * epochs)),
+    }
+    target, given = schedule, set[str]()
+    while isinstance(target, functools.partial):
+        given |= target.keywords.keys()
+        target = target.func
+    taken = inspect.signature(target).parameters.keys() - given
+    return functools.partial(schedule, **{name: value for name, value in length.items() if name in taken})
 
 
 def warmup(step: float, steps: float, start: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 import warnings
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -21,9 +20,11 @@ from flowers.data.datamodule import FlowersDataModule
 from flowers.errors import InputError
 from flowers.instantiate import instantiate
 from flowers.models.classifier import FlowerClassifier, SchedulerFactory
+from flowers.training.checkpoint_io import save_atomically
 from flowers.training.ema import EMA
 from flowers.training.processes import closing_process_group
 from flowers.training.runs import Run, check_resumable
+from flowers.training.schedules import with_run_length
 
 STEP_FIGURES = ("train/loss_step", "train/learning_rate")
 """What is logged of single steps: none of a run's final figures."""
@@ -48,12 +49,15 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     images = len(datamodule.records("train"))  # damaged shards are found here, before anything slow
     datamodule.records("val")
 
+    callbacks = _instances(config.callbacks)
     trainer: L.Trainer = instantiate(
         config.trainer,
-        callbacks=_instances(config.callbacks),
+        callbacks=callbacks,
         logger=_instances(config.logger),
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),  # else Lightning adds one
         default_root_dir=str(run.directory),  # else SLURM goes on from what any run left in the working directory
     )
+    save_atomically(trainer)
     _check_final_fit(trainer, datamodule)
     run.check_unused(config.ckpt_path)  # now that the trainer knows which process is the first
     run.write_config(config)
@@ -124,7 +128,7 @@ def _schedule(config: DictConfig, batches: int) -> SchedulerFactory:
     limit = trainer.get("overfit_batches") or trainer.get("limit_train_batches")
     steps_per_epoch = math.ceil(limited(batches, limit) / trainer.accumulate_grad_batches)
     epochs = run_length(trainer.max_epochs, trainer.max_steps, steps_per_epoch)
-    return functools.partial(instantiate(config.scheduler), steps_per_epoch=steps_per_epoch, epochs=epochs)
+    return with_run_length(instantiate(config.scheduler), steps_per_epoch, epochs)
 
 
 def limited(batches: int, limit: int | float | None) -> int:

@@ -16,7 +16,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.accelerators import AcceleratorRegistry, XLAAccelerator
-from lightning.pytorch.plugins import TorchCheckpointIO, XLAPrecision
+from lightning.pytorch.plugins import XLAPrecision
 from lightning.pytorch.strategies.single_xla import SingleDeviceXLAStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader
 from flowers.data.batch import Batch
 from flowers.data.workers import fork_server
 from flowers.errors import InputError
+from flowers.training.checkpoint_io import AtomicCheckpointIO
 from flowers.training.compilation import CompileCounts
 from flowers.training.device_loader import DeviceLoader
 
@@ -235,7 +236,7 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         # Every host brings the tensors over, though only the first one writes: what it runs all must run.
         on_host = xm._maybe_convert_to_cpu(checkpoint, convert=True)
         if self.is_global_zero:
-            TorchCheckpointIO().save_checkpoint(on_host, filepath, storage_options)  # XLA's own would not be atomic
+            AtomicCheckpointIO().save_checkpoint(on_host, filepath, storage_options)  # XLA's own would not be atomic
 
 
 def _start_runtime(cache_dir: str | None) -> None:

@@ -1,0 +1,15 @@
+"""A callback that keeps the trainer, for tests within the process."""
+
+from __future__ import annotations
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+
+class Probe(Callback):
+    """Keeps the last trainer that started to fit."""
+
+    trainer: L.Trainer
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        Probe.trainer = trainer

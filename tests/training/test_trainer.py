@@ -1,0 +1,45 @@
+"""What a training makes of its trainer's settings, within this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from lightning.pytorch.callbacks import ProgressBar
+from omegaconf import DictConfig
+
+from flowers.training.checkpoint_io import AtomicCheckpointIO
+from flowers.training.train import train
+from tests.conftest import ROOT
+from tests.training.probe import Probe
+
+FAST = ["data.num_workers=0", "data.batch_size=4", "logger=csv", "+callbacks.probe._target_=tests.training.probe.Probe"]
+
+
+def composed(settings: list[str], directory: Path) -> DictConfig:
+    """A training's configuration, of one batch of each stage."""
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        run = [f"paths.output_dir={directory}", "trainer.fast_dev_run=true"]
+        return compose("train", [*settings, *FAST, *run])
+
+
+@pytest.mark.parametrize(("setting", "bars"), [("progress_bar.refresh_rate=5", 1), ("progress_bar=null", 0)])
+def test_no_progress_bar_means_none(tiny_settings: list[str], tmp_path: Path, setting: str, bars: int) -> None:
+    train(composed([*tiny_settings, f"callbacks.{setting}"], tmp_path))
+    found = [callback for callback in Probe.trainer.callbacks if isinstance(callback, ProgressBar)]  # type: ignore[attr-defined]
+    assert len(found) == bars
+    assert isinstance(Probe.trainer.strategy.checkpoint_io, AtomicCheckpointIO)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        ["scheduler._target_=torch.optim.lr_scheduler.StepLR", "+scheduler.step_size=1"],
+        ["scheduler._target_=torch.optim.lr_scheduler.OneCycleLR", "+scheduler.max_lr=1e-3"],
+    ],
+)
+def test_torchs_own_schedules_train(tiny_settings: list[str], tmp_path: Path, scheduler: list[str]) -> None:
+    ours = ["~scheduler.warmup_epochs", "~scheduler.start", "~scheduler.end"]
+    _, metrics, _ = train(composed([*tiny_settings, *scheduler, *ours], tmp_path))
+    assert "val/loss" in metrics
