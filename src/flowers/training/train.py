@@ -23,7 +23,8 @@ from flowers.data.datamodule import FlowersDataModule
 from flowers.errors import InputError
 from flowers.models.classifier import FlowerClassifier, SchedulerFactory
 from flowers.training.ema import EMA
-from flowers.training.runs import Run, check_resumable
+from flowers.training.resuming import SeedSteps, TimeEachProcess, check_resumable
+from flowers.training.runs import Run
 
 STEP_FIGURES = ("train/loss_step", "train/learning_rate")
 """What is logged of single steps: none of a run's final figures."""
@@ -47,12 +48,9 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     images = len(datamodule.records("train"))  # damaged shards are found here, before anything slow
     datamodule.records("val")
 
-    trainer: L.Trainer = instantiate(
-        config.trainer, callbacks=_instances(config.callbacks), logger=_instances(config.logger)
-    )
+    callbacks = [*_instances(config.callbacks), SeedSteps(config.seed), TimeEachProcess()]
+    trainer: L.Trainer = instantiate(config.trainer, callbacks=callbacks, logger=_instances(config.logger))
     _check_final_fit(trainer, datamodule)
-    run.write_config(config)  # now that the trainer has told which process is the first
-    _keep_earlier_figures(run)
     batches = max(1, images // (config.data.batch_size * trainer.world_size))
     model: FlowerClassifier = instantiate(
         config.model,
@@ -62,7 +60,9 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     )
     if config.ckpt_path is not None:
         averaged = any(isinstance(callback, EMA) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-        check_resumable(Path(config.ckpt_path), model, config.trainer.max_epochs, averaged=averaged)
+        check_resumable(Path(config.ckpt_path), model, datamodule, config.trainer.max_epochs, averaged=averaged)
+    run.write_config(config)  # now that the trainer has told which process is the first, and nothing is refused
+    _keep_earlier_figures(run)
     _log_configuration(trainer, config)
     try:
         trainer.fit(model, datamodule=datamodule, ckpt_path=config.ckpt_path)
