@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.helpers.commands import run_command
 
@@ -23,6 +24,8 @@ def settings(tiny_settings: list[str]) -> list[str]:
         f"trainer.max_epochs={EPOCHS}",
         "model.mixup_alpha=0.2",
         "model.cutmix_alpha=1",
+        "+model.backbone_arguments.drop_rate=0.3",
+        "+model.backbone_arguments.drop_path_rate=0.2",
         "logger=csv",
         "callbacks.last_checkpoint.every_n_steps=2",
         "callbacks.progress_bar=null",
@@ -59,3 +62,11 @@ def test_killed_ten_times_a_run_sees_what_it_would_have_seen(settings: list[str]
     assert {(step["epoch"], step["batch"]) for step in steps} == expected.keys()
     assert len(steps) <= len(expected) + len(kills), "a resumed run repeats no more than it lost"
     assert (steps[-1]["epoch"], steps[-1]["batch"]) == (EPOCHS - 1, BATCHES - 1)
+    assert_same_weights(tmp_path / "whole" / "checkpoints" / "last.ckpt", last)
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    """That two checkpoints have the same weights, bit for bit."""
+    states = [torch.load(path, weights_only=True)["state_dict"] for path in (first, second)]
+    assert states[0].keys() == states[1].keys()
+    assert [name for name, value in states[0].items() if not torch.equal(value, states[1][name])] == []

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there."""
+"""Checkpoints are whole or not there, with finite weights, and every command can read them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import lightning as L
 import pytest
 import torch
 
-from flowers.training.checkpoint_io import AtomicCheckpointIO, save_atomically
+from flowers.errors import InputError
+from flowers.training.checkpoint_io import AtomicCheckpointIO, check_readable, save_atomically
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
@@ -20,7 +21,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
     AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
 
     def save(checkpoint: Any, file: Any) -> None:
-        file.write(b"half")
+        file.write_bytes(b"half")
         assert torch.load(path, weights_only=True) == {"epoch": 1}
         raise OSError("no space left")
 
@@ -39,3 +40,26 @@ def test_every_checkpoint_of_a_trainer_is_written_beside_its_place(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "another disk"))
     trainer.save_checkpoint(tmp_path / "best.ckpt")
     assert [path.name for path in tmp_path.iterdir()] == ["best.ckpt"]
+
+
+REFUSED = {
+    "NaN": {"state_dict": {"fine": torch.ones(2), "head": torch.tensor([1.0, float("nan")])}},
+    "infinity": {"state_dict": {"fine": torch.ones(2), "head": torch.tensor([float("inf")])}},
+    "an object": {"state_dict": {}, "mine": Path("here")},
+}
+
+
+@pytest.mark.parametrize("content", REFUSED)
+def test_a_checkpoint_that_is_of_no_use_is_not_kept(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
+    with pytest.raises(InputError, match=r"head|pathlib\.PosixPath"):
+        AtomicCheckpointIO().save_checkpoint(REFUSED[content], path)
+    assert torch.load(path, weights_only=True) == {"epoch": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_masks_and_plain_values_are_kept(tmp_path: Path) -> None:
+    state = {"mask": torch.tensor([0.0, float("-inf")]), "count": torch.tensor(3)}
+    AtomicCheckpointIO().save_checkpoint({"state_dict": state, "settings": [1, {"two": None}]}, tmp_path / "last.ckpt")
+    check_readable(tmp_path / "last.ckpt")

@@ -26,7 +26,7 @@ from flowers.data.garden import Garden, plant
 from flowers.data.layout import Split, read_class_names
 from flowers.data.reader import ShardReader
 from flowers.data.remote import open_root
-from flowers.data.resume import Position, check_same_order, position_of
+from flowers.data.resume import Position, check_same_order, check_same_split, position_of, read_position
 from flowers.data.ring import Ring
 from flowers.data.sampling import Balance, EpochSampler, FixedSampler, class_weights
 from flowers.data.transforms import SeededTransform
@@ -277,7 +277,11 @@ class FlowersDataModule(L.LightningDataModule):
         return position_of(self.trainer, self._order(len(self.records("train")))).state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._start = Position(**state_dict)
+        self._start = read_position(state_dict)
+
+    def check_same_split(self, state: Mapping[str, Any]) -> None:
+        """Raise `InputError` if a checkpoint with this state was trained on another split, at whatever batch."""
+        check_same_split(read_position(state), self._order(len(self.records("train"))))
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         self.skipped.update(batch["skipped"])

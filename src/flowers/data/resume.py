@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerStatus
 
 from flowers.errors import InputError
+
+SPLIT = ("data.train_on", "data.folds", "data.fold", "data.seed")
+"""What decides which images a run is trained on; of the seed, its folds and the order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +43,46 @@ def position_of(trainer: L.Trainer, order: Mapping[str, Any]) -> Position:
     return Position(epochs.processed, batches, order)
 
 
+def read_position(state: Mapping[str, Any]) -> Position:
+    """Return the position that a checkpoint keeps.
+
+    Raises:
+        InputError: another version wrote it.
+    """
+    known = {field.name for field in fields(Position)}
+    if unknown := sorted(state.keys() - known):
+        raise _written_by_another_version(unknown[0])
+    return Position(**state)
+
+
+def check_same_split(start: Position, order: Mapping[str, Any]) -> None:
+    """Raise `InputError` if a run is to go on with other images for training than those it has been trained on.
+
+    It would be validated on images that it has seen. Without folds, records may be added between two epochs.
+    """
+    if unknown := [name for name in start.order if name not in order]:
+        raise _written_by_another_version(unknown[0])
+    names = (*SPLIT, "records") if order.get("data.folds") else SPLIT
+    for name in names:
+        if name in start.order and start.order[name] != order[name]:
+            raise InputError(
+                f"{name}: expected {start.order[name]} as when the checkpoint was made, found {order[name]}, with "
+                "which a resumed run would be validated on images that it was trained on, or trained on others. Resume "
+                "with the run's own settings (its config.yaml), or train anew without ckpt_path."
+            )
+
+
+def _written_by_another_version(name: str) -> InputError:
+    return InputError(
+        f"ckpt_path: expected a checkpoint of this version, found one whose order of records depends on {name}, which "
+        "this version does not know. Resume with the version that wrote it, or start a new run from its weights, with "
+        "model.pretrained=PATH instead of ckpt_path."
+    )
+
+
 def check_same_order(start: Position, order: Mapping[str, Any]) -> None:
-    """Raise `InputError` if a run is to go on within an epoch whose order is another now."""
+    """Raise `InputError` if a run is to go on with another split, or within an epoch whose order is another now."""
+    check_same_split(start, order)
     differing = [name for name in start.order if start.order[name] != order[name]]
     if start.batch and differing:
         name = differing[0]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import pickle
-import re
 import signal
 import threading
 import time
@@ -18,14 +15,10 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_only
 
-from flowers.data.atomic import atomic_path, remove_parts
 from flowers.errors import InputError
 from flowers.models.losses import loss_on_host
 from flowers.termination import STATUS, Terminated
-
-log = logging.getLogger(__name__)
 
 
 class Throughput(Callback):
@@ -122,19 +115,12 @@ class LastCheckpoint(Checkpoint):
         self.path = path
         self.every_n_steps = every_n_steps
         self._saved = 0
-        self._readable = False
         self._stop_later = False
         self._terminated = False
-
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.state.fn == TrainerFn.FITTING:
-            rank_zero_only(log.info)("Resuming from %s, after step %d.", trainer.ckpt_path, checkpoint["global_step"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved = trainer.global_step
         self._terminated = False
-        if trainer.is_global_zero:
-            remove_parts(Path(self.path))  # of a killed run that this one resumes
 
         def terminate(signum: int, frame: FrameType | None) -> None:
             self._terminated = True
@@ -197,37 +183,14 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: L.Trainer) -> None:
         self._saved = trainer.global_step
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        # Under another name first: Lightning writes to the system's directory for temporary files, and what it moves
-        # from there to another disk is for a while neither the old checkpoint nor the new one.
-        if trainer.is_global_zero:
-            with atomic_path(Path(self.path)) as unfinished:
-                trainer.save_checkpoint(unfinished)
-                if not self._readable:
-                    check_readable(unfinished)
-                    self._readable = True
-        else:
-            trainer.save_checkpoint(self.path)  # writes nothing, but the first process waits for the others there
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(self.path)
 
 
 def _ends_within_epoch(trainer: L.Trainer) -> bool:
     """Tell whether the training ends here with batches of its epoch left."""
     loop = trainer.fit_loop.epoch_loop
     return loop.done and loop.batch_progress.current.ready < trainer.num_training_batches
-
-
-def check_readable(path: Path) -> None:
-    """Raise `InputError` unless a checkpoint can be read as every command reads it, without running its code."""
-    try:
-        torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        raise InputError(
-            f"{path}: expected a checkpoint of tensors, numbers, texts, lists and dicts, found "
-            f"{named[1] if named else error}, so that no command could read it. Leave that out of the state of the "
-            "callback, optimizer or model that saves it."
-        ) from error
 
 
 class ProgressBar(RichProgressBar):

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
@@ -47,6 +48,10 @@ class Run:
     @property
     def best(self) -> Path:
         return self.directory / "checkpoints" / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        return self.directory / "checkpoints" / "last.ckpt"
 
     @property
     def metrics_path(self) -> Path:
@@ -168,12 +173,18 @@ class Checkpoint:
     class_names: in label order.
     epochs: done.
     averaged: whether the weights are an average, which training cannot go on from by itself.
+    position: where in the data the training was, as the data module saved it.
+    groups: the optimizer's parameter groups, with its hyperparameters.
+    schedule: the state of the learning rate's schedule.
     """
 
     state: dict[str, Tensor]
     class_names: list[str]
     epochs: int
     averaged: bool
+    position: Mapping[str, Any]
+    groups: list[dict[str, Any]]
+    schedule: Mapping[str, Any]
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -190,8 +201,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         class_names = content["hyper_parameters"]["class_names"]
-        epochs = content[FlowersDataModule.__qualname__]["epoch"]
-        return Checkpoint(content["state_dict"], class_names, epochs, ema.KEY in content)
+        position = content[FlowersDataModule.__qualname__]
+        groups = [group for optimizer in content.get("optimizer_states", []) for group in optimizer["param_groups"]]
+        schedule: Mapping[str, Any] = next(iter(content.get("lr_schedulers", [])), {})
+        averaged = ema.KEY in content
+        return Checkpoint(content["state_dict"], class_names, position["epoch"], averaged, position, groups, schedule)
     except Exception as error:  # torch.load raises many kinds for a file that is none of its own
         raise InputError(
             f"{path}: expected a checkpoint of this program, found {type(error).__name__}: "
@@ -228,24 +242,4 @@ def check_weights(path: Path, checkpoint: Checkpoint, model: FlowerClassifier) -
         raise InputError(
             f"{path}: expected the weights of the configured model, found others: {faults}. Give the settings that the "
             "checkpoint was trained with (the config.yaml of its run has them)."
-        )
-
-
-def check_resumable(path: Path, model: FlowerClassifier, max_epochs: int, *, averaged: bool) -> None:
-    """Raise `InputError` unless training can go on from a checkpoint: same classes, same model, epochs left.
-
-    `averaged`: whether this training keeps an average of the weights.
-    """
-    checkpoint = read_checkpoint(path)
-    check_classes(path, checkpoint, model.class_names)
-    check_weights(path, checkpoint, model)
-    if checkpoint.averaged and not averaged:
-        raise InputError(
-            f"{path}: expected a run without an average of the weights to be resumed from one without, found one with. "
-            "Add callbacks=ema; to start a new run from the average, set model.pretrained to this path instead."
-        )
-    if 0 <= max_epochs <= checkpoint.epochs:
-        raise InputError(
-            f"trainer.max_epochs={max_epochs}: expected more than the {checkpoint.epochs} epochs that {path} has been "
-            f"trained for. Set trainer.max_epochs to {checkpoint.epochs + 1} or more."
         )

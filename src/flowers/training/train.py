@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from flowers.data.atomic import remove_parts
 from flowers.data.datamodule import FlowersDataModule
 from flowers.errors import InputError
 from flowers.instantiate import instantiate
@@ -23,7 +24,8 @@ from flowers.models.classifier import FlowerClassifier, SchedulerFactory
 from flowers.training.checkpoint_io import save_atomically
 from flowers.training.ema import EMA
 from flowers.training.processes import closing_process_group
-from flowers.training.runs import Run, check_resumable
+from flowers.training.resuming import ReportResume, SeedSteps, TimeEachProcess, check_resumable
+from flowers.training.runs import Run
 from flowers.training.schedules import with_run_length
 
 STEP_FIGURES = ("train/loss_step", "train/learning_rate")
@@ -49,19 +51,9 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     images = len(datamodule.records("train"))  # damaged shards are found here, before anything slow
     datamodule.records("val")
 
-    callbacks = _instances(config.callbacks)
-    trainer: L.Trainer = instantiate(
-        config.trainer,
-        callbacks=callbacks,
-        logger=_instances(config.logger),
-        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),  # else Lightning adds one
-        default_root_dir=str(run.directory),  # else SLURM goes on from what any run left in the working directory
-    )
-    save_atomically(trainer)
+    trainer = _make_trainer(config, run)
     _check_final_fit(trainer, datamodule)
     run.check_unused(config.ckpt_path)  # now that the trainer knows which process is the first
-    run.write_config(config)
-    _keep_earlier_figures(run)
     batches = max(1, images // (config.data.batch_size * trainer.world_size))
     model: FlowerClassifier = instantiate(
         config.model,
@@ -71,7 +63,9 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     )
     if config.ckpt_path is not None:
         averaged = any(isinstance(callback, EMA) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-        check_resumable(Path(config.ckpt_path), model, config.trainer.max_epochs, averaged=averaged)
+        check_resumable(Path(config.ckpt_path), model, datamodule, config.trainer.max_epochs, averaged=averaged)
+    run.write_config(config)  # now that nothing is refused
+    _keep_earlier_figures(run)
     _log_configuration(trainer, config)
     trainer.fit(model, datamodule=datamodule, ckpt_path=config.ckpt_path)
     # Processes on other machines have composed a time-stamped directory of their own.
@@ -85,6 +79,19 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     return run, metrics, datamodule.skipped
 
 
+def _make_trainer(config: DictConfig, run: Run) -> L.Trainer:
+    callbacks = _instances(config.callbacks)
+    trainer: L.Trainer = instantiate(
+        config.trainer,
+        callbacks=[*callbacks, SeedSteps(config.seed), TimeEachProcess(), ReportResume()],
+        logger=_instances(config.logger),
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),  # else Lightning adds one
+        default_root_dir=str(run.directory),  # else SLURM goes on from what any run left in the working directory
+    )
+    save_atomically(trainer)
+    return trainer
+
+
 def _check_final_fit(trainer: L.Trainer, datamodule: FlowersDataModule) -> None:
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if datamodule.train_on == "train+val" and any(isinstance(callback, EarlyStopping) for callback in callbacks):
@@ -96,7 +103,12 @@ def _check_final_fit(trainer: L.Trainer, datamodule: FlowersDataModule) -> None:
 
 @rank_zero_only
 def _keep_earlier_figures(run: Run) -> None:
-    """Rename the metrics.csv of an earlier run in this directory, which the CSV logger would delete."""
+    """Rename the metrics.csv of the run that is resumed here, which the CSV logger would delete.
+
+    Remove what it was writing when it was killed.
+    """
+    for checkpoint in (run.best, run.last):
+        remove_parts(checkpoint)
     if run.metrics_csv.exists():
         run.metrics_csv.rename(run.metrics_csv.with_name(f"metrics-until-{int(time.time())}.csv"))
     # Nothing is left to delete, though the directory is not empty.

@@ -131,6 +131,7 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         devices = xr.global_runtime_device_count()
         self.mesh = spmd.Mesh(np.arange(devices), (devices,), ("data",))
         self._loaders: list[DeviceLoader] = []
+        self._files = AtomicCheckpointIO()  # XLA's own would not be atomic
 
     @property
     def is_global_zero(self) -> bool:
@@ -236,7 +237,7 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         # Every host brings the tensors over, though only the first one writes: what it runs all must run.
         on_host = xm._maybe_convert_to_cpu(checkpoint, convert=True)
         if self.is_global_zero:
-            AtomicCheckpointIO().save_checkpoint(on_host, filepath, storage_options)  # XLA's own would not be atomic
+            self._files.save_checkpoint(on_host, filepath, storage_options)
 
 
 def _start_runtime(cache_dir: str | None) -> None:

@@ -1,0 +1,166 @@
+"""What makes a resumed training the one that was interrupted: its random numbers, its settings, its time."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, Timer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+from torch.optim import Optimizer
+
+from flowers.data.datamodule import FlowersDataModule
+from flowers.errors import InputError
+from flowers.models.classifier import FlowerClassifier
+from flowers.training.runs import Checkpoint, check_classes, check_weights, read_checkpoint
+
+log = logging.getLogger(__name__)
+
+_EXECUTION = {"params", "param_names", "lr", "foreach", "fused", "capturable", "differentiable"}
+"""What a parameter group holds besides hyperparameters; `lr` is the step's, `initial_lr` the configured one."""
+
+_CYCLED = {"betas", "momentum"}
+"""What a schedule such as OneCycleLR changes with the steps."""
+
+
+def step_seed(seed: int, epoch: int, batch: int) -> int:
+    """Return the seed of what is drawn on the device in a training step (dropout, stochastic depth)."""
+    return int(np.random.SeedSequence([seed, epoch, batch]).generate_state(1)[0])
+
+
+class SeedSteps(Callback):
+    """Seeds torch before each training step, so that its random numbers depend on seed, epoch and batch alone.
+
+    A generator's saved state would not do: making the iterator of a loader draws from it as well, and a resumed run
+    makes others than the interrupted one. On XLA, `SPMDStrategy` does the same, between the steps' programs.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        seed = step_seed(self.seed, trainer.current_epoch, batch_idx)
+        # Not torch.manual_seed, which also reaches for devices that are not in use.
+        torch.default_generator.manual_seed(seed)
+        if pl_module.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        elif pl_module.device.type == "mps":
+            torch.mps.manual_seed(seed)
+
+
+class TimeEachProcess(Callback):
+    """Makes `trainer.max_time` bound the process: a session's limit, which a resumed run has anew.
+
+    Lightning's timer keeps the time that has passed in the checkpoint, and so stops a run that it has stopped once
+    before the first step.
+    """
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint.get("callbacks", {}).pop(Timer.__qualname__, None)
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint.get("callbacks", {}).pop(Timer.__qualname__, None)
+
+
+class ReportResume(Callback):
+    """Logs which checkpoint a training is resumed from, be it `ckpt_path` or what SLURM left in the run's directory."""
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            rank_zero_only(log.info)(
+                "Resuming from %s after step %d, with its optimizer state and the schedule's step.",
+                trainer.ckpt_path,
+                checkpoint["global_step"],
+            )
+
+
+def check_resumable(
+    path: Path, model: FlowerClassifier, datamodule: FlowersDataModule, max_epochs: int, *, averaged: bool
+) -> None:
+    """Raise `InputError` unless training can go on from a checkpoint: same split, classes, model and optimizer.
+
+    `averaged`: whether this training keeps an average of the weights.
+    """
+    checkpoint = read_checkpoint(path)
+    check_classes(path, checkpoint, model.class_names)
+    check_weights(path, checkpoint, model)
+    if checkpoint.averaged and not averaged:
+        raise InputError(
+            f"{path}: expected a run without an average of the weights to be resumed from one without, found one with. "
+            "Add callbacks=ema; to start a new run from the average, set model.pretrained to this path instead."
+        )
+    if 0 <= max_epochs <= checkpoint.epochs:
+        raise InputError(
+            f"trainer.max_epochs={max_epochs}: expected more than the {checkpoint.epochs} epochs that {path} has been "
+            f"trained for. Set trainer.max_epochs to {checkpoint.epochs + 1} or more."
+        )
+    datamodule.check_same_split(checkpoint.position)
+    _check_same_training(path, checkpoint, model)
+
+
+def _check_same_training(path: Path, checkpoint: Checkpoint, model: FlowerClassifier) -> None:
+    made: Any = model.configure_optimizers()
+    check_same_optimizer(path, checkpoint.groups, made["optimizer"])
+    scheduler = made["lr_scheduler"]["scheduler"]
+    for line in kept_schedule(checkpoint.schedule, scheduler):
+        rank_zero_only(log.info)(line)
+
+
+def check_same_optimizer(path: Path, saved: list[dict[str, Any]], optimizer: Optimizer) -> None:
+    """Raise `InputError` if an optimizer is configured otherwise than the one whose parameter groups were saved.
+
+    Restored, it would have the saved hyperparameters, and config.yaml would record others.
+    """
+    groups = optimizer.param_groups
+    if [len(group["params"]) for group in saved] != [len(group["params"]) for group in groups]:
+        raise InputError(
+            f"{path}: expected the parameter groups of this version's optimizer, found others. {_start_anew(path)}"
+        )
+    for before, now in zip(saved, groups, strict=True):
+        missing, unknown = (one.keys() - other.keys() - _EXECUTION for one, other in ((now, before), (before, now)))
+        if missing and unknown:
+            raise InputError(
+                f"optimizer: expected the one that {path} was trained with, which has {', '.join(sorted(unknown))}, "
+                f"found {type(optimizer).__name__}. {_start_anew(path)}"
+            )
+        cycled = _CYCLED if "max_momentum" in now else set()
+        for name in sorted(now.keys() & before.keys() - _EXECUTION - cycled):
+            if _plain(before[name]) != _plain(now[name]):
+                key = {"initial_lr": "lr"}.get(name, name)
+                raise InputError(
+                    f"optimizer.{key}={now[name]}: expected {before[name]}, with which {path} was trained and would go "
+                    f"on, found another. {_start_anew(path)}"
+                )
+
+
+def kept_schedule(saved: Mapping[str, Any], scheduler: Any) -> Iterator[str]:
+    """Yield a line for each argument of a schedule that a checkpoint replaces by another value."""
+    arguments = inspect.signature(type(scheduler)).parameters.keys() - {"optimizer", "last_epoch"}
+    configured = scheduler.state_dict()
+    for name in sorted(arguments & configured.keys() & saved.keys()):
+        if _plain(saved[name]) != _plain(configured[name]):
+            yield f"scheduler.{name}: {saved[name]} is kept from the checkpoint, {configured[name]} is configured."
+
+
+def _start_anew(path: Path) -> str:
+    return (
+        "Resume with the run's own settings (its config.yaml); to change them, start a new run from the weights, with "
+        f"model.pretrained={path} instead of ckpt_path."
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A hyperparameter for comparison: a list or tuple alike, a tensor as a number."""
+    if isinstance(value, Tensor):
+        return value.tolist()
+    return list(value) if isinstance(value, list | tuple) else value
