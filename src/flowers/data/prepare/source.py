@@ -150,12 +150,13 @@ def _size(path: UPath) -> int | None:
 
 
 def _read_csv(file: UPath) -> list[tuple[int, str, str]]:
-    """(line number, path, label) of every row."""
+    """(line number, path, label) of every row, without the spaces around them."""
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: expected a CSV file in UTF-8, found {error}. Save it as UTF-8.") from None
     reader = csv.DictReader(io.StringIO(text, newline=""))
+    reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
     if not set(_COLUMNS) <= set(reader.fieldnames or ()):
         raise InputError(
             f"{file}: expected the columns path,label in line 1, found {','.join(reader.fieldnames or ()) or 'none'}. "
@@ -164,17 +165,18 @@ def _read_csv(file: UPath) -> list[tuple[int, str, str]]:
     lines: dict[str, tuple[int, str, str]] = {}
     for row in reader:
         number = reader.line_num
-        if not row["path"] or not row["label"]:
+        written, label = ((row[column] or "").strip() for column in _COLUMNS)
+        if not written or not label:
             raise InputError(
                 f"{file}: line {number}: expected a path and a label, found {row}. Fill or remove the line."
             )
-        path = posixpath.normpath(row["path"])
+        path = posixpath.normpath(written)
         if path in lines:
             raise InputError(
                 f"{file}: line {number}: {path} is listed already in line {lines[path][0]}. An image has one label: "
                 "remove one of the lines."
             )
-        lines[path] = (number, path, row["label"])
+        lines[path] = (number, path, label)
     if not lines:
         raise InputError(f"{file}: expected a line for each image after the header, found none.")
     return list(lines.values())
