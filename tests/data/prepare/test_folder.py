@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -207,6 +208,21 @@ def test_what_a_killed_run_was_writing_is_removed(photographs: Path, prepared: P
     assert tree(output) == tree(prepared)
     (output / "tfrecords-jpeg-48x48" / "train" / "00-48x48-35.tfrec.0123456789abcdef.part").touch()
     prepare_folder(str(photographs), str(output), SETTINGS, one_by_one)
+    assert tree(output) == tree(prepared)
+
+
+def test_a_task_carries_its_rows_and_no_more(photographs: Path, prepared: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+
+    def without_plan(work: Callable[[Any], int], tasks: Sequence[Any], description: str, total: int) -> None:
+        if description == "Writing":
+            (output / "plan.csv").rename(tmp_path / "plan.csv")
+            assert len(pickle.dumps(tasks)) < 200 * total
+        one_by_one(work, tasks, description, total)
+        if description == "Writing":
+            (tmp_path / "plan.csv").rename(output / "plan.csv")
+
+    prepare_folder(str(photographs), str(output), SETTINGS, without_plan)
     assert tree(output) == tree(prepared)
 
 
