@@ -24,10 +24,10 @@ def folder(config: DictConfig) -> None:
 
 def verify(config: DictConfig) -> None:
     """Check every record of a data set."""
-    from flowers.data.verify import verify, write_report
+    from flowers.data.verify import local_root, verify, write_report
     from flowers.reporting.verification import print_verification
 
-    verification = verify(Path(config.root), decode=config.decode)
+    verification = verify(local_root(config.root), decode=config.decode)
     print_verification(verification)
     if config.report:
         write_report(Path(config.report), verification)

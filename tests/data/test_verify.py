@@ -18,7 +18,7 @@ from flowers.data.layout import SPLITS, Split
 from flowers.data.prepare.folder import prepare_folder
 from flowers.data.reader import ShardReader
 from flowers.data.shards import index_shard, write_shard
-from flowers.data.verify import NO_LABEL, Kind, Part, find_faults, verify
+from flowers.data.verify import NO_LABEL, Kind, Part, find_faults, local_root, verify
 from flowers.errors import InputError
 from tests.conftest import Door
 from tests.data.prepare.conftest import SETTINGS, class_folders, one_by_one
@@ -333,6 +333,12 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match=f"{path}: expected a data set in Kaggle's layout"):
             verify(path, decode=True)
+
+
+def test_a_url_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="root=memory://bucket/set: expected a local directory, found a URL"):
+        local_root("memory://bucket/set")
+    assert local_root(f"file://{tmp_path}") == local_root(str(tmp_path)) == tmp_path
 
 
 def test_the_command_says_all_is_well(garden: Path, door: Door) -> None:

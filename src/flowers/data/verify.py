@@ -33,6 +33,7 @@ from flowers.data.layout import (
 )
 from flowers.data.prepare.manifest import Manifest, PlannedImage, read_manifest
 from flowers.data.reader import ShardReader
+from flowers.data.remote import open_root
 from flowers.data.shards import index_shard, shard_fault
 from flowers.errors import BadRecord, InputError
 from flowers.processes import process_pool
@@ -150,6 +151,21 @@ class Verification:
     class_count: int
     parts: list[Part]
     findings: list[Finding]
+
+
+def local_root(text: str) -> Path:
+    """The directory that `root` names, as a path or a `file://` URL.
+
+    Raises:
+        InputError: it is not local.
+    """
+    root = open_root(text, {})
+    if not isinstance(root, Path):
+        raise InputError(
+            f"root={text}: expected a local directory, found a URL. Every byte is read: copy the data set to a local "
+            "directory and set root to that."
+        )
+    return root
 
 
 def verify(root: Path, *, decode: bool) -> Verification:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -23,6 +25,7 @@ from upath import UPath
 
 from flowers.data.dataset import FlowersDataset, open_splits
 from flowers.data.layout import SPLITS, find_shards, read_class_names
+from flowers.data.prepare import folder
 from flowers.data.prepare.folder import prepare_folder
 from flowers.data.prepare.images import decode, square_jpeg
 from flowers.data.prepare.manifest import PlannedImage
@@ -208,6 +211,21 @@ def test_what_a_killed_run_was_writing_is_removed(photographs: Path, prepared: P
     assert tree(output) == tree(prepared)
 
 
+def test_a_task_carries_its_rows_and_no_more(photographs: Path, prepared: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+
+    def without_plan(work: Callable[[Any], int], tasks: Sequence[Any], description: str, total: int) -> None:
+        if description == "Writing":
+            (output / "plan.csv").rename(tmp_path / "plan.csv")
+            assert len(pickle.dumps(tasks)) < 200 * total
+        one_by_one(work, tasks, description, total)
+        if description == "Writing":
+            (tmp_path / "plan.csv").rename(output / "plan.csv")
+
+    prepare_folder(str(photographs), str(output), SETTINGS, without_plan)
+    assert tree(output) == tree(prepared)
+
+
 def test_finished_it_does_nothing(photographs: Path, prepared: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in prepared.rglob("*") if path.name != ".lock"}
 
@@ -237,6 +255,60 @@ def test_other_settings_or_another_source_are_refused(photographs: Path, prepare
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file: cannot be written"):
         prepare_folder(str(photographs), str(tmp_path / "file"), SETTINGS, one_by_one)
+
+
+def test_an_output_that_a_link_leads_into_the_source_is_refused(photographs: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(photographs, tmp_path / "source")
+    (tmp_path / "link").symlink_to(source / "rose")
+    (tmp_path / "alias").symlink_to(source)
+    for given, output in ((source, "link/output"), (source, "alias"), (tmp_path / "alias", "source/output")):
+        with pytest.raises(InputError, match="expected a directory outside the source"):
+            prepare_folder(str(given), str(tmp_path / output), SETTINGS, one_by_one)
+    assert tree(source) == tree(photographs)
+
+
+def change_at_equal_size(file: Path) -> None:
+    data = file.read_bytes()
+    status = file.stat()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_photograph_changed_at_equal_size_is_named(photographs: Path, tmp_path: Path, finished: bool) -> None:
+    source, output = shutil.copytree(photographs, tmp_path / "source"), tmp_path / "output"
+    prepare_folder(str(source), str(output), SETTINGS, one_by_one)
+    if not finished:  # its own shard is whole, and another is missing
+        (output / "manifest.csv").rename(output / "plan.csv")
+        next((output / "tfrecords-jpeg-48x48" / "test").glob("*.tfrec")).unlink()
+    table = read_table(UPath(output) / ("manifest.csv" if finished else "plan.csv"), PlannedImage)
+    path = next(row.path for row in table if row.split == "train")
+    change_at_equal_size(source / path)
+    with pytest.raises(InputError, match=rf"\n  {path}: .*another content.*\nPut them back"):
+        prepare_folder(str(source), str(output), SETTINGS, one_by_one)
+
+
+def test_a_bad_image_mended_after_the_end_is_named(tmp_path: Path) -> None:
+    source, output = class_folders(tmp_path / "source", {"a": 20, "b": 20}), tmp_path / "output"
+    good = (source / "a" / "0003.jpg").read_bytes()
+    (source / "a" / "0003.jpg").write_bytes(good[:200] + bytes(len(good) - 200))
+    skip = dataclasses.replace(SETTINGS, on_bad_image="skip")
+    for _ in range(2):
+        prepare_folder(str(source), str(output), skip, one_by_one)
+    (source / "a" / "0003.jpg").write_bytes(good)
+    with pytest.raises(InputError, match=r"\n  a/0003.jpg: could not be read then"):
+        prepare_folder(str(source), str(output), skip, one_by_one)
+
+
+def test_an_output_that_cannot_be_listed_gets_a_message(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(folder, "entries", refuse)
+    with pytest.raises(InputError, match="output: cannot be written: Permission denied"):
+        prepare_folder(str(photographs), str(tmp_path / "output"), SETTINGS, one_by_one)
 
 
 def test_a_photograph_that_changes_between_the_passes_is_noticed(tmp_path: Path) -> None:

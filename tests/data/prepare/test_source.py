@@ -72,6 +72,17 @@ def test_a_csv_is_relative_to_itself(tmp_path: Path) -> None:
     assert source.directory == UPath(tmp_path)
 
 
+def test_spaces_around_the_fields_of_a_csv_do_not_count(tmp_path: Path) -> None:
+    files(tmp_path, "1.jpg", "2 b.jpg", "3.jpg")
+    (tmp_path / "list.csv").write_text("path , label\n1.jpg,rose\n 2 b.jpg , rose\n3.jpg,wild rose \n")
+    source = list_source(str(tmp_path / "list.csv"))
+    assert [(p.path, p.label) for p in source.photographs] == [
+        ("1.jpg", "rose"),
+        ("2 b.jpg", "rose"),
+        ("3.jpg", "wild rose"),
+    ]
+
+
 FOLDERS = {
     "no classes": ((), "expected a folder for each class (rose/1.jpg), found no folder. Sort"),
     "no folders": (("1.jpg",), "found no folder. Passed over: 1 outside the class folders."),
@@ -98,6 +109,7 @@ TABLES = {
     "empty": ("", "found none."),
     "only a header": ("path,label\n", "expected a line for each image after the header, found none."),
     "no label": ("path,label\n1.jpg,a\n2.jpg,\n", "line 3: expected a path and a label"),
+    "a label of spaces": ("path,label\n1.jpg,a\n2.jpg,  \n", "line 3: expected a path and a label"),
     "a short line": ("path,label\n1.jpg\n", "line 2: expected a path and a label"),
     "listed twice": ("path,label\n1.jpg,a\n./1.jpg,b\n", "line 3: 1.jpg is listed already in line 2."),
     "not there": ("path,label\n1.jpg,a\nx/9.jpg,a\n8.jpg,b\n", "2 of 3 listed files do not exist"),

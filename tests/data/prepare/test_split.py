@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 import numpy as np
@@ -114,6 +115,22 @@ def test_chains_are_one_group() -> None:
     words = np.array([[0], [0b111111], [0b111], [0xFFFF_FFFF_FFFF_FFFF], [0]], np.uint64)
     assert near_duplicate_groups(words, 3).tolist() == [0, 0, 0, 1, 0]
     assert near_duplicate_groups(words, 2).tolist() == [0, 1, 2, 3, 0]
+
+
+def test_a_large_group_costs_about_as_much_as_images_that_are_unlike() -> None:
+    unlike = np.random.default_rng(0).integers(0, 2**64, (4000, 4), np.uint64)
+    alike = np.zeros((4000, 4), np.uint64)
+    alike[:, 0] = np.arange(4000)  # at most 12 bits apart, and no two equal
+
+    def fastest(words: np.ndarray, groups: int) -> float:
+        seconds = []
+        for _ in range(3):
+            start = time.perf_counter()
+            assert near_duplicate_groups(words, 60).max() + 1 == groups
+            seconds.append(time.perf_counter() - start)
+        return min(seconds)
+
+    assert fastest(alike, 1) < 5 * fastest(unlike, 4000)  # by linking pairs one by one, 50 times as much
 
 
 def test_hash_words_keep_every_bit() -> None:

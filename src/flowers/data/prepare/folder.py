@@ -37,10 +37,10 @@ from flowers.data.prepare.plan import (
     source_differences,
 )
 from flowers.data.prepare.processes import Spread
-from flowers.data.prepare.scan import scan_source
+from flowers.data.prepare.scan import changed_photographs, scan_source
 from flowers.data.prepare.source import Source, class_names, describe_ignored, list_source, open_path
 from flowers.data.prepare.tables import entries, read_table, write_table
-from flowers.data.prepare.writing import missing_shards, write_shards
+from flowers.data.prepare.writing import ShardTask, missing_shards, write_shards
 from flowers.errors import InputError, first_few
 
 log = logging.getLogger(__name__)
@@ -70,6 +70,8 @@ def prepare_folder(source: str, output: str, settings: Settings, spread: Spread)
         planned = (target / "prepare.json").exists()
         plan = _planned(found, target, settings) if planned else _new_plan(found, target, settings, spread)
         tasks = missing_shards(target, plan, settings.sizes)
+        if planned:
+            _check_unchanged(found, target, plan, tasks)
         if (target / "manifest.csv").exists() and not tasks:
             log.info("%s is finished already: nothing to do. For another, set output to a new directory.", target)
             return
@@ -85,18 +87,26 @@ def prepare_folder(source: str, output: str, settings: Settings, spread: Spread)
 
 def _check_output(output: UPath, source: UPath) -> None:
     """Refuse an output within the source, or with anything in it but what an earlier call has begun."""
-    if f"{output.absolute()}/".startswith(f"{source.absolute()}/"):
+    if f"{_resolved(output)}/".startswith(f"{_resolved(source)}/"):
         raise InputError(
             f"output={output}: expected a directory outside the source, found one in it, where folders are taken for "
             "classes. Set output to another."
         )
-    names = [entry.name for entry in entries(output)]
+    try:
+        names = [entry.name for entry in entries(output)]
+    except OSError as error:
+        raise _cannot_write(output, error) from None
     others = [name for name in names if whole_name(name) not in _BEFORE_PLAN]
     if others and "prepare.json" not in names:
         raise InputError(
             f"{output}: expected nothing, or what an earlier run has begun, found {first_few(others, ', ')}. "
             "Set output to a new directory."
         )
+
+
+def _resolved(path: UPath) -> UPath:
+    """The path without links; of a URL, as it is."""
+    return path.resolve() if isinstance(path, Path) else path.absolute()
 
 
 @contextmanager
@@ -148,17 +158,31 @@ def _planned(source: Source, output: UPath, settings: Settings) -> list[PlannedI
     """The plan of an earlier call, whose settings and source must be those of this one."""
     finished = output / "manifest.csv"
     plan = read_table(finished if finished.exists() else output / "plan.csv", PlannedImage)
-    skipped = read_table(output / "unreadable.csv", UnreadableImage) if (output / "unreadable.csv").exists() else []
     differences = [
         *settings_differences(read_settings(output / "prepare.json"), settings),
-        *source_differences([*plan, *skipped], source.photographs),
+        *source_differences([*plan, *_skipped(output)], source.photographs),
     ]
+    _refuse(output, differences)
+    return plan
+
+
+def _skipped(output: UPath) -> list[UnreadableImage]:
+    return read_table(output / "unreadable.csv", UnreadableImage) if (output / "unreadable.csv").exists() else []
+
+
+def _check_unchanged(source: Source, output: UPath, plan: Sequence[PlannedImage], tasks: Sequence[ShardTask]) -> None:
+    """Refuse photographs that changed at equal size; those that are yet to be written are read and checked then."""
+    due = {(task.split, task.shard) for task in tasks}
+    written = [image for image in plan if (image.split, image.shard) not in due]
+    _refuse(output, changed_photographs(source.directory, written, _skipped(output)))
+
+
+def _refuse(output: UPath, differences: Sequence[str]) -> None:
     if differences:
         raise InputError(
             f"{output}: expected the same settings and source as when it was begun, found\n  {first_few(differences)}\n"
             "Put them back, set output to a new directory, or remove this one to have it written anew."
         )
-    return plan
 
 
 def _new_plan(source: Source, output: UPath, settings: Settings, spread: Spread) -> list[PlannedImage]:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, cast
 
 from upath import UPath
 
 from flowers.data.prepare.images import perceptual_hash
+from flowers.data.prepare.manifest import PlannedImage, UnreadableImage
 from flowers.data.prepare.processes import Spread
 from flowers.data.prepare.source import Photograph, Source
 from flowers.data.prepare.tables import entries, read_table, write_table
+from flowers.progress import progress
 
 SCAN_PART = 128
 """Photographs scanned as one task: what a kill loses at most, on each core."""
+
+
+_THREADS = 8
+"""That read photographs again: for the network's sake, and hashing lets the others run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +76,25 @@ def scan_photograph(file: UPath, photograph: Photograph) -> Scan:
     except ValueError as error:
         fault = " ".join(str(error).split())
     return Scan(photograph.path, photograph.bytes, digest, picture, fault)
+
+
+def changed_photographs(
+    directory: UPath, images: Sequence[PlannedImage], unreadable: Sequence[UnreadableImage]
+) -> list[str]:
+    """Read photographs again, and name those with another content, or that can be read by now."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = pool.map(lambda image: _content_difference(directory / image.path, image), images)
+        changed = [difference for difference in progress(found, "Comparing", len(images)) if difference]
+    for image in unreadable:
+        if not scan_photograph(directory / image.path, Photograph(image.path, image.label, image.bytes)).fault:
+            changed.append(f"{image.path}: could not be read then, but now")
+    return changed
+
+
+def _content_difference(file: UPath, image: PlannedImage) -> str | None:
+    try:
+        with file.open("rb") as opened:
+            same = hashlib.file_digest(cast(Any, opened), "sha256").hexdigest() == image.sha256
+    except OSError as error:
+        return f"{image.path}: {error.strerror or error}"
+    return None if same else f"{image.path}: another content of the same {image.bytes} bytes"

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from upath import UPath
 
+from flowers.data.prepare.listing import list_files
 from flowers.errors import InputError, first_few
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -59,27 +59,38 @@ def list_source(text: str) -> Source:
 
     Raises:
         InputError: there is no such source, it has no classes, a class is empty or cannot be named in `classes.txt`,
-            the CSV lacks a column or lists what is not there.
+            the CSV lacks a column or lists what is not there, or something cannot be read.
     """
     path = open_path(text)
-    if path.is_dir():
-        source = _list_folders(path)
-    elif path.is_file():
-        source = _list_csv(path)
-    else:
+    try:
+        source = _list(path, text)
+    except OSError as error:
         raise InputError(
-            f"{text}: no such file or directory. Set source to a directory whose folders are the classes "
-            "(photos/rose/1.jpg), or to a CSV file with the columns path,label."
-        )
+            f"{error.filename or text}: expected what can be read, found this: {error.strerror or error}. Give "
+            "yourself access (chmod -R u+rX), or remove it."
+        ) from None
     _check_names(source, text)
     return source
 
 
+def _list(path: UPath, text: str) -> Source:
+    if path.is_dir():
+        return _list_folders(path)
+    if path.is_file():
+        return _list_csv(path)
+    raise InputError(
+        f"{text}: no such file or directory. Set source to a directory whose folders are the classes "
+        "(photos/rose/1.jpg), or to a CSV file with the columns path,label."
+    )
+
+
 def _list_folders(directory: UPath) -> Source:
-    sizes, folders = _walk_local(directory) if isinstance(directory, Path) else _walk_remote(directory)
+    listing = list_files(directory)
     photographs: list[Photograph] = []
     ignored: Counter[str] = Counter()
-    for path, size in sorted(sizes.items()):
+    if listing.again:
+        ignored["linked a second time"] = listing.again
+    for path, size in sorted(listing.sizes.items()):
         label, inside, _ = path.partition("/")
         if any(part.startswith(".") for part in path.split("/")):
             ignored["hidden"] += 1
@@ -90,31 +101,9 @@ def _list_folders(directory: UPath) -> Source:
         else:
             photographs.append(Photograph(path, label, size))
     found = {photograph.label for photograph in photographs}
-    classes = sorted(name for name in folders if not name.startswith("."))
+    classes = sorted(name for name in listing.folders if not name.startswith("."))
     _check_folders(directory, classes, [name for name in classes if name not in found], ignored)
     return Source(directory, photographs, ignored)
-
-
-def _walk_local(directory: Path) -> tuple[dict[str, int], set[str]]:
-    """The sizes of all files by relative path, and the names of the folders; links are followed."""
-    sizes: dict[str, int] = {}
-    for here, folders, names in os.walk(directory, followlinks=True):
-        real = Path(here).resolve()
-        # A link to a folder that it lies in would never end.
-        folders[:] = [name for name in folders if not real.is_relative_to((real / name).resolve())]
-        for name in names:
-            file = Path(here, name)
-            sizes[file.relative_to(directory).as_posix()] = file.stat().st_size if file.exists() else 0
-    return sizes, {entry.name for entry in directory.iterdir() if entry.is_dir()}
-
-
-def _walk_remote(directory: UPath) -> tuple[dict[str, int], set[str]]:
-    """The same from one listing: asking for each file's size would take a round trip each."""
-    listing = directory.fs.find(directory.path, detail=True, withdirs=True)
-    inside = {posixpath.relpath(path, directory.path): entry for path, entry in listing.items()}
-    sizes = {path: int(entry["size"]) for path, entry in inside.items() if entry["type"] == "file"}
-    folders = {path for path, entry in inside.items() if entry["type"] == "directory" and "/" not in path}
-    return sizes, (folders | {path.partition("/")[0] for path in sizes if "/" in path}) - {"."}
 
 
 def _check_folders(directory: UPath, classes: list[str], empty: list[str], ignored: Counter[str]) -> None:
@@ -161,12 +150,13 @@ def _size(path: UPath) -> int | None:
 
 
 def _read_csv(file: UPath) -> list[tuple[int, str, str]]:
-    """(line number, path, label) of every row."""
+    """(line number, path, label) of every row, without the spaces around them."""
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: expected a CSV file in UTF-8, found {error}. Save it as UTF-8.") from None
     reader = csv.DictReader(io.StringIO(text, newline=""))
+    reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
     if not set(_COLUMNS) <= set(reader.fieldnames or ()):
         raise InputError(
             f"{file}: expected the columns path,label in line 1, found {','.join(reader.fieldnames or ()) or 'none'}. "
@@ -175,17 +165,18 @@ def _read_csv(file: UPath) -> list[tuple[int, str, str]]:
     lines: dict[str, tuple[int, str, str]] = {}
     for row in reader:
         number = reader.line_num
-        if not row["path"] or not row["label"]:
+        written, label = ((row[column] or "").strip() for column in _COLUMNS)
+        if not written or not label:
             raise InputError(
                 f"{file}: line {number}: expected a path and a label, found {row}. Fill or remove the line."
             )
-        path = posixpath.normpath(row["path"])
+        path = posixpath.normpath(written)
         if path in lines:
             raise InputError(
                 f"{file}: line {number}: {path} is listed already in line {lines[path][0]}. An image has one label: "
                 "remove one of the lines."
             )
-        lines[path] = (number, path, row["label"])
+        lines[path] = (number, path, label)
     if not lines:
         raise InputError(f"{file}: expected a line for each image after the header, found none.")
     return list(lines.values())

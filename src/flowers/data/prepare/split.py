@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 _BLOCK = (
     64  # rows of the distance table at a time: 64 x 100,000 distances stay in the processor's cache and memory small
@@ -32,31 +34,35 @@ def near_duplicate_groups(words: NDArray[np.uint64], distance: int) -> NDArray[n
     """
     distinct, where = np.unique(words, axis=0, return_inverse=True)
     columns = np.ascontiguousarray(distinct.T)
-    leaders = list(range(len(distinct)))
+    group = np.arange(len(distinct))
     for start in range(0, len(distinct), _BLOCK):
-        for one, other in _near_pairs(columns, start, distance):
-            leaders[_leader(leaders, one)] = _leader(leaders, other)
-    linked = np.array([_leader(leaders, number) for number in range(len(distinct))])[where.ravel()]
-    _, first, group = np.unique(linked, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[group].astype(np.int64)
+        near = _distances(columns, start) <= distance
+        one, other = np.nonzero(near & (group[start : start + _BLOCK, None] != group[None, start:]))
+        if len(one):  # pairs within a group add nothing, and there may be very many
+            group = _join(group, one + start, other + start)
+    linked = group[where.ravel()]
+    _, first, number = np.unique(linked, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[number].astype(np.int64)
 
 
-def _near_pairs(columns: NDArray[np.uint64], start: int, distance: int) -> list[tuple[int, int]]:
-    """The near pairs of an image in the block at `start` and a later one; `columns`: a hash each, uint64 `[W, N]`."""
+def _distances(columns: NDArray[np.uint64], start: int) -> NDArray[np.uint16]:
+    """The bits between each image in the block at `start` and each from there on, `[block, N - start]`.
+
+    Args:
+        columns: a hash each, uint64 `[W, N]`.
+        start: the block's first image.
+    """
     apart = np.zeros((1, 1), np.uint16)
     for column in columns:
         apart = apart + np.bitwise_count(column[start : start + _BLOCK, None] ^ column[None, start:])
-    one, other = np.nonzero(apart <= distance)
-    kept = one < other
-    return list(zip((one[kept] + start).tolist(), (other[kept] + start).tolist(), strict=True))
+    return apart
 
 
-def _leader(leaders: list[int], number: int) -> int:
-    """The number that stands for a group (union-find with path halving)."""
-    while leaders[number] != number:
-        leaders[number] = leaders[leaders[number]]
-        number = leaders[number]
-    return number
+def _join(group: NDArray[np.int64], one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The groups, int64 `[N]`, when those of each pair of images are joined."""
+    links = coo_array((np.ones(len(one), np.bool_), (group[one], group[other])), (len(group), len(group)))
+    joined: NDArray[np.int64] = connected_components(links, directed=False)[1][group].astype(np.int64)
+    return joined
 
 
 def stratified_split(
