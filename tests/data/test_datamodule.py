@@ -382,3 +382,14 @@ def test_a_sampler_of_ints_draws_positions_in_the_split(garden: Path, workers: i
         assert one["id"] == other["id"]
         assert one["image"].equal(other["image"])
         assert one["valid"].equal(other["valid"])
+
+
+def test_without_memory_for_their_batches_workers_send_the_same_ones(
+    garden: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = epoch_of(module(garden, 1), 0)
+    monkeypatch.setattr("flowers.memory.available_memory", lambda: 0)
+    found = epoch_of(module(garden, 1), 0)
+    assert [batch["id"] for batch in found] == [batch["id"] for batch in expected]
+    assert all(one["image"].equal(other["image"]) for one, other in zip(found, expected, strict=True))
+    assert "data.batch_size" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,8 @@ from flowers.data.sampling import Balance, EpochSampler, FixedSampler, class_wei
 from flowers.data.transforms import SeededTransform
 from flowers.data.workers import fork_server, start_worker
 from flowers.errors import InputError
+
+log = logging.getLogger(__name__)
 
 PREFETCH = 2
 """Batches that each worker is ahead."""
@@ -229,7 +232,7 @@ class FlowersDataModule(L.LightningDataModule):
     def _sampler(self, split: Split, records: NDArray[np.int64], *, training: bool) -> EpochSampler:
         start = self._start if training else Position()
         check_same_order(start, self._order(len(records)))
-        sampler = FixedSampler if self.trainer and self.trainer.overfit_batches else EpochSampler
+        sampler = FixedSampler if self._overfits else EpochSampler
         return sampler(
             records,
             seed=self.seed,
@@ -241,6 +244,10 @@ class FlowersDataModule(L.LightningDataModule):
             start_batch=start.batch,
             weights=self._weights(split, records) if training and self.balance else None,
         )
+
+    @property
+    def _overfits(self) -> bool:
+        return self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
 
     @property
     def _ranks(self) -> int:
@@ -298,8 +305,21 @@ def _check_folds(folds: int | None, fold: int | None, train_on: str) -> None:
 
 
 def _ring(workers: int, batch_bytes: int) -> Ring | None:
+    if not workers:
+        return None
     # The training loop holds two batches, the one it is at and the next; those of several workers in turn.
-    return Ring(workers, PREFETCH + -(-2 // workers), batch_bytes) if workers else None
+    slots = PREFETCH + -(-2 // workers)
+    try:
+        return Ring(workers, slots, batch_bytes)
+    except OSError as error:
+        log.warning(
+            "No %d MiB of memory for the batches of %d workers (%s): they send them through pipes, which is slower. "
+            "Set data.batch_size or data.num_workers lower.",
+            workers * slots * batch_bytes >> 20,
+            workers,
+            error.strerror,
+        )
+        return None
 
 
 def _as_it_is(batch: Any) -> Any:
