@@ -21,7 +21,7 @@ from flowers.data.batch import Batch
 from flowers.data.batches import Batches
 from flowers.data.catalog import Catalog, read_catalog
 from flowers.data.dataset import CheckCRC, FlowersDataset, OnBadRecord, open_splits
-from flowers.data.decoded import DecodedPictures
+from flowers.data.decoded import DecodedPictures, PicturesInMemory, PicturesOnDisk
 from flowers.data.folds import fold_of
 from flowers.data.garden import Garden, plant
 from flowers.data.layout import Split, read_class_names
@@ -224,10 +224,8 @@ class FlowersDataModule(L.LightningDataModule):
 
     def _decoded(self, dataset: FlowersDataset) -> DecodedPictures:
         if self.decoded_cache == "memory":
-            return DecodedPictures.in_memory(len(dataset), self.image_size, self._processes)
-        return DecodedPictures.on_disk(
-            self.cache_dir / "decoded", dataset.reader.state(), len(dataset), self.image_size
-        )
+            return PicturesInMemory(len(dataset), self.image_size, self._processes)
+        return PicturesOnDisk(self.cache_dir / "decoded", dataset.reader.state(), len(dataset), self.image_size)
 
     def _sampler(self, split: Split, records: NDArray[np.int64], *, training: bool) -> EpochSampler:
         start = self._start if training else Position()
