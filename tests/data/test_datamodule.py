@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import albumentations as A
@@ -393,3 +394,14 @@ def test_without_memory_for_their_batches_workers_send_the_same_ones(
     assert [batch["id"] for batch in found] == [batch["id"] for batch in expected]
     assert all(one["image"].equal(other["image"]) for one, other in zip(found, expected, strict=True))
     assert "data.batch_size" in caplog.text
+
+
+@pytest.mark.parametrize(("hosts", "processes"), [(64, 64), (1, 8), (2, 8)])
+def test_workers_share_the_cores_of_their_own_machine(
+    hosts: int, processes: int, garden: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowers.data.datamodule.available_cores", lambda: 112)
+    data = module(garden, 0)
+    data.trainer = SimpleNamespace(world_size=processes, num_nodes=hosts)  # type: ignore[assignment]
+    assert data._processes == processes // hosts
+    assert data._default_workers() == 8

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
+from torch import distributed
 from torch.utils.data import DataLoader
 
 from flowers.cores import available_cores
@@ -216,8 +217,8 @@ class FlowersDataModule(L.LightningDataModule):
 
     @property
     def _processes(self) -> int:
-        """Of this training on this machine."""
-        return self.trainer.world_size // self.trainer.num_nodes if self.trainer else 1
+        """How many processes of this run share this machine."""
+        return max(1, self.trainer.world_size // self.trainer.num_nodes) if self.trainer else 1
 
     def _default_workers(self) -> int:
         return min(8, max(1, available_cores() // self._processes - 1))
@@ -283,6 +284,14 @@ class FlowersDataModule(L.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._start = Position(**state_dict)
+
+    def gather_skipped(self) -> set[str]:
+        """Return what was wrong with each record that any of the run's processes skipped; all of them must call it."""
+        if distributed.is_available() and distributed.is_initialized():
+            found: list[set[str]] = [set()] * distributed.get_world_size()
+            distributed.all_gather_object(found, self.skipped)
+            self.skipped.update(*found)
+        return self.skipped
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         self.skipped.update(batch["skipped"])

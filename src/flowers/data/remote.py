@@ -85,7 +85,12 @@ def open_root(root: str, storage_options: Mapping[str, Any]) -> AnyPath:
 def entries(directory: AnyPath) -> list[AnyPath] | None:
     """What is in a directory, in order of name; None where there is no such directory."""
     if isinstance(directory, Path):
-        return sorted(directory.iterdir()) if directory.is_dir() else None
+        try:
+            return sorted(directory.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise unreadable(directory, error) from error
 
     def ask() -> list[AnyPath] | None:
         directory.fs.invalidate_cache(directory.path)  # a listing is kept for as long as the process lives
@@ -99,19 +104,31 @@ def entries(directory: AnyPath) -> list[AnyPath] | None:
 
 
 def read_text(path: AnyPath) -> str | None:
-    """A text file's content; None where there is no such file.
+    """A text file's content, with plain line ends and without a byte order mark; None where there is no such file.
 
     Raises:
-        InputError: it is not UTF-8.
+        InputError: it cannot be read, or is not UTF-8.
     """
     try:
         if isinstance(path, Path):
-            return path.read_text("utf-8")
-        return cast(bytes, patiently(path, lambda: path.fs.cat_file(path.path), missing=True)).decode()
+            data = path.read_bytes()
+        else:
+            data = cast(bytes, patiently(path, lambda: path.fs.cat_file(path.path), missing=True))
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise unreadable(path, error) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: expected a text in UTF-8, found this: {error}. Save it again as UTF-8.") from error
+
+
+def unreadable(path: AnyPath | str, error: OSError) -> InputError:
+    """The message for a local file or directory that is there but cannot be read."""
+    return InputError(
+        f"{path}: expected to read it, found this: {error.strerror or error}. Give yourself the right to read it, or "
+        "copy the data set again."
+    )
 
 
 def size_and_state(path: UPath) -> tuple[int, str]:

@@ -25,4 +25,4 @@ def evaluate(config: DictConfig) -> tuple[dict[str, float], set[str]]:
         log.warning("The run was trained on the validation split as well: these figures say nothing of other images.")
     trainer: L.Trainer = instantiate(config.trainer, logger=False, enable_checkpointing=False)
     trainer.validate(model, datamodule=datamodule, verbose=False)
-    return {name: float(value) for name, value in trainer.callback_metrics.items()}, datamodule.skipped
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}, datamodule.gather_skipped()

@@ -74,7 +74,7 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     metrics = {name: float(value) for name, value in figures.items() if name not in STEP_FIGURES}
     if trainer.is_global_zero and not config.trainer.fast_dev_run:
         run.write_metrics(metrics)
-    return run, metrics, datamodule.skipped
+    return run, metrics, datamodule.gather_skipped()
 
 
 def _check_final_fit(trainer: L.Trainer, datamodule: FlowersDataModule) -> None:
