@@ -405,3 +405,17 @@ def test_workers_share_the_cores_of_their_own_machine(
     data.trainer = SimpleNamespace(world_size=processes, num_nodes=hosts)  # type: ignore[assignment]
     assert data._processes == processes // hosts
     assert data._default_workers() == 8
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("on_bad_record", ["stop", "skip"])
+def test_a_shard_that_is_gone_is_named_and_never_skipped(
+    workers: int, on_bad_record: OnBadRecord, garden: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(garden / "tfrecords-jpeg-192x192" / "train", tmp_path / "tfrecords-jpeg-192x192" / "train")
+    loader = module(tmp_path, workers, on_bad_record=on_bad_record).loader("train")
+    shard = sorted(tmp_path.rglob("*.tfrec"))[3]
+    shard.unlink()
+    with pytest.raises(InputError, match=rf"^{shard}: ") as raised:
+        list(loader)
+    assert not isinstance(raised.value, BadRecord)

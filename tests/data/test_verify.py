@@ -256,3 +256,9 @@ def test_a_report_that_cannot_be_written_is_refused(garden: Path, door: Door, tm
     done = door("prepare", "verify", f"root={garden}", f"report={tmp_path}")
     assert done.returncode == 1
     assert f"error: report={tmp_path}: cannot be written" in done.stderr
+
+
+@pytest.mark.parametrize("root", ["s3://bucket/set", "https://host/set"])
+def test_a_url_is_refused_as_such(root: str) -> None:
+    with pytest.raises(InputError, match="local data sets only"):
+        verify(Path(root), decode=True)

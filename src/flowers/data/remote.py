@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import random
@@ -29,9 +30,16 @@ PATIENCE = 60.0
 """Seconds after which there is no other try: s3fs and gcsfs try several times within one of ours."""
 
 _THREADS = 32  # they wait for the network, not for the processor
-_STATES = ("ETag", "md5Hash", "etag", "blob_id", "Last-Modified", "LastModified", "last_modified", "mtime", "created")
+_STATES = (
+    *("ETag", "md5Hash", "etag", "blob_id", "Content-MD5", "Digest", "sha"),
+    *("Last-Modified", "LastModified", "last_modified", "modified", "modify", "updated", "mtime", "created"),
+)
 """What tells one state of a file from another: the first of these that its file system gives."""
 
+_END = 64 << 10
+"""Bytes at each end of a file that stand for all of it."""
+_GARBLED = {"JSONDecodeError", "UnicodeDecodeError"}
+"""ValueErrors of an answer, not of what was asked."""
 _REFUSED = {"PermissionError", "NoCredentialsError", "DefaultCredentialsError", "RefreshError", "GatedRepoError"}
 _CREDENTIALS = {
     "s3": (
@@ -139,6 +147,13 @@ def size_and_state(path: UPath) -> tuple[int, str]:
     return int(info["size"]), next((f"{key} {info[key]}" for key in _STATES if info.get(key)), "")
 
 
+def content_state(path: UPath, size: int) -> str:
+    """A hash of the first and the last bytes of a file of which its server tells neither a hash nor a time."""
+    ends = {(0, min(size, _END)), (max(0, size - _END), size)} if size else set()
+    data = read_ranges([(path, start, end) for start, end in sorted(ends)])
+    return hashlib.sha256(b"".join(data)).hexdigest()
+
+
 def read_ranges(ranges: Sequence[tuple[UPath, int, int]]) -> list[bytes]:
     """The bytes from start to end of each file, fetched at once; those that fail in passing are asked for again.
 
@@ -223,7 +238,7 @@ def _final(place: UPath, error: Exception) -> str | None:
         return f"expected credentials that may read it, found none or others: {_told(error)}. {fix}"
     if status == 404 or "FileNotFoundError" in names:
         return f"no such file, directory or bucket: {_told(error)}. Set data.root to where the data set is."
-    if names & {"TypeError", "ValueError", "NotImplementedError", "ParamValidationError"}:
+    if not names & _GARBLED and names & {"TypeError", "ValueError", "NotImplementedError", "ParamValidationError"}:
         return f"expected a URL and data.storage_options that {place.protocol}:// takes, found this: {_told(error)}."
     if status is not None and 400 <= status < 500 and status not in (408, 425, 429):
         return f"refused: {_told(error)}. Correct data.root or data.storage_options."

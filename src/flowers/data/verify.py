@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -151,6 +152,8 @@ def verify(root: Path, *, decode: bool) -> Verification:
     Raises:
         InputError: there is no data set, or its classes.txt is none.
     """
+    if re.match(r"\w{2,}:/", str(root)):  # a Path has made one slash of two
+        raise InputError(f"root={root}: expected a directory, found a URL: verify reads local data sets only. Copy it.")
     sizes = image_sizes(root) if root.is_dir() else []
     if not sizes:
         raise InputError(

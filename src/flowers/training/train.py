@@ -23,6 +23,7 @@ from flowers.data.datamodule import FlowersDataModule
 from flowers.errors import InputError
 from flowers.models.classifier import FlowerClassifier, SchedulerFactory
 from flowers.training.ema import EMA
+from flowers.training.limits import check_validation_interval
 from flowers.training.runs import Run, check_resumable
 
 STEP_FIGURES = ("train/loss_step", "train/learning_rate")
@@ -54,6 +55,7 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     run.write_config(config)  # now that the trainer has told which process is the first
     _keep_earlier_figures(run)
     batches = max(1, images // (config.data.batch_size * trainer.world_size))
+    check_validation_interval(trainer, batches)
     model: FlowerClassifier = instantiate(
         config.model,
         class_names=datamodule.class_names,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowers.data.example import decode_example
-from flowers.data.garden import Garden, plant
+from flowers.data.garden import Garden, plant, planting
 from flowers.data.garden.drawing import draw_picture, reduce_picture
 from flowers.data.garden.planting import picture_id, proportional_counts, split_labels
 from flowers.data.garden.species import LOOKALIKE_PAIRS, draw_species
@@ -100,3 +102,19 @@ def test_planted_once_and_only_over_its_own(garden: Path, tmp_path: Path) -> Non
     (tmp_path / "mine").mkdir()
     with pytest.raises(InputError, match=r"without garden.json. If it is a data set, read it with data=tfrecords"):
         plant(TINY, tmp_path / "mine")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_garden_without_room_says_where(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code), "shard")
+
+    monkeypatch.setattr(planting, "_write", refuse)
+    with pytest.raises(InputError, match=rf"^{tmp_path}/garden: .*{os.strerror(code)}.*data\.root"):
+        plant(Garden(0, 1, 1, 1, [8]), tmp_path / "garden")
+
+
+def test_a_garden_below_a_file_says_where(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=rf"^{tmp_path}/file/garden: "):
+        plant(Garden(0, 1, 1, 1, [8]), tmp_path / "file" / "garden")
