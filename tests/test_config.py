@@ -170,3 +170,10 @@ def test_the_trainers_settings_are_lightnings() -> None:
     lightnings = set(inspect.signature(lightning.Trainer.__init__).parameters)
     assert ours - {"_target_", "_partial_"} <= lightnings
     assert "max_epochs" in Trainer.model_fields
+
+
+@pytest.mark.parametrize("key", ["seed", "data.seed", "model.seed", "data.garden.seed"])
+def test_seeds_end_where_numpys_do(key: str) -> None:
+    check_config(SCHEMAS["train"], composed("train", f"{key}={2**32 - 1}"))
+    with pytest.raises(InputError, match=rf"{key}={2**32}"):
+        check_config(SCHEMAS["train"], composed("train", f"{key}={2**32}"))

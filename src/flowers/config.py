@@ -29,6 +29,7 @@ from flowers.errors import InputError
 Method = Literal["mean", "geometric", "rank", "weights", "greedy", "stacked"]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy's global generator takes
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Metric = Literal["val/macro_f1", "val/accuracy", "val/loss"]
@@ -88,7 +89,7 @@ class OpenNode(Node):
 
 
 class Garden(Node):
-    seed: Count
+    seed: Seed
     train: Positive
     val: Positive
     test: Positive
@@ -109,7 +110,7 @@ class Data(Node):
     check_crc: Literal["always", "first_epoch", "never"]
     on_bad_record: Literal["stop", "skip"]
     decoded_cache: Literal["memory", "disk"] | None
-    seed: Count
+    seed: Seed
     cache_dir: str
     storage_options: dict[str, Any] | None
     train_transform: list[OpenNode]
@@ -124,7 +125,7 @@ class Model(Node):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     mixup_alpha: NonNegative
     cutmix_alpha: NonNegative
-    seed: Count
+    seed: Seed
 
 
 class AdamW(Node):
@@ -311,7 +312,7 @@ class Train(Group):
     paths: Paths
     task_name: str
     tags: list[str]
-    seed: Count
+    seed: Seed
     ckpt_path: str | None
 
 
@@ -354,7 +355,7 @@ class Ensemble(Group):
     paths: Paths
     task_name: str
     tags: list[str]
-    seed: Count
+    seed: Seed
 
 
 class BenchmarkStep(Group):
@@ -369,7 +370,7 @@ class BenchmarkStep(Group):
     class_count: Positive
     warmup: Positive
     steps: Positive
-    seed: Count
+    seed: Seed
     results: str
 
 
@@ -389,7 +390,7 @@ class PrepareFolder(Group):
     sizes: Annotated[list[Positive], Field(min_length=1)]
     val: Annotated[float, Field(ge=0, lt=1)]
     test: Annotated[float, Field(ge=0, lt=1)]
-    seed: Count
+    seed: Seed
     shards: Positive
     duplicate_distance: Annotated[int, Field(ge=0, le=80)]  # from about there on, unrelated photographs are as near
     on_bad_image: Literal["stop", "skip"]
@@ -413,7 +414,7 @@ class BenchmarkLoader(Group):
     workers: Positive | None
     rounds: Positive
     seconds: PositiveFloat
-    seed: Count
+    seed: Seed
     results: str
 
 

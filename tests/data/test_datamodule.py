@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import albumentations as A
@@ -382,3 +383,39 @@ def test_a_sampler_of_ints_draws_positions_in_the_split(garden: Path, workers: i
         assert one["id"] == other["id"]
         assert one["image"].equal(other["image"])
         assert one["valid"].equal(other["valid"])
+
+
+def test_without_memory_for_their_batches_workers_send_the_same_ones(
+    garden: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = epoch_of(module(garden, 1), 0)
+    monkeypatch.setattr("flowers.memory.available_memory", lambda: 0)
+    found = epoch_of(module(garden, 1), 0)
+    assert [batch["id"] for batch in found] == [batch["id"] for batch in expected]
+    assert all(one["image"].equal(other["image"]) for one, other in zip(found, expected, strict=True))
+    assert "data.batch_size" in caplog.text
+
+
+@pytest.mark.parametrize(("hosts", "processes"), [(64, 64), (1, 8), (2, 8)])
+def test_workers_share_the_cores_of_their_own_machine(
+    hosts: int, processes: int, garden: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowers.data.datamodule.available_cores", lambda: 112)
+    data = module(garden, 0)
+    data.trainer = SimpleNamespace(world_size=processes, num_nodes=hosts)  # type: ignore[assignment]
+    assert data._processes == processes // hosts
+    assert data._default_workers() == 8
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("on_bad_record", ["stop", "skip"])
+def test_a_shard_that_is_gone_is_named_and_never_skipped(
+    workers: int, on_bad_record: OnBadRecord, garden: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(garden / "tfrecords-jpeg-192x192" / "train", tmp_path / "tfrecords-jpeg-192x192" / "train")
+    loader = module(tmp_path, workers, on_bad_record=on_bad_record).loader("train")
+    shard = sorted(tmp_path.rglob("*.tfrec"))[3]
+    shard.unlink()
+    with pytest.raises(InputError, match=rf"^{shard}: ") as raised:
+        list(loader)
+    assert not isinstance(raised.value, BadRecord)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
+from collections import namedtuple
 from pathlib import Path
 
 import albumentations as A
+import numpy as np
 import pytest
 
 from flowers.data import dataset as dataset_module
+from flowers.data import decoded
 from flowers.data.batch import Batch
 from flowers.data.datamodule import FlowersDataModule
-from flowers.data.decoded import DecodedPictures
+from flowers.data.decoded import PicturesInMemory, PicturesOnDisk
 from flowers.errors import InputError
 
 
@@ -56,35 +60,116 @@ def test_kept_pictures_are_the_decoded_ones(copied: Path, tmp_path: Path, kept: 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The places of the records that are decoded from now on."""
-    decoded: list[str] = []
+    places: list[str] = []
     decode = dataset_module.decode_image
 
     def counting(record, where, out):  # type: ignore[no-untyped-def]
-        decoded.append(where)
+        places.append(where)
         decode(record, where, out)
 
     monkeypatch.setattr(dataset_module, "decode_image", counting)
-    return decoded
+    return places
 
 
 def test_a_picture_is_decoded_once(copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded = counted(monkeypatch)
+    places = counted(monkeypatch)
     epochs(module(copied, "memory", tmp_path), 3)
-    assert len(decoded) == len(set(decoded)) == 208
+    assert len(places) == len(set(places)) == 208
 
 
 def test_on_disk_they_are_kept_for_the_next_run_and_no_longer_than_the_shards(
     copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoded = counted(monkeypatch)
+    places = counted(monkeypatch)
     epochs(module(copied, "disk", tmp_path), 1)
     epochs(module(copied, "disk", tmp_path), 1)
-    assert len(decoded) == 208
+    assert len(places) == 208
     os.utime(next(copied.rglob("*.tfrec")), ns=(1, 1))
     epochs(module(copied, "disk", tmp_path), 1)
-    assert len(decoded) == 416
+    assert len(places) == 416
 
 
 def test_what_does_not_fit_into_memory_is_refused() -> None:
     with pytest.raises(InputError, match=r"data\.decoded_cache=memory: expected 10000000 pictures of 512x512 pixels"):
-        DecodedPictures.in_memory(10_000_000, 512, 1)
+        PicturesInMemory(10_000_000, 512, 1)
+
+
+def test_a_containers_memory_bounds_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoded, "memory_limit", lambda: 2 * 100 * 64 * 64 * 3)
+    PicturesInMemory(100, 64, 1)
+    for count, processes in ((101, 1), (100, 2)):
+        with pytest.raises(InputError, match="decoded_cache=memory"):
+            PicturesInMemory(count, 64, processes)
+    monkeypatch.setattr("flowers.memory.available_memory", lambda: 0)
+    with pytest.raises(InputError, match="decoded_cache=memory"):
+        PicturesInMemory(100, 64, 1)
+
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+
+
+def on_disk(directory: Path, count: int = 3) -> PicturesOnDisk:
+    return PicturesOnDisk(directory, "state", count, 64)
+
+
+@pytest.mark.parametrize("lost", [slice(4096, 8192), slice(0, None), slice(3, 4)])
+def test_a_damaged_picture_counts_as_not_there(lost: slice, tmp_path: Path) -> None:
+    out = np.empty_like(IMAGE)
+    for number in range(3):
+        on_disk(tmp_path).put(number, IMAGE)
+    [pixels] = tmp_path.glob("*.pixels")
+    data = np.fromfile(pixels, np.uint8)
+    data[IMAGE.size : 2 * IMAGE.size][lost] = 0  # as a power cut leaves pages that were never written
+    data.tofile(pixels)
+    assert [on_disk(tmp_path).get(number, out) for number in range(3)] == [True, False, True]
+    on_disk(tmp_path).put(1, IMAGE)
+    assert on_disk(tmp_path).get(1, out)
+    assert (out == IMAGE).all()
+
+
+def test_a_black_picture_is_kept_as_any_other(tmp_path: Path) -> None:
+    on_disk(tmp_path).put(0, np.zeros_like(IMAGE))
+    out = IMAGE.copy()
+    assert on_disk(tmp_path).get(0, out)
+    assert not out.any()
+
+
+def test_a_cut_off_file_counts_as_nothing_kept(tmp_path: Path) -> None:
+    kept = on_disk(tmp_path)
+    kept.put(2, IMAGE)
+    for path in tmp_path.iterdir():
+        os.truncate(path, 0)
+    assert not kept.get(2, IMAGE.copy())
+
+
+def test_a_directory_without_room_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_disk(tmp_path).put(0, IMAGE)
+    room = namedtuple("room", "free")
+    monkeypatch.setattr(decoded.shutil, "disk_usage", lambda _: room(2 * (IMAGE.size + 4096)))
+    on_disk(tmp_path)  # one of three is there already
+    with pytest.raises(InputError, match=f"{tmp_path}: expected room for 4 pictures"):
+        on_disk(tmp_path, count=4)
+
+
+def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=rf"{tmp_path}/file/decoded: .*paths\.cache_dir"):
+        on_disk(tmp_path / "file" / "decoded")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_disk_that_gets_full_ends_the_keeping_and_not_the_epoch(
+    workers: int, copied: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = epochs(module(copied, None, tmp_path), 2)
+    data = module(copied, "disk", tmp_path, workers)
+    loader = data.loader("train", training=True)  # its files are made before the limit
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100 * 192 * 192 * 3 + 7, before[1]))  # pwrite fails beyond
+    try:
+        data.loader = lambda *_, **__: loader  # type: ignore[method-assign,assignment]
+        assert same(epochs(data, 2), plain)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    if not workers:
+        assert len([record for record in caplog.records if "paths.cache_dir" in record.message]) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,43 @@ def test_class_names_from_the_data_set_or_the_competition(tmp_path: Path) -> Non
     assert read_class_names(tmp_path) == kaggle_class_names()
     (tmp_path / "classes.txt").write_text("rose\niris\n")
     assert read_class_names(tmp_path) == ["rose", "iris"]
+
+
+@pytest.mark.parametrize("text", ["rose\r\niris\r\n", "\ufeffrose\niris\n", "\ufeffrose\r\niris", "rose\riris\r"])
+@pytest.mark.parametrize("remote", [False, True])
+def test_class_names_do_not_depend_on_the_editor_or_the_place(text: str, remote: bool, tmp_path: Path) -> None:
+    root = UPath(f"memory://names-{tmp_path.name}") if remote else tmp_path
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "classes.txt").write_bytes(text.encode())
+    assert read_class_names(root) == ["rose", "iris"]
+
+
+def refused(*_: object, **__: object) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+@pytest.mark.parametrize("method", ["read_bytes", "iterdir"])
+def test_what_may_not_be_read_is_named(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "classes.txt").write_text("rose\n")
+    monkeypatch.setattr(Path, method, refused)  # the superuser may read everything
+    with pytest.raises(InputError, match=rf"^{tmp_path}.*Permission denied"):
+        read_class_names(tmp_path)
+    if method == "iterdir":
+        with pytest.raises(InputError, match=rf"^{tmp_path}.*Permission denied"):
+            find_shards(tmp_path, "train", 192)
+
+
+def test_a_split_that_may_not_be_read_is_named(garden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: refused() if path.name == "train" else listed(path))
+    with pytest.raises(InputError, match=rf"^{garden}/tfrecords-jpeg-192x192/train.*Permission denied"):
+        find_shards(garden, "train", 192)
+
+
+def test_a_directory_in_place_of_the_class_names_is_named(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").mkdir()
+    with pytest.raises(InputError, match=rf"^{tmp_path}/classes\.txt.*Is a directory"):
+        read_class_names(tmp_path)
 
 
 def test_a_class_named_twice_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import pickle
 import shutil
@@ -10,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,7 @@ import numpy as np
 import pytest
 from gcp_storage_emulator.server import create_server
 from moto.server import DomainDispatcherApplication, create_backend_app
+from upath import UPath
 
 from flowers.data import mirror, remote
 from flowers.data.batch import Batch
@@ -32,7 +35,7 @@ from flowers.data.index import open_indexes
 from flowers.data.mirror import RemoteReader
 from flowers.data.reader import ShardReader
 from flowers.errors import BadRecord, InputError
-from tests.data.servers import Server, directory
+from tests.data.servers import Application, Server, directory
 
 ROOT = Path(__file__).parents[2]
 SIZED = "tfrecords-jpeg-192x192"
@@ -223,7 +226,73 @@ def test_a_changed_shard_is_noticed(s3: Place, tmp_path: Path) -> None:
     assert list(after) == payloads[1:count] + payloads[:1] + payloads[count:]
 
 
+def without(names: set[str], served: Application) -> Application:
+    """A server that leaves these headers out."""
+
+    def application(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        return served(environ, lambda status, headers: start(status, [h for h in headers if h[0] not in names]))
+
+    return application
+
+
+def test_a_changed_shard_is_noticed_though_the_server_tells_no_state(web: Place, tmp_path: Path) -> None:
+    web.counted.application = without({"ETag"}, web.counted.application)
+    before = web.open(tmp_path / "cache")
+    payloads, count = list(before), len(before.indexes[0])
+    shard = min((tmp_path / "web").rglob("train/*.tfrec"))
+    data, first = shard.read_bytes(), mirror.frame_range(before.indexes[0], 0, 1)[1]
+    shard.write_bytes(data[first:] + data[:first])  # the first record last: as many bytes
+    after = web.open(tmp_path / "cache")
+    assert list(after) == payloads[1:count] + payloads[:1] + payloads[count:]
+    assert [m.path for m in web.open(tmp_path / "cache").mirrors] == [m.path for m in after.mirrors]  # and kept
+
+
 # Failures
+
+
+@pytest.mark.parametrize("error", [json.JSONDecodeError("no JSON", "<html>", 0), b"\xff"])
+def test_a_garbled_answer_is_asked_for_again(
+    error: Exception | bytes, indexed: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([error, b"fine"])
+
+    def ask() -> str:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer.decode()
+
+    assert remote.patiently(UPath(indexed.root), ask) == "fine"
+
+
+def test_settings_that_are_refused_are_not_tried_again(indexed: Place) -> None:
+    tries: list[int] = []
+
+    def ask() -> None:
+        tries.append(1)
+        raise ValueError("no such argument")
+
+    with pytest.raises(InputError, match="no such argument"):
+        remote.patiently(UPath(indexed.root), ask)
+    assert len(tries) == 1
+
+
+@pytest.mark.parametrize("method", ["read_text", "read_bytes", "exists"])
+def test_a_mirror_that_may_not_be_read_says_where(
+    method: str, indexed: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indexed.open(tmp_path / "cache").read(0)
+
+    original = getattr(Path, method)
+
+    def refused(path: Path, *arguments: object) -> object:
+        if path.is_relative_to(tmp_path / "cache"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return original(path, *arguments)  # the server's files
+
+    monkeypatch.setattr(Path, method, refused)
+    with pytest.raises(InputError, match=r"Permission denied.*set paths\.cache_dir"):
+        indexed.open(tmp_path / "cache").prefetch([0])
 
 
 @pytest.mark.parametrize("refusals", [1, 4])

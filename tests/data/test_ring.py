@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import torch
 
@@ -45,3 +50,49 @@ def test_a_slot_holds_what_was_written() -> None:
     ring.array(second, SHAPE)[:] = 2
     assert ring.tensor(first, SHAPE).equal(torch.full(SHAPE, 1, dtype=torch.uint8))
     assert ring.tensor(second, SHAPE).equal(torch.full(SHAPE, 2, dtype=torch.uint8))
+
+
+def test_a_forked_child_that_drops_its_copy_leaves_the_slot_taken() -> None:
+    ring = Ring(workers=1, slots=1, slot_bytes=6)
+    tensor = ring.tensor(ring.take(0) or 0, SHAPE)
+    if not (child := os.fork()):
+        del tensor
+        gc.collect()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert ring.take(0) is None
+    del tensor
+    gc.collect()
+    assert ring.take(0) == 0
+
+
+SMALL = """
+import os, signal, sys
+from flowers.data.ring import Ring
+
+start, started = os.pipe()
+ranks = []
+for _ in range(2):
+    if not (rank := os.fork()):
+        os.close(started)
+        os.read(start, 1)  # ends when the parent closes its side: both start together
+        ring = Ring(workers=1, slots=2, slot_bytes=350_000)
+        for slot in range(2):
+            ring.array(slot, (350_000,))[:] = 1
+        os._exit(0)
+    ranks.append(rank)
+os.close(started)
+codes = [os.waitpid(rank, 0)[1] for rank in ranks]
+sys.exit(any(codes))
+"""
+
+
+def test_two_ranks_that_start_together_do_not_need_dev_shm() -> None:
+    mount = "mount -t tmpfs -o size=1m tmpfs /dev/shm"  # Docker's default is 64 MiB
+    private = ["unshare", "--mount", *(["--map-root-user"] if os.getuid() else []), "sh", "-c"]
+    possible = shutil.which("unshare") and subprocess.run([*private, mount], check=False).returncode == 0
+    command = [*private, f'{mount} && exec "$@"', "sh"] if possible else []
+    subprocess.run([*command, sys.executable, "-c", SMALL], check=True, timeout=60)
+    ring = Ring(workers=1, slots=1, slot_bytes=6)
+    if sys.platform == "linux":  # where nothing could be mounted, this alone is the test
+        assert str(Path(f"/proc/self/fd/{ring._memory._file}").readlink()).startswith("/memfd:")

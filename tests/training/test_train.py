@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import torch
@@ -37,3 +41,29 @@ def test_a_list_setting_does_not_spoil_the_checkpoints(tiny_settings: list[str],
     for name in ("best", "last"):
         checkpoint = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
         assert checkpoint["optimizer_states"][0]["param_groups"][0]["betas"] == [0.9, 0.95]
+
+
+def test_what_other_processes_skipped_is_reported(
+    garden: Path, tiny_settings: list[str], door: Callable[..., CompletedProcess[str]], tmp_path: Path
+) -> None:
+    shutil.copytree(garden / "tfrecords-jpeg-192x192", tmp_path / "data" / "tfrecords-jpeg-192x192")
+    shards = sorted((tmp_path / "data").rglob("train/*.tfrec"))
+    for shard in shards:
+        data = bytearray(shard.read_bytes())
+        data[500] ^= 1
+        shard.write_bytes(data)
+    done = door(
+        "train",
+        *tiny_settings,
+        f"data.root={tmp_path / 'data'}",
+        "data.on_bad_record=skip",
+        "data.num_workers=0",
+        "data.batch_size=8",
+        "trainer.devices=2",
+        "+trainer.strategy=ddp",
+        "+trainer.limit_val_batches=1",
+        "logger=csv",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(rf" {len(shards)} .*data\.on_bad_record=skip", done.stdout)

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 
 from flowers.config import SCHEMAS, Trainer, check_config
+from flowers.errors import InputError
 from flowers.training.train import train
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -146,3 +147,11 @@ def test_every_argument_of_the_trainer_is_in_one_of_these_runs() -> None:
     elsewhere = {"target", "partial", "accelerator", "devices", "strategy", "num_nodes", "precision"}
     elsewhere |= {"use_distributed_sampler"}  # always false
     assert Trainer.model_fields.keys() - elsewhere == {key for settings in RUNS.values() for key in settings}
+
+
+@pytest.mark.parametrize(("settings", "most"), [(["data.batch_size=16"], 13), (["+trainer.limit_train_batches=2"], 2)])
+def test_a_validation_that_no_epoch_reaches_is_refused(
+    settings: list[str], most: int, tiny_settings: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=rf"trainer\.val_check_interval={most + 1}: expected at most {most}"):
+        run(tiny_settings, tmp_path, f"+trainer.val_check_interval={most + 1}", *settings)

@@ -20,6 +20,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from flowers.errors import InputError
+from flowers.training import xla as xla_module
 from flowers.training.compilation import READ
 from flowers.training.xla import AutocastPrecision, check_batch_size, check_trainer, create_moments
 from tests.training.on_xla import xla
@@ -373,3 +374,13 @@ def test_what_would_stall_a_device(settings: dict[str, Any], message: str) -> No
     trainer.state.fn = TrainerFn.FITTING
     with pytest.raises(InputError, match=message):
         check_trainer(trainer)
+
+
+def test_a_pods_hosts_are_nodes_of_one_process_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xla_module, "_start_runtime", lambda _: None)
+    monkeypatch.setattr(xla_module.SingleDeviceXLAStrategy, "__init__", lambda *_, **__: None)
+    monkeypatch.setattr(xla_module.rank_zero_only, "rank", 0)
+    for name, value in (("process_count", 64), ("process_index", 3), ("global_runtime_device_count", 256)):
+        monkeypatch.setattr(xla_module.xr, name, lambda value=value: value)
+    strategy = xla_module.SPMDStrategy(hosts=None)
+    assert (strategy.world_size, strategy.num_nodes) == (64, 64)  # what a host's share of cores is reckoned by

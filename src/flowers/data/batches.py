@@ -18,7 +18,7 @@ from flowers.data.transforms import Image
 from flowers.errors import InputError
 
 
-class Batches(Dataset["Batch | RingBatch"]):
+class Batches(Dataset["Batch | SentBatch"]):
     """A data set's records as Batches of just `batch_size` rows.
 
     For a DataLoader, which hands over the draws of a whole batch at once; workers pass their batches through `ring`.
@@ -48,13 +48,15 @@ class Batches(Dataset["Batch | RingBatch"]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitems__(self, items: Sequence[Draw | int]) -> Batch | RingBatch:
+    def __getitems__(self, items: Sequence[Draw | int]) -> Batch | SentBatch:
         draws = [item if isinstance(item, Draw) else Draw(0, int(self.records[item])) for item in items]
         worker = get_worker_info()
-        slot = self.ring.take(worker.id) if self.ring and worker else None
-        if self.ring is None or slot is None:
+        if worker is None:
             return self._fill(np.empty(self.shape, np.uint8), draws).batch()
-        return RingBatch(self._fill(self.ring.array(slot, self.shape), draws), self.ring.key, slot)
+        slot = self.ring.take(worker.id) if self.ring else None
+        if self.ring is None or slot is None:
+            return SentBatch(self._fill(np.empty(self.shape, np.uint8), draws))
+        return SentBatch(self._fill(self.ring.array(slot, self.shape), draws), self.ring.key, slot)
 
     def _fill(self, image: NDArray[np.uint8], draws: Sequence[Draw]) -> _Rows:
         self.dataset.reader.prefetch(draw.number for draw in draws if draw.number != PADDING)
@@ -101,16 +103,27 @@ def _batch(
 
 
 @dataclass(frozen=True, slots=True)
-class RingBatch:
-    """A Batch on its way from a worker: pickled as its slot's number, it arrives in the main process as the Batch."""
+class SentBatch:
+    """A Batch on its way from a worker; it arrives in the main process as the Batch.
+
+    Its images are pickled as the number of the ring's slot they are in or, where they are in none, as bytes: PyTorch
+    would put a tensor in a file of /dev/shm, which ends in a bus error where that is full.
+    """
 
     rows: _Rows
-    ring: int
-    slot: int
+    ring: int | None = None
+    slot: int | None = None
 
     def __reduce__(self) -> tuple[Callable[..., Batch], tuple[object, ...]]:
         rows = self.rows
-        return _arrive, (self.ring, self.slot, rows.image.shape, rows.label, rows.id, rows.valid, rows.skipped)
+        rest = rows.label, rows.id, rows.valid, rows.skipped
+        if self.slot is None:
+            return _unpack, (rows.image, *rest)
+        return _arrive, (self.ring, self.slot, rows.image.shape, *rest)
+
+
+def _unpack(image: NDArray[np.uint8], *rest: object) -> Batch:
+    return _batch(torch.from_numpy(image), *rest)  # type: ignore[arg-type]
 
 
 def _arrive(ring: int, slot: int, shape: Sequence[int], *rest: object) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
+from torch import distributed
 from torch.utils.data import DataLoader
 
 from flowers.cores import available_cores
@@ -20,7 +22,7 @@ from flowers.data.batch import Batch
 from flowers.data.batches import Batches
 from flowers.data.catalog import Catalog, read_catalog
 from flowers.data.dataset import CheckCRC, FlowersDataset, OnBadRecord, open_splits
-from flowers.data.decoded import DecodedPictures
+from flowers.data.decoded import DecodedPictures, PicturesInMemory, PicturesOnDisk
 from flowers.data.folds import fold_of
 from flowers.data.garden import Garden, plant
 from flowers.data.layout import Split, read_class_names
@@ -32,6 +34,8 @@ from flowers.data.sampling import Balance, EpochSampler, FixedSampler, class_wei
 from flowers.data.transforms import SeededTransform
 from flowers.data.workers import fork_server, start_worker
 from flowers.errors import InputError
+
+log = logging.getLogger(__name__)
 
 PREFETCH = 2
 """Batches that each worker is ahead."""
@@ -213,23 +217,21 @@ class FlowersDataModule(L.LightningDataModule):
 
     @property
     def _processes(self) -> int:
-        """Of this training on this machine."""
-        return self.trainer.world_size // self.trainer.num_nodes if self.trainer else 1
+        """How many processes of this run share this machine."""
+        return max(1, self.trainer.world_size // self.trainer.num_nodes) if self.trainer else 1
 
     def _default_workers(self) -> int:
         return min(8, max(1, available_cores() // self._processes - 1))
 
     def _decoded(self, dataset: FlowersDataset) -> DecodedPictures:
         if self.decoded_cache == "memory":
-            return DecodedPictures.in_memory(len(dataset), self.image_size, self._processes)
-        return DecodedPictures.on_disk(
-            self.cache_dir / "decoded", dataset.reader.state(), len(dataset), self.image_size
-        )
+            return PicturesInMemory(len(dataset), self.image_size, self._processes)
+        return PicturesOnDisk(self.cache_dir / "decoded", dataset.reader.state(), len(dataset), self.image_size)
 
     def _sampler(self, split: Split, records: NDArray[np.int64], *, training: bool) -> EpochSampler:
         start = self._start if training else Position()
         check_same_order(start, self._order(len(records)))
-        sampler = FixedSampler if self.trainer and self.trainer.overfit_batches else EpochSampler
+        sampler = FixedSampler if self._overfits else EpochSampler
         return sampler(
             records,
             seed=self.seed,
@@ -241,6 +243,10 @@ class FlowersDataModule(L.LightningDataModule):
             start_batch=start.batch,
             weights=self._weights(split, records) if training and self.balance else None,
         )
+
+    @property
+    def _overfits(self) -> bool:
+        return self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
 
     @property
     def _ranks(self) -> int:
@@ -283,6 +289,14 @@ class FlowersDataModule(L.LightningDataModule):
         """Raise `InputError` if a checkpoint with this state was trained on another split, at whatever batch."""
         check_same_split(read_position(state), self._order(len(self.records("train"))))
 
+    def gather_skipped(self) -> set[str]:
+        """Return what was wrong with each record that any of the run's processes skipped; all of them must call it."""
+        if distributed.is_available() and distributed.is_initialized():
+            found: list[set[str]] = [set()] * distributed.get_world_size()
+            distributed.all_gather_object(found, self.skipped)
+            self.skipped.update(*found)
+        return self.skipped
+
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         self.skipped.update(batch["skipped"])
         return batch
@@ -302,8 +316,21 @@ def _check_folds(folds: int | None, fold: int | None, train_on: str) -> None:
 
 
 def _ring(workers: int, batch_bytes: int) -> Ring | None:
+    if not workers:
+        return None
     # The training loop holds two batches, the one it is at and the next; those of several workers in turn.
-    return Ring(workers, PREFETCH + -(-2 // workers), batch_bytes) if workers else None
+    slots = PREFETCH + -(-2 // workers)
+    try:
+        return Ring(workers, slots, batch_bytes)
+    except OSError as error:
+        log.warning(
+            "No %d MiB of memory for the batches of %d workers (%s): they send them through pipes, which is slower. "
+            "Set data.batch_size or data.num_workers lower.",
+            workers * slots * batch_bytes >> 20,
+            workers,
+            error.strerror,
+        )
+        return None
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -3,83 +3,156 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from multiprocessing.sharedctypes import RawArray
+import shutil
+import struct
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
+import google_crc32c
 import numpy as np
-from numpy.typing import NDArray
 
 from flowers.data.transforms import Image
 from flowers.errors import InputError
+from flowers.memory import SharedMemory, memory_limit
 
-Place = Any
-"""Memory that processes share: a ctypes array, or a file's path."""
+log = logging.getLogger(__name__)
 
 
-class DecodedPictures:
-    """Pictures by number, uint8 `[N, S, S, 3]`, shared by all processes that are given this object.
-
-    A picture's mark is set after its pixels: what a killed run leaves on disk is whole.
-    """
-
-    def __init__(self, pixels: Place, filled: Place, count: int, size: int) -> None:
-        self._places = pixels, filled
-        self._shapes = (count, size, size, 3), (count,)
-        self._opened: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None = None
-
-    @staticmethod
-    def in_memory(count: int, size: int, processes: int) -> DecodedPictures:
-        """Room for `count` pictures of `size` pixels a side in memory; each of the machine's `processes` has its own.
-
-        Raises:
-            InputError: they would take more than half of the machine's memory.
-        """
-        needed, memory = count * size * size * 3, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if needed * processes > memory / 2:
-            raise InputError(
-                f"data.decoded_cache=memory: expected {count} pictures of {size}x{size} pixels, for each of "
-                f"{processes} processes, to fit in half of the "
-                f"memory, found {needed / 2**30:.1f} of {memory / 2**30:.1f} GiB. Set it to disk, or to null."
-            )
-        return DecodedPictures(RawArray("B", needed), RawArray("B", count), count, size)
-
-    @staticmethod
-    def on_disk(directory: Path, state: str, count: int, size: int) -> DecodedPictures:
-        """The pictures of shards in this state, in files of `directory`."""
-        name = hashlib.sha256(state.encode()).hexdigest()[:32]
-        directory.mkdir(parents=True, exist_ok=True)
-        pixels, filled = directory / f"{name}.pixels", directory / f"{name}.filled"
-        for path, length in ((pixels, count * size * size * 3), (filled, count)):
-            with path.open("ab") as file:
-                file.truncate(length)  # sparse: it takes up room as pictures come
-        return DecodedPictures(pixels, filled, count, size)
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_opened": None}
+class DecodedPictures(Protocol):
+    """Pictures by number, uint8 `[S, S, 3]` each, shared by all processes that are given this object."""
 
     def get(self, number: int, out: Image) -> bool:
         """Copy a picture to `out`, if it is kept."""
-        pixels, filled = self._open()
-        if filled[number]:
-            out[:] = pixels[number]
-        return bool(filled[number])
 
     def put(self, number: int, image: Image) -> None:
         """Keep a picture."""
-        pixels, filled = self._open()
-        pixels[number] = image
-        filled[number] = 1
-
-    def _open(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        if self._opened is None:
-            (pixels, filled), (shape, marks) = self._places, self._shapes
-            self._opened = _array(pixels, shape), _array(filled, marks)
-        return self._opened
 
 
-def _array(place: Place, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    if isinstance(place, Path):
-        return np.asarray(np.memmap(place, np.uint8, "r+", shape=shape))
-    return np.frombuffer(place, np.uint8).reshape(shape)
+class PicturesInMemory:
+    """Room for `count` pictures of `size` pixels a side in memory; each of the machine's `processes` has its own.
+
+    Raises:
+        InputError: they would take more than half of the memory that there is, or more than is free.
+    """
+
+    def __init__(self, count: int, size: int, processes: int) -> None:
+        self._shape = (size, size, 3)
+        self._bytes = size * size * 3
+        needed, memory = count * self._bytes, memory_limit()
+        try:
+            if needed * processes > memory / 2:
+                raise OSError(f"half of the {memory / 2**30:.1f} GiB that this machine or container has")
+            self._count = count
+            self._memory = SharedMemory(count + needed)
+        except OSError as error:
+            raise InputError(
+                f"data.decoded_cache=memory: expected {count} pictures of {size}x{size} pixels, {needed / 2**30:.1f} "
+                f"GiB for each of {processes} processes, to fit in memory, found this: {error.strerror or error}. Set "
+                "it to disk, or to null."
+            ) from error
+
+    def get(self, number: int, out: Image) -> bool:
+        filled = bool(self._memory.array(number, 1)[0])
+        if filled:
+            out[:] = self._pixels(number)
+        return filled
+
+    def put(self, number: int, image: Image) -> None:
+        self._pixels(number)[:] = image
+        self._memory.array(number, 1)[0] = 1
+
+    def _pixels(self, number: int) -> Image:
+        return self._memory.array(self._count + number * self._bytes, self._bytes).reshape(self._shape)
+
+
+class PicturesOnDisk:
+    """The pictures of shards in one `state`, in two files of `directory`: pixels, and their checksums.
+
+    A checksum is written after its pixels. What a killed run or a power cut has left undone does not match, and counts
+    as not there. A disk that gets full during the run ends the keeping, not the run.
+
+    Raises:
+        InputError: the directory cannot be written, or has no room for so many pictures.
+    """
+
+    def __init__(self, directory: Path, state: str, count: int, size: int) -> None:
+        name = hashlib.sha256(state.encode()).hexdigest()[:32]
+        self._bytes = size * size * 3
+        self._paths = directory / f"{name}.pixels", directory / f"{name}.checksums"
+        self._files: tuple[int, int] | None = None
+        self._full = False
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            for path, length in zip(self._paths, (count * self._bytes, count * _CHECKSUM.size), strict=True):
+                with path.open("ab") as file:
+                    file.truncate(length)  # sparse: it takes up room as pictures come
+            taken = sum(path.stat().st_blocks * 512 for path in self._paths)
+            missing, free = count * (self._bytes + _CHECKSUM.size) - taken, shutil.disk_usage(directory).free
+        except OSError as error:
+            raise InputError(
+                f"{directory}: expected a directory to keep decoded pictures in, found this: {error.strerror}. Set "
+                "paths.cache_dir to another place, or data.decoded_cache to null."
+            ) from error
+        if missing > free:
+            raise InputError(
+                f"{directory}: expected room for {count} pictures of {size}x{size} pixels, {missing / 2**30:.2f} GiB, "
+                f"found {free / 2**30:.2f}. Remove what is no longer needed there, set paths.cache_dir to another "
+                "place, or data.decoded_cache to null."
+            )
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_files": None}
+
+    def __del__(self) -> None:
+        for file in self.__dict__.get("_files") or ():
+            os.close(file)
+
+    def get(self, number: int, out: Image) -> bool:
+        pixels, checksums = self._open()
+        stored = os.pread(checksums, _CHECKSUM.size, number * _CHECKSUM.size)
+        if not any(stored):
+            return False
+        found = os.pread(pixels, self._bytes, number * self._bytes)
+        kept = len(found) == self._bytes and stored == _checksum(found)
+        if kept:
+            out[:] = np.frombuffer(found, np.uint8).reshape(out.shape)
+        return kept
+
+    def put(self, number: int, image: Image) -> None:
+        if self._full:
+            return
+        pixels, checksums = self._open()
+        data = image.tobytes()
+        try:
+            _write(pixels, data, number * self._bytes)
+            _write(checksums, _checksum(data), number * _CHECKSUM.size)
+        except OSError as error:
+            self._full = True
+            log.warning(
+                "%s: no more decoded pictures are kept: %s. The others are decoded in each epoch. Make room there, or "
+                "set paths.cache_dir to another place.",
+                self._paths[0],
+                error.strerror,
+            )
+
+    def _open(self) -> tuple[int, int]:
+        if self._files is None:
+            pixels, checksums = (os.open(path, os.O_RDWR) for path in self._paths)
+            self._files = pixels, checksums
+        return self._files
+
+
+_CHECKSUM = struct.Struct("<Q")
+
+
+def _checksum(pixels: bytes) -> bytes:
+    """What is stored of a picture: its CRC-32C and one more, as zeros stand for a picture that is not there."""
+    return _CHECKSUM.pack(google_crc32c.value(pixels) + 1)
+
+
+def _write(file: int, data: bytes, position: int) -> None:
+    while data:
+        written = os.pwrite(file, data, position)
+        data, position = data[written:], position + written

@@ -25,7 +25,7 @@ from upath import UPath
 
 from flowers.data.index import open_indexes, parse_index, save_index
 from flowers.data.reader import ShardReader
-from flowers.data.remote import AnyPath, read_ranges, read_text, size_and_state
+from flowers.data.remote import AnyPath, content_state, read_ranges, read_text, size_and_state
 from flowers.data.shards import FOOTER, HEADER, ShardIndex, frame_fault, index_shard
 from flowers.errors import BadRecord, InputError
 from flowers.progress import progress
@@ -74,15 +74,21 @@ class Mirror:
     def of(source: UPath, cache_dir: Path) -> Mirror:
         """The mirror of a shard as it is now: a shard that has changed has another."""
         size, state = size_and_state(source)
+        state = state or content_state(source, size)
         key = hashlib.sha256(f"{source} {size} {state}".encode()).hexdigest()[:32]
         return Mirror(source, size, cache_dir / "remote" / key / source.name)
 
     def kept_index(self) -> ShardIndex | None:
         """The index that an earlier `find_index` has kept."""
         place = self.path.with_suffix(".tfindex")
-        if not (place.exists() and self.path.exists()):
+        try:
+            if not (place.exists() and self.path.exists()):
+                return None
+            return parse_index(self.source, place.read_text(), self.size)
+        except UnicodeDecodeError:
             return None
-        return parse_index(self.source, place.read_text(), self.size)
+        except OSError as error:
+            raise self._unwritten(error) from error
 
     def find_index(self) -> ShardIndex:
         """The shard's index: the one that stands beside it or, failing that, made by downloading the shard."""
@@ -124,7 +130,10 @@ class Mirror:
 
     def present(self, count: int) -> NDArray[np.bool_]:
         """Which of the shard's `count` records are in the mirror, bool `[count]`."""
-        marks = self._marks.read_bytes() if self._marks.exists() else b""
+        try:
+            marks = self._marks.read_bytes() if self._marks.exists() else b""
+        except OSError as error:
+            raise self._unwritten(error) from error
         return np.frombuffer(marks.ljust(count, b"\0")[:count], np.bool_).copy()
 
     def keep(self, record: int, frame: bytes, position: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from flowers.data.shards import FOOTER, ShardIndex, payload_fault
-from flowers.errors import BadRecord
+from flowers.errors import BadRecord, InputError
 
 OPEN_FILES = 128
 """Of one process at a time: a set may have more shards than a process may open files."""
@@ -59,12 +59,17 @@ class ShardReader:
 
         Raises:
             BadRecord: the payload does not match its CRC, or is no longer all there.
+            InputError: the shard is gone, or cannot be read.
             IndexError: there is no such number.
         """
         shard, record = self._locate(number)
         index = self.indexes[shard]
         length = int(index.lengths[record])
-        found = os.pread(self._file(shard), length + FOOTER.size, int(index.offsets[record]))
+        file = self._file(shard)
+        try:
+            found = os.pread(file, length + FOOTER.size, int(index.offsets[record]))
+        except OSError as error:
+            raise self._gone(shard, error) from error
         payload = found[:length]
         if len(found) < length + FOOTER.size:
             raise BadRecord(
@@ -85,8 +90,18 @@ class ShardReader:
         if shard not in self._files:
             if len(self._files) == OPEN_FILES:
                 os.close(self._files.pop(next(iter(self._files))))
-            self._files[shard] = os.open(self._local(shard), os.O_RDONLY)
+            try:
+                self._files[shard] = os.open(self._local(shard), os.O_RDONLY)
+            except OSError as error:
+                raise self._gone(shard, error) from error
         return self._files[shard]
+
+    def _gone(self, shard: int, error: OSError) -> InputError:
+        # No bad record, which could be skipped: where one shard is gone, all may be.
+        return InputError(
+            f"{self._local(shard)}: expected the shard that was there when the data set was opened, found this: "
+            f"{error.strerror}. Put it back or mount its disk again, then start again."
+        )
 
     def _local(self, shard: int) -> Path:
         """The file that a shard is read from."""

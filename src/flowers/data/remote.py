@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import random
@@ -29,9 +30,16 @@ PATIENCE = 60.0
 """Seconds after which there is no other try: s3fs and gcsfs try several times within one of ours."""
 
 _THREADS = 32  # they wait for the network, not for the processor
-_STATES = ("ETag", "md5Hash", "etag", "blob_id", "Last-Modified", "LastModified", "last_modified", "mtime", "created")
+_STATES = (
+    *("ETag", "md5Hash", "etag", "blob_id", "Content-MD5", "Digest", "sha"),
+    *("Last-Modified", "LastModified", "last_modified", "modified", "modify", "updated", "mtime", "created"),
+)
 """What tells one state of a file from another: the first of these that its file system gives."""
 
+_END = 64 << 10
+"""Bytes at each end of a file that stand for all of it."""
+_GARBLED = {"JSONDecodeError", "UnicodeDecodeError"}
+"""ValueErrors of an answer, not of what was asked."""
 _REFUSED = {"PermissionError", "NoCredentialsError", "DefaultCredentialsError", "RefreshError", "GatedRepoError"}
 _CREDENTIALS = {
     "s3": (
@@ -85,7 +93,12 @@ def open_root(root: str, storage_options: Mapping[str, Any]) -> AnyPath:
 def entries(directory: AnyPath) -> list[AnyPath] | None:
     """What is in a directory, in order of name; None where there is no such directory."""
     if isinstance(directory, Path):
-        return sorted(directory.iterdir()) if directory.is_dir() else None
+        try:
+            return sorted(directory.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise unreadable(directory, error) from error
 
     def ask() -> list[AnyPath] | None:
         directory.fs.invalidate_cache(directory.path)  # a listing is kept for as long as the process lives
@@ -99,19 +112,31 @@ def entries(directory: AnyPath) -> list[AnyPath] | None:
 
 
 def read_text(path: AnyPath) -> str | None:
-    """A text file's content; None where there is no such file.
+    """A text file's content, with plain line ends and without a byte order mark; None where there is no such file.
 
     Raises:
-        InputError: it is not UTF-8.
+        InputError: it cannot be read, or is not UTF-8.
     """
     try:
         if isinstance(path, Path):
-            return path.read_text("utf-8")
-        return cast(bytes, patiently(path, lambda: path.fs.cat_file(path.path), missing=True)).decode()
+            data = path.read_bytes()
+        else:
+            data = cast(bytes, patiently(path, lambda: path.fs.cat_file(path.path), missing=True))
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise unreadable(path, error) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: expected a text in UTF-8, found this: {error}. Save it again as UTF-8.") from error
+
+
+def unreadable(path: AnyPath | str, error: OSError) -> InputError:
+    """The message for a local file or directory that is there but cannot be read."""
+    return InputError(
+        f"{path}: expected to read it, found this: {error.strerror or error}. Give yourself the right to read it, or "
+        "copy the data set again."
+    )
 
 
 def size_and_state(path: UPath) -> tuple[int, str]:
@@ -120,6 +145,13 @@ def size_and_state(path: UPath) -> tuple[int, str]:
     if info.get("size") is None:
         raise InputError(f"{path}: expected the server to tell the file's size, found none. Use another server.")
     return int(info["size"]), next((f"{key} {info[key]}" for key in _STATES if info.get(key)), "")
+
+
+def content_state(path: UPath, size: int) -> str:
+    """A hash of the first and the last bytes of a file of which its server tells neither a hash nor a time."""
+    ends = {(0, min(size, _END)), (max(0, size - _END), size)} if size else set()
+    data = read_ranges([(path, start, end) for start, end in sorted(ends)])
+    return hashlib.sha256(b"".join(data)).hexdigest()
 
 
 def read_ranges(ranges: Sequence[tuple[UPath, int, int]]) -> list[bytes]:
@@ -206,7 +238,7 @@ def _final(place: UPath, error: Exception) -> str | None:
         return f"expected credentials that may read it, found none or others: {_told(error)}. {fix}"
     if status == 404 or "FileNotFoundError" in names:
         return f"no such file, directory or bucket: {_told(error)}. Set data.root to where the data set is."
-    if names & {"TypeError", "ValueError", "NotImplementedError", "ParamValidationError"}:
+    if not names & _GARBLED and names & {"TypeError", "ValueError", "NotImplementedError", "ParamValidationError"}:
         return f"expected a URL and data.storage_options that {place.protocol}:// takes, found this: {_told(error)}."
     if status is not None and 400 <= status < 500 and status not in (408, 425, 429):
         return f"refused: {_told(error)}. Correct data.root or data.storage_options."

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import itertools
 import math
+import mmap
+import os
 import weakref
 from collections.abc import Sequence
-from multiprocessing.sharedctypes import RawArray
 from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from flowers.memory import SharedMemory
 
 
 class Ring:
@@ -25,6 +28,9 @@ class Ring:
     A slot is given back when the last tensor that looks at it is gone, so a batch may be kept as long as one likes. A
     worker whose slots are all taken has to do without. Each slot's flag is set by its worker alone and cleared by the
     main process alone: no lock is needed.
+
+    Raises:
+        OSError: there is not so much memory.
     """
 
     _rings: ClassVar[weakref.WeakValueDictionary[int, Ring]] = weakref.WeakValueDictionary()
@@ -34,9 +40,8 @@ class Ring:
         self.slots = slots
         self.slot_bytes = slot_bytes
         self.key = next(self._keys)
-        # Inherited by workers however they are started, and without a name that a killed run would leave behind.
-        self._memory = RawArray("B", workers * slots * slot_bytes)
-        self._taken = RawArray("B", workers * slots)
+        self._flags = -(-workers * slots // mmap.PAGESIZE) * mmap.PAGESIZE  # bytes before the first slot
+        self._memory = SharedMemory(self._flags + workers * slots * slot_bytes)
         self._rings[self.key] = self
 
     @classmethod
@@ -46,19 +51,24 @@ class Ring:
 
     def take(self, worker: int) -> int | None:
         """A free slot of this worker, now taken; None where there is none."""
+        taken = self._memory.array(0, self._flags)
         for slot in range(worker * self.slots, (worker + 1) * self.slots):
-            if not self._taken[slot]:
-                self._taken[slot] = 1
+            if not taken[slot]:
+                taken[slot] = 1
                 return slot
         return None
 
     def array(self, slot: int, shape: Sequence[int]) -> NDArray[np.uint8]:
         """A slot's memory, uint8 of that shape."""
-        start = slot * self.slot_bytes
-        return np.frombuffer(self._memory, np.uint8, math.prod(shape), start).reshape(shape)
+        return self._memory.array(self._flags + slot * self.slot_bytes, math.prod(shape)).reshape(shape)
 
     def tensor(self, slot: int, shape: Sequence[int]) -> Tensor:
         """A slot's memory as a tensor, uint8 of that shape; the slot is free again when its storage is."""
         array = self.array(slot, shape)
-        weakref.finalize(array, self._taken.__setitem__, slot, 0).atexit = False
+        weakref.finalize(array, _give_back, self._memory.array(0, self._flags), slot, os.getpid()).atexit = False
         return torch.from_numpy(array)
+
+
+def _give_back(taken: NDArray[np.uint8], slot: int, owner: int) -> None:
+    if os.getpid() == owner:  # a forked child drops its copy of the tensor, while its parent's is still in use
+        taken[slot] = 0

@@ -28,4 +28,4 @@ def evaluate(config: DictConfig) -> tuple[dict[str, float], set[str]]:
         config.trainer, logger=False, enable_checkpointing=False, default_root_dir=str(run.best.parent)
     )
     trainer.validate(model, datamodule=datamodule, verbose=False)
-    return {name: float(value) for name, value in trainer.callback_metrics.items()}, datamodule.skipped
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}, datamodule.gather_skipped()

@@ -23,6 +23,7 @@ from flowers.instantiate import instantiate
 from flowers.models.classifier import FlowerClassifier, SchedulerFactory
 from flowers.training.checkpoint_io import save_atomically
 from flowers.training.ema import EMA
+from flowers.training.limits import check_validation_interval
 from flowers.training.processes import closing_process_group
 from flowers.training.resuming import ReportResume, SeedSteps, TimeEachProcess, check_resumable
 from flowers.training.runs import Run
@@ -55,6 +56,7 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     _check_final_fit(trainer, datamodule)
     run.check_unused(config.ckpt_path)  # now that the trainer knows which process is the first
     batches = max(1, images // (config.data.batch_size * trainer.world_size))
+    check_validation_interval(trainer, batches)
     model: FlowerClassifier = instantiate(
         config.model,
         class_names=datamodule.class_names,
@@ -76,7 +78,7 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     metrics = {name: float(value) for name, value in figures.items() if name not in STEP_FIGURES}
     if trainer.is_global_zero and not config.trainer.fast_dev_run:
         run.write_metrics(metrics)
-    return run, metrics, datamodule.skipped
+    return run, metrics, datamodule.gather_skipped()
 
 
 def _make_trainer(config: DictConfig, run: Run) -> L.Trainer:

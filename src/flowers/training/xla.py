@@ -125,7 +125,7 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
                 f"trainer.strategy.hosts={hosts}: expected so many hosts in the slice, found {xr.process_count()}. Use "
                 "trainer=tpu on a single host; on a pod, start the same command with trainer=tpu_pod on each host."
             )
-        self.world_size = xr.process_count()
+        self.world_size = self.num_nodes = xr.process_count()  # one process on each host, which has its cores to itself
         self.global_rank = xr.process_index()
         rank_zero_only.rank = self.global_rank  # type: ignore[attr-defined]
         devices = xr.global_runtime_device_count()

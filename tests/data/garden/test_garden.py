@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -106,10 +108,26 @@ def test_a_garden_that_cannot_be_finished_leaves_nothing(tmp_path: Path, monkeyp
     def full(_: Garden, root: Path) -> None:
         root.mkdir()
         (root / "classes.txt").write_text("half")
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "shard")
 
     (tmp_path / "garden.0123456789abcdef.part").mkdir()  # of a killed process
     monkeypatch.setattr(planting, "_write", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match="No space left"):
         plant(TINY, tmp_path / "garden")
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_garden_without_room_says_where(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code), "shard")
+
+    monkeypatch.setattr(planting, "_write", refuse)
+    with pytest.raises(InputError, match=rf"^{tmp_path}/garden: .*{os.strerror(code)}.*data\.root"):
+        plant(Garden(0, 1, 1, 1, [8]), tmp_path / "garden")
+
+
+def test_a_garden_below_a_file_says_where(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=rf"^{tmp_path}/file/garden: "):
+        plant(Garden(0, 1, 1, 1, [8]), tmp_path / "file" / "garden")

@@ -53,11 +53,17 @@ def plant(garden: Garden, root: Path) -> None:
     """Write the garden into `root`, once: a second call finds it there. Safe from several processes.
 
     Raises:
-        InputError: `root` holds another garden, or something else.
+        InputError: `root` holds another garden, or something else, or cannot be written.
     """
-    if not root.exists():
-        _plant_new(garden, root)
-    _check_same(garden, root)
+    try:
+        if not root.exists():
+            _plant_new(garden, root)
+        _check_same(garden, root)
+    except OSError as error:
+        raise InputError(
+            f"{root}: expected room and the right to write the garden there, found this: {error.strerror or error} "
+            f"({error.filename}). Set data.root or paths.data_dir to another place."
+        ) from error
 
 
 def _plant_new(garden: Garden, root: Path) -> None:
