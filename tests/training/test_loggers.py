@@ -20,7 +20,9 @@ from omegaconf import OmegaConf
 from wandb.proto.wandb_internal_pb2 import Record
 from wandb.sdk import wandb_setup
 
+from flowers.ensembling.ensemble import ensemble
 from flowers.errors import InputError
+from flowers.reporting.ensemble import draw_ensemble, log_ensemble
 from flowers.training import loggers
 from flowers.training.loggers import (
     exit_code_of,
@@ -31,6 +33,8 @@ from flowers.training.loggers import (
     wandb_logger,
 )
 from tests.conftest import ROOT
+from tests.ensembling.members import predicted, write_run
+from tests.ensembling.test_ensemble import settings
 from tests.wandb_server import API_KEY, WandbServer, read_records, wandb_server
 
 LIMIT = 1.0
@@ -293,6 +297,31 @@ def test_a_training_that_fails_is_recorded_as_failed(tmp_path: Path, monkeypatch
     with pytest.raises(RuntimeError):
         runpy.run_path(str(ROOT / "src" / "train.py"))["main"](OmegaConf.create())
     assert_complete(next(tmp_path.glob("wandb/offline-run-*")), exit_code=1)
+
+
+@pytest.mark.parametrize("fault", ["refuses", "hangs at the end"])
+def test_an_ensemble_outlives_its_server(
+    fault: str, server: WandbServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if fault == "refuses":
+        server.vanish()
+    else:
+        server.hang_on = ("CreateRunFiles", "file_stream")
+    rows = [(predicted(60, seed), predicted(30, seed, first=1000)) for seed in range(2)]
+    runs = [write_run(tmp_path / f"run{at}", val, test) for at, (val, test) in enumerate(rows)]
+    target = {"_target_": "flowers.training.loggers.wandb_logger", "save_dir": str(tmp_path), "project": "flowers"}
+    config = settings(tmp_path / "out", runs, logger={"wandb": target})
+    result = ensemble(config)
+    figures = draw_ensemble(result)
+    capfd.readouterr()
+    start = time.monotonic()
+    log_ensemble(result, figures, config)
+    assert time.monotonic() - start < 2 * LIMIT + 3
+    lines = [line for line in capfd.readouterr().err.splitlines(keepends=True) if "W&B: " in line]
+    directory = synced_in("".join(lines))
+    assert directory.name.startswith("offline-run-" if fault == "refuses" else "run-")
+    assert_complete(directory, values=1 + len(figures))
+    assert len(list(directory.glob("files/media/**/*.png"))) == len(figures)
 
 
 def test_a_grid_outlives_its_server(tiny_settings: list[str], server: WandbServer, tmp_path: Path) -> None:
