@@ -1,6 +1,7 @@
 """What a training loses to W&B's server: `python -m tests.measure_wandb [OVERRIDE ...]`, for some minutes.
 
-The same training offline, and with a server that refuses, hangs, vanishes or hangs at the end: its seconds, those that were spent in W&B's calls, and what is on disk afterwards.
+The same training offline, and with a server that refuses, hangs, vanishes or hangs at the end: its seconds, those that
+were spent in W&B's calls, and what is on disk afterwards.
 """
 
 from __future__ import annotations
