@@ -20,7 +20,9 @@ from omegaconf import OmegaConf
 from wandb.proto.wandb_internal_pb2 import Record
 from wandb.sdk import wandb_setup
 
+from flowers.ensembling.ensemble import ensemble
 from flowers.errors import InputError
+from flowers.reporting.ensemble import draw_ensemble, log_ensemble
 from flowers.training import loggers
 from flowers.training.loggers import (
     exit_code_of,
@@ -31,10 +33,12 @@ from flowers.training.loggers import (
     wandb_logger,
 )
 from tests.conftest import ROOT
+from tests.ensembling.members import predicted, write_run
+from tests.ensembling.test_ensemble import settings
 from tests.wandb_server import API_KEY, WandbServer, read_records, wandb_server
 
 LIMIT = 1.0
-"""Seconds for each wait in these tests."""
+"""Seconds for each wait that a server's fault makes run out; the others have plenty, as machines may be busy."""
 
 ANYWHERE = "https://wandb.example:8443"
 
@@ -46,12 +50,25 @@ def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
-    monkeypatch.setattr(loggers, "PROBE_SECONDS", LIMIT)
-    monkeypatch.setattr(loggers, "LIMITS", {"init_timeout": LIMIT, "finish_timeout": LIMIT})
+    monkeypatch.setattr(loggers, "PROBE_SECONDS", 20.0)
+    monkeypatch.setattr(loggers, "LIMITS", {"init_timeout": 20.0, "finish_timeout": 20.0})
     wandb.teardown()
     yield tmp_path / "netrc"
     wandb.run = None
     wandb.teardown()
+
+
+@pytest.fixture
+def short_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little time for W&B to start a run."""
+    monkeypatch.setattr(loggers, "PROBE_SECONDS", LIMIT)
+    monkeypatch.setitem(loggers.LIMITS, "init_timeout", LIMIT)
+
+
+@pytest.fixture
+def short_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little time for W&B to finish a run."""
+    monkeypatch.setitem(loggers.LIMITS, "finish_timeout", LIMIT)
 
 
 @pytest.fixture
@@ -160,6 +177,7 @@ def test_a_run_with_a_server_that_answers_is_online(
     assert "W&B: " not in capfd.readouterr().err
 
 
+@pytest.mark.usefixtures("short_start")
 @pytest.mark.parametrize("fault", ["refuses", "hangs", 500, 401, "hangs on UpsertBucket"])
 def test_a_server_that_fails_means_an_offline_run(
     fault: str | int, server: WandbServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -181,6 +199,7 @@ def test_a_server_that_fails_means_an_offline_run(
     assert list(tmp_path.glob("wandb/*run-*/*.wandb")) == list(directory.glob("*.wandb"))
 
 
+@pytest.mark.usefixtures("short_end")
 @pytest.mark.parametrize("fault", ["vanishes", "hangs", 500])
 def test_a_server_that_fails_later_does_not_hold_up_the_end(
     fault: str | int, server: WandbServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -194,14 +213,20 @@ def test_a_server_that_fails_later_does_not_hold_up_the_end(
     capfd.readouterr()
     start = time.monotonic()
     finish_wandb_run(0)
-    assert time.monotonic() - start < LIMIT + 1
+    assert time.monotonic() - start < LIMIT + 5
     lines = [line for line in capfd.readouterr().err.splitlines(keepends=True) if "W&B: " in line]
     directory = synced_in("".join(lines))
     assert directory == next(tmp_path.glob("wandb/run-*"))
     assert_complete(directory, values=4)
 
+
+def test_the_next_run_of_a_process_starts_anew(server: WandbServer, tmp_path: Path) -> None:
+    log(tmp_path / "first job")
+    finish_wandb_run(0)
+    server.vanish()
     log(tmp_path / "next job")
     finish_wandb_run(0)
+    assert_complete(next(tmp_path.glob("first job/wandb/run-*")))
     assert_complete(next(tmp_path.glob("next job/wandb/offline-run-*")))
 
 
@@ -295,6 +320,32 @@ def test_a_training_that_fails_is_recorded_as_failed(tmp_path: Path, monkeypatch
     assert_complete(next(tmp_path.glob("wandb/offline-run-*")), exit_code=1)
 
 
+@pytest.mark.usefixtures("short_end")
+@pytest.mark.parametrize("fault", ["refuses", "hangs at the end"])
+def test_an_ensemble_outlives_its_server(
+    fault: str, server: WandbServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if fault == "refuses":
+        server.vanish()
+    else:
+        server.hang_on = ("CreateRunFiles", "file_stream")
+    rows = [(predicted(60, seed), predicted(30, seed, first=1000)) for seed in range(2)]
+    runs = [write_run(tmp_path / f"run{at}", val, test) for at, (val, test) in enumerate(rows)]
+    target = {"_target_": "flowers.training.loggers.wandb_logger", "save_dir": str(tmp_path), "project": "flowers"}
+    config = settings(tmp_path / "out", runs, logger={"wandb": target})
+    result = ensemble(config)
+    figures = draw_ensemble(result)
+    capfd.readouterr()
+    start = time.monotonic()
+    log_ensemble(result, figures, config)
+    assert time.monotonic() - start < LIMIT + 10
+    lines = [line for line in capfd.readouterr().err.splitlines(keepends=True) if "W&B: " in line]
+    directory = synced_in("".join(lines))
+    assert directory.name.startswith("offline-run-" if fault == "refuses" else "run-")
+    assert_complete(directory, values=1 + len(figures))
+    assert len(list(directory.glob("files/media/**/*.png"))) == len(figures)
+
+
 def test_a_grid_outlives_its_server(tiny_settings: list[str], server: WandbServer, tmp_path: Path) -> None:
     """The server vanishes as soon as the first job's run exists; the second job does not find it."""
 
@@ -308,7 +359,7 @@ def test_a_grid_outlives_its_server(tiny_settings: list[str], server: WandbServe
     done = subprocess.run(
         [sys.executable, "src/train.py", "--multirun", *overrides, f"hydra.sweep.dir={tmp_path}"],
         cwd=ROOT,
-        env={**os.environ, "WANDB_FINISH_TIMEOUT": "1", "WANDB_SILENT": "false"},
+        env={**os.environ, "WANDB_INIT_TIMEOUT": "30", "WANDB_FINISH_TIMEOUT": "1", "WANDB_SILENT": "false"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
