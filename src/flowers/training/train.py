@@ -23,7 +23,8 @@ from flowers.data.datamodule import FlowersDataModule
 from flowers.errors import InputError
 from flowers.models.classifier import FlowerClassifier, SchedulerFactory
 from flowers.training.ema import EMA
-from flowers.training.resuming import SeedSteps, TimeEachProcess, check_resumable
+from flowers.training.random_state import SeedSteps
+from flowers.training.resuming import TimeEachProcess, check_resumable
 from flowers.training.runs import Run
 
 STEP_FIGURES = ("train/loss_step", "train/learning_rate")
