@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR
 
 from flowers.data.resume import Position, check_same_order, check_same_split, read_position
 from flowers.errors import InputError
-from flowers.training.resuming import SeedSteps, TimeEachProcess, check_same_optimizer, kept_schedule, step_seed
+from flowers.training.resuming import TimeEachProcess, check_same_optimizer, kept_schedule
 from flowers.training.train import train
 from tests.test_config import composed
 
@@ -85,42 +85,8 @@ def test_the_time_of_an_earlier_process_does_not_count(tiny_settings: list[str],
     assert Timer.__qualname__ not in saved["callbacks"]
 
 
-class Drawing(L.LightningModule):
-    """Keeps what it draws in each step."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))
-        self.drawn: list[float] = []
-
-    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        self.drawn.append(torch.rand(()).item())
-        return self.weight.sum()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-
-def test_what_a_step_draws_depends_on_seed_epoch_and_batch_alone() -> None:
-    drawn = []
-    for seed, before in ((1, 0), (1, 5), (2, 0)):
-        torch.manual_seed(before)
-        module, settings = Drawing(), {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        trainer = L.Trainer(max_epochs=2, accelerator="cpu", callbacks=[SeedSteps(seed)], **settings)  # type: ignore[arg-type]
-        trainer.fit(module, torch.utils.data.DataLoader(torch.zeros(3, 1)))  # type: ignore[arg-type]
-        drawn.append(module.drawn)
-    assert drawn[0] == drawn[1] != drawn[2]
-    assert len(set(drawn[0] + drawn[2])) == 12
-
-
-def test_seeds_of_steps_differ_and_fit_32_bits() -> None:
-    seeds = {step_seed(seed, epoch, batch) for seed in (0, 1, 2**40) for epoch in range(9) for batch in range(9)}
-    assert len(seeds) == 3 * 81
-    assert all(0 <= seed < 2**32 for seed in seeds)
-
-
 def test_a_timer_s_state_is_neither_saved_nor_loaded() -> None:
-    callback, trainer, module = TimeEachProcess(), L.Trainer(logger=False), Drawing()
+    callback, trainer, module = TimeEachProcess(), L.Trainer(logger=False), L.LightningModule()
     for hook in (callback.on_save_checkpoint, callback.on_load_checkpoint):
         checkpoint = {"callbacks": {"Timer": {}, "EMA": {}}}
         hook(trainer, module, checkpoint)

@@ -1,4 +1,4 @@
-"""What makes a resumed training the one that was interrupted: its random numbers, its settings, its time."""
+"""What a resumed training shares with the one that was interrupted: its split and settings, not its time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
-import torch
 from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
@@ -29,33 +27,6 @@ _EXECUTION = {"params", "param_names", "lr", "foreach", "fused", "capturable", "
 
 _CYCLED = {"betas", "momentum"}
 """What a schedule such as OneCycleLR changes with the steps."""
-
-
-def step_seed(seed: int, epoch: int, batch: int) -> int:
-    """Return the seed of what is drawn on the device in a training step (dropout, stochastic depth)."""
-    return int(np.random.SeedSequence([seed, epoch, batch]).generate_state(1)[0])
-
-
-class SeedSteps(Callback):
-    """Seeds torch before each training step, so that its random numbers depend on seed, epoch and batch alone.
-
-    A generator's saved state would not do: making the iterator of a loader draws from it as well, and a resumed run
-    makes others than the interrupted one. On XLA, `SPMDStrategy` does the same, between the steps' programs.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        seed = step_seed(self.seed, trainer.current_epoch, batch_idx)
-        # Not torch.manual_seed, which also reaches for devices that are not in use.
-        torch.default_generator.manual_seed(seed)
-        if pl_module.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-        elif pl_module.device.type == "mps":
-            torch.mps.manual_seed(seed)
 
 
 class TimeEachProcess(Callback):

@@ -25,7 +25,8 @@ from flowers.training.checkpoint_io import save_atomically
 from flowers.training.ema import EMA
 from flowers.training.limits import check_validation_interval
 from flowers.training.processes import closing_process_group
-from flowers.training.resuming import ReportResume, SeedSteps, TimeEachProcess, check_resumable
+from flowers.training.random_state import SeedSteps
+from flowers.training.resuming import ReportResume, TimeEachProcess, check_resumable
 from flowers.training.runs import Run
 from flowers.training.schedules import with_run_length
 

@@ -30,6 +30,7 @@ from flowers.errors import InputError
 from flowers.training.checkpoint_io import AtomicCheckpointIO
 from flowers.training.compilation import CompileCounts
 from flowers.training.device_loader import DeviceLoader
+from flowers.training.random_state import step_seed
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own warnings, one for each compilation
 try:
@@ -132,6 +133,7 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         self.mesh = spmd.Mesh(np.arange(devices), (devices,), ("data",))
         self._loaders: list[DeviceLoader] = []
         self._files = AtomicCheckpointIO()  # XLA's own would not be atomic
+        self._seed = 0
 
     @property
     def is_global_zero(self) -> bool:
@@ -154,7 +156,7 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
     def setup_environment(self) -> None:
         assert self.lightning_module is not None
         check_trainer(self.lightning_module.trainer)
-        xm.set_rng_state(torch.initial_seed() % 2**32)  # dropout's, which torch.manual_seed does not reach
+        self._seed = torch.initial_seed()
         super().setup_environment()
 
     def model_to_device(self) -> None:
@@ -180,6 +182,9 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         torch_xla.sync()
+        assert self.lightning_module is not None
+        # Dropout's, which torch's seed does not reach. It is an input of the step's program, and so compiles nothing.
+        xm.set_rng_state(step_seed(self._seed, self.lightning_module.current_epoch, batch_idx))
 
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
         torch_xla.sync()
