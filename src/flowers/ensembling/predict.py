@@ -20,6 +20,7 @@ from flowers.ensembling.submission import write_submission
 from flowers.ensembling.views import TTA, View, mean_over_views
 from flowers.errors import InputError
 from flowers.models.classifier import FlowerClassifier
+from flowers.models.image_sizes import check_image_sizes
 from flowers.training.runs import Run
 
 
@@ -101,6 +102,7 @@ def predict(config: DictConfig) -> Written:
     _check_same_folds(run, config)
     datamodule, model = run.load(config.data)
     tta: TTA = instantiate(config.tta)
+    check_image_sizes(model.backbone, tta.sides(datamodule.eval_size))
     predictor = Predictor(model, tta.views(datamodule.eval_size))
     loader = datamodule.loader(config.split)
     if config.trainer.fast_dev_run:

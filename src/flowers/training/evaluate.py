@@ -9,6 +9,7 @@ import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from flowers.models.image_sizes import check_image_sizes
 from flowers.training.runs import Run
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ def evaluate(config: DictConfig) -> tuple[dict[str, float], set[str]]:
         InputError: no such run, or bad data or weights; see the message.
     """
     datamodule, model = Run(Path(config.run)).load(config.data)
+    check_image_sizes(model.backbone, {"data.eval_size": [datamodule.eval_size]})
     if datamodule.train_on == "train+val" and config.data.root is None:
         log.warning("The run was trained on the validation split as well: these figures say nothing of other images.")
     trainer: L.Trainer = instantiate(config.trainer, logger=False, enable_checkpointing=False)

@@ -98,6 +98,7 @@ class Run:
             InputError: the directory is no run's, has no best checkpoint, or its data have other classes.
         """
         config = self.config()
+        train_size = config.data.get("train_size")  # before an override of what it may refer to
         for key, value in overrides.items():
             if key == "root" and value is not None:
                 config.data.garden = None  # another place is not for planting
@@ -108,7 +109,9 @@ class Run:
         checkpoint = read_checkpoint(self.best)
         check_classes(self.best, checkpoint, datamodule.class_names)
         # The checkpoint has all weights: those that the training started from are not needed.
-        model: FlowerClassifier = instantiate(config.model, class_names=datamodule.class_names, pretrained=False)
+        model: FlowerClassifier = instantiate(
+            config.model, class_names=datamodule.class_names, pretrained=False, image_size=train_size
+        )
         check_weights(self.best, checkpoint, model)
         model.load_state_dict(checkpoint.state)
         return datamodule, model
