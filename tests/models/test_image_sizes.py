@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,9 +19,12 @@ def test_a_backbone_of_fixed_size_is_made_for_the_training_images() -> None:
     check_image_sizes(create_backbone(FIXED, 3, False, image_size=96), {"data.train_size": [96]})
 
 
-@pytest.mark.parametrize("name", ["test_vit", "swin_tiny_patch4_window7_224"])
-def test_other_sizes_work_where_timm_can(name: str) -> None:
-    backbone = create_backbone(name, 3, False, image_size=64)
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("test_vit", {}), ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1), "embed_dim": 24})],
+)
+def test_other_sizes_work_where_timm_can(name: str, arguments: dict[str, Any]) -> None:
+    backbone = create_backbone(name, 3, False, arguments, image_size=64)
     for side in (64, 96):
         assert backbone(torch.zeros(1, 3, side, side)).shape == (1, 3)
         assert explain_size(backbone, side) is None
