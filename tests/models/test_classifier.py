@@ -10,7 +10,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from flowers.data.batch import Batch
 from flowers.errors import InputError
-from flowers.models.classifier import FlowerClassifier
+from flowers.models.backbone import create_backbone
+from flowers.models.classifier import FlowerClassifier, _parameter_groups
 from flowers.training.schedules import warmup_decay
 
 NAMES = ["a", "b", "c"]
@@ -92,4 +93,15 @@ def test_weight_decay_spares_biases_and_normalisation() -> None:
     decayed, spared = optimizer.param_groups
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
     assert {parameter.ndim for parameter in spared["params"]} == {1}
+    names = {id(parameter): name for name, parameter in model.backbone.named_parameters()}
+    order = [name for name, parameter in model.backbone.named_parameters() if parameter.ndim > 1]
+    assert [names[id(parameter)] for parameter in decayed["params"]] == order
     assert len(decayed["params"]) + len(spared["params"]) == len(list(model.parameters()))
+
+
+def test_weight_decay_spares_what_a_model_names_itself() -> None:
+    backbone = create_backbone("test_vit", 3, False)
+    decayed, spared = _parameter_groups(backbone)
+    names = {id(parameter): name for name, parameter in backbone.named_parameters()}
+    assert {"pos_embed", "cls_token"} <= {names[id(parameter)] for parameter in spared["params"]}
+    assert all(names[id(parameter)].endswith(".weight") for parameter in decayed["params"])

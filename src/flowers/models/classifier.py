@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, cast
 
 import lightning as L
@@ -39,6 +40,7 @@ class FlowerClassifier(L.LightningModule):
         seed: of the mixing.
         optimizer: makes the optimiser from parameter groups; None where nothing is trained.
         scheduler: makes a schedule by step from the optimiser.
+        image_size: the side of the training images; see `create_backbone`.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class FlowerClassifier(L.LightningModule):
         seed: int = 0,
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
+        image_size: int | None = None,
     ) -> None:
         super().__init__()
         self.class_names = list(class_names)
@@ -64,7 +67,7 @@ class FlowerClassifier(L.LightningModule):
         self._rate = 0.0
         self._optimizer = optimizer
         self._scheduler = scheduler
-        self.backbone = create_backbone(backbone, len(self.class_names), pretrained, backbone_arguments)
+        self.backbone = create_backbone(backbone, len(self.class_names), pretrained, backbone_arguments, image_size)
         self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         mean, std = (torch.tensor(weights_config(self.backbone)[key]) * 255 for key in ("mean", "std"))
         self.pixel_mean: Tensor
@@ -167,9 +170,15 @@ def _make(key: str, factory: Callable[[Any], Any], argument: Any) -> Any:
 
 
 def _parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Parameters in two groups: matrices, and what weight decay would only harm: biases and normalisation."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
-        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
-    ]
+    """Split parameters into matrices and what weight decay would only harm.
+
+    That is biases, normalisation and what the model names itself: positions, class tokens.
+    """
+    no_weight_decay: Any = getattr(model, "no_weight_decay", tuple)
+    spared = no_weight_decay()
+    groups: list[dict[str, Any]] = [{"params": []}, {"params": [], "weight_decay": 0.0}]
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            spare = parameter.ndim <= 1 or any(fnmatchcase(name, pattern) for pattern in spared)
+            groups[spare]["params"].append(parameter)
+    return groups

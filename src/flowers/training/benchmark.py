@@ -25,6 +25,7 @@ from flowers.data.batch import Batch
 from flowers.errors import InputError
 from flowers.instantiate import instantiate
 from flowers.models.classifier import FlowerClassifier
+from flowers.models.image_sizes import check_image_sizes
 from flowers.training.compilation import CompileCounts, Compiling
 
 WINDOW = 5
@@ -127,7 +128,9 @@ def benchmark_step(config: DictConfig) -> StepBenchmark:
         class_names=[f"class {label}" for label in range(config.class_count)],
         optimizer=instantiate(config.optimizer),
         scheduler=functools.partial(ConstantLR, factor=1.0),
+        image_size=config.image_size,
     )
+    check_image_sizes(model.backbone, {"image_size": [config.image_size]})
     warnings.filterwarnings("ignore", message=".*no `val_dataloader`")
     trainer.fit(model, _loader(config))
     if not clock.windows:

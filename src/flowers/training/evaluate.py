@@ -9,6 +9,7 @@ import lightning as L
 from omegaconf import DictConfig
 
 from flowers.instantiate import instantiate
+from flowers.models.image_sizes import check_image_sizes
 from flowers.training.runs import Run
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ def evaluate(config: DictConfig) -> tuple[dict[str, float], set[str]]:
     """
     run = Run(Path(config.run))
     datamodule, model = run.load(config.data, trust=config.trust)
+    check_image_sizes(model.backbone, {"data.eval_size": [datamodule.eval_size]})
     if datamodule.train_on == "train+val" and config.data.root is None:
         log.warning("The run was trained on the validation split as well: these figures say nothing of other images.")
     trainer: L.Trainer = instantiate(

@@ -139,6 +139,7 @@ class Run:
         if not trust:
             check_trusted(config, self.config_path)
         self._check_same_folds(config, overrides.get("root"), split)
+        train_size = config.data.get("train_size")  # before an override of what it may refer to
         for key, value in overrides.items():
             if key == "root" and value is not None:
                 config.data.garden = None  # another place is not for planting
@@ -149,7 +150,9 @@ class Run:
         checkpoint = read_checkpoint(self.best)
         check_classes(self.best, checkpoint, datamodule.class_names)
         # The checkpoint has all weights: those that the training started from are not needed.
-        model: FlowerClassifier = instantiate(config.model, class_names=datamodule.class_names, pretrained=False)
+        model: FlowerClassifier = instantiate(
+            config.model, class_names=datamodule.class_names, pretrained=False, image_size=train_size
+        )
         check_weights(self.best, checkpoint, model)
         model.load_state_dict(checkpoint.state)
         return datamodule, model

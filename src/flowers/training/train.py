@@ -21,6 +21,7 @@ from flowers.data.datamodule import FlowersDataModule
 from flowers.errors import InputError
 from flowers.instantiate import instantiate
 from flowers.models.classifier import FlowerClassifier, SchedulerFactory
+from flowers.models.image_sizes import check_image_sizes
 from flowers.training.checkpoint_io import save_atomically
 from flowers.training.ema import EMA
 from flowers.training.limits import check_validation_interval
@@ -63,7 +64,10 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
         class_names=datamodule.class_names,
         optimizer=instantiate(config.optimizer),
         scheduler=_schedule(config, batches),
+        image_size=config.data.train_size,
     )
+    sizes = {f"data.{name}": [config.data[name]] for name in ("train_size", "eval_size")}
+    check_image_sizes(model.backbone, sizes)
     if config.ckpt_path is not None:
         averaged = any(isinstance(callback, EMA) for callback in trainer.callbacks)  # type: ignore[attr-defined]
         check_resumable(Path(config.ckpt_path), model, datamodule, config.trainer.max_epochs, averaged=averaged)
