@@ -71,19 +71,20 @@ def test_a_stopped_run_is_resumed_with_its_next_batch(
     assert steps_of(seen) == whole, "no batch is lost, and none is seen twice"
 
 
-@pytest.mark.parametrize("accumulate", [3])
-def test_a_run_stops_only_after_a_whole_step(settings: list[str], tmp_path: Path, accumulate: int) -> None:
+@pytest.mark.parametrize(("by", "status"), [("stop", 0), ("SIGTERM", 143)])
+def test_a_run_stops_only_after_a_whole_step(settings: list[str], tmp_path: Path, by: str, status: int) -> None:
+    accumulate = 3
     seen = tmp_path / "seen.jsonl"
     done = run_command(
         "train",
         *settings,
         f"trainer.accumulate_grad_batches={accumulate}",
         "+callbacks.killer.at=3",
-        "+callbacks.killer.by=stop",
+        f"+callbacks.killer.by={by}",
         f"+callbacks.killer.path={seen}",
         f"hydra.run.dir={tmp_path}/run",
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == status, done.stderr
     assert len(steps_of(seen)) == 2 * accumulate
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert (state["global_step"], state["FlowersDataModule"]["batch"]) == (2, 2 * accumulate)

@@ -140,8 +140,9 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         if trainer.is_last_batch:
             return  # the end of the epoch saves
-        self._stop_only_after_a_step(trainer, batch_idx)
-        if trainer.global_step == self._saved:
+        accumulating = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
+        self._put_off_stop(trainer, accumulating)
+        if accumulating or trainer.global_step == self._saved:
             return
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
         interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -152,9 +153,8 @@ class LastCheckpoint(Checkpoint):
         if terminated:
             self._end(trainer)
 
-    def _stop_only_after_a_step(self, trainer: L.Trainer, batch_idx: int) -> None:
+    def _put_off_stop(self, trainer: L.Trainer, accumulating: bool) -> None:
         """Put off a stop among batches whose gradients only accumulate: no checkpoint holds those."""
-        accumulating = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
         self._stop_later |= accumulating and trainer.should_stop
         trainer.should_stop = not accumulating and (trainer.should_stop or self._stop_later)
         self._stop_later &= accumulating
