@@ -97,8 +97,8 @@ class PicturesOnDisk:
             ) from error
         if missing > free:
             raise InputError(
-                f"{directory}: expected room for {count} pictures of {size}x{size} pixels, {missing / 2**30:.2f} GiB, "
-                f"found {free / 2**30:.2f}. Remove what is no longer needed there, set paths.cache_dir to another "
+                f"{directory}: expected room for {count} pictures of {size}x{size} pixels, {missing >> 20} MiB, "
+                f"found {free >> 20}. Remove what is no longer needed there, set paths.cache_dir to another "
                 "place, or data.decoded_cache to null."
             )
 
