@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from tests.helpers.commands import ROOT
+
 
 def xla(devices: int) -> dict[str, str]:
     """The environment for so many devices; LLVM's optimiser off, as compiling takes most of the time here."""
@@ -20,7 +23,7 @@ def xla(devices: int) -> dict[str, str]:
         "PJRT_DEVICE": "CPU",
         "CPU_NUM_DEVICES": str(devices),
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}",
     }
 
 
