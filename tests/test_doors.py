@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +20,8 @@ from sklearn.metrics import f1_score
 
 from flowers.data.layout import kaggle_class_names
 from flowers.ensembling.predictions import read_provenance
-from tests.conftest import damage_first_record
+from tests.conftest import ROOT, damage_first_record
+from tests.helpers.commands import run_command
 
 Door = Callable[..., "CompletedProcess[str]"]
 
@@ -140,6 +144,32 @@ REFUSED = {
     "data.train_transform=[{_target_: albumentations.HorizontalFlipp}]": "error: data.train_transform0: Error loading",
     "trainer.max_epochs=-1": "error: trainer.max_epochs=-1: expected an end",
 }
+
+
+def test_a_directory_that_cannot_be_made_ends_in_a_message(tiny_settings: list[str]) -> None:
+    done = run_command("train", *tiny_settings, "hydra.run.dir=/dev/null/run")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: /dev/null/run: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_full_disk_ends_in_a_message(tiny_settings: list[str], tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # for this process's children as well
+    try:
+        done = subprocess.run(
+            [sys.executable, "src/train.py", *tiny_settings, "logger=csv", f"hydra.run.dir={tmp_path}/run"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: "), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("*.part"))
 
 
 @pytest.mark.parametrize("override", REFUSED)

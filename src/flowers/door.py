@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -19,6 +20,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from flowers.errors import InputError
 from flowers.termination import Terminated, raise_on_sigterm
+
+UNWRITABLE = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
+"""Errors of a place where nothing can be written: a full or read-only disk, missing rights, a file as a directory."""
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -71,6 +75,9 @@ def open_door(main: Callable[[DictConfig], Any], name: str) -> None:
             if message := _unmade(error):
                 sys.exit(f"error: {message}")
             raise
+        except OSError as error:
+            _exit_unwritable(error)
+            raise
 
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(checked)()
@@ -78,11 +85,21 @@ def open_door(main: Callable[[DictConfig], Any], name: str) -> None:
         raise
     except HydraException as error:
         sys.exit(f"error: {_explain(error, name)}")
+    except OSError as error:  # of the directory that Hydra makes for the run
+        _exit_unwritable(error)
+        raise
     except ValueError as error:
         if "Config group override" not in str(error):  # which Hydra says without a word about the group
             raise
         group = next((argument for argument in sys.argv[1:] if argument.endswith("=null")), "a group")
         sys.exit(f"error: {group}: expected one of the group's choices, found none. --help lists them.")
+
+
+def _exit_unwritable(error: OSError) -> None:
+    """Exit with a message if an error is one of the disk, which the user can put right."""
+    if error.errno in UNWRITABLE:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"error: {where}cannot be written: {error.strerror}. Make room, or write elsewhere.")
 
 
 def _run_job_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
         raise OSError("no space left")
 
     monkeypatch.setattr(torch, "save", save)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(InputError, match=r"best\.ckpt: .*no space"):
         AtomicCheckpointIO().save_checkpoint({"epoch": 2}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 1}
 
@@ -63,3 +64,17 @@ def test_masks_and_plain_values_are_kept(tmp_path: Path) -> None:
     state = {"mask": torch.tensor([0.0, float("-inf")]), "count": torch.tensor(3)}
     AtomicCheckpointIO().save_checkpoint({"state_dict": state, "settings": [1, {"two": None}]}, tmp_path / "last.ckpt")
     check_readable(tmp_path / "last.ckpt")
+
+
+def test_a_full_disk_ends_in_a_message_and_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"last\.ckpt: "):
+            AtomicCheckpointIO().save_checkpoint({"state_dict": {"large": torch.ones(1_000_000)}}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert torch.load(path, weights_only=True) == {"epoch": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last.ckpt"]

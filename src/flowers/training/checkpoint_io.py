@@ -30,18 +30,25 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint.
 
         Raises:
-            InputError: its weights are not finite, or it holds what no command would read. The file is as it was.
+            InputError: it cannot be written, its weights are not finite, or it holds what no command would read. The
+                file is as it was.
         """
         check_finite(checkpoint.get("state_dict", {}), path)
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(Path(path)) as unfinished:
-            torch.save(checkpoint, unfinished)
-            if not self._read_back:
-                check_readable(unfinished)
-                self._read_back = True
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(Path(path)) as unfinished:
+                torch.save(checkpoint, unfinished)
+                if not self._read_back:
+                    check_readable(unfinished)
+                    self._read_back = True
+        except (OSError, RuntimeError) as error:  # torch has a RuntimeError for a disk that is full
+            raise InputError(
+                f"{path}: expected room for a checkpoint, found this: {str(error).strip().splitlines()[0]}. The one "
+                "before is kept. Make room, then resume from it."
+            ) from error
 
 
 def save_atomically(trainer: L.Trainer) -> None:

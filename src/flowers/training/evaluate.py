@@ -10,11 +10,13 @@ from omegaconf import DictConfig
 
 from flowers.instantiate import instantiate
 from flowers.models.image_sizes import check_image_sizes
+from flowers.training.processes import closing_process_group
 from flowers.training.runs import Run
 
 log = logging.getLogger(__name__)
 
 
+@closing_process_group()
 def evaluate(config: DictConfig) -> tuple[dict[str, float], set[str]]:
     """The validation split's figures and what was wrong with each record that was skipped.
 
