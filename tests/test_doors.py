@@ -245,10 +245,14 @@ def test_a_run_that_stops_before_its_first_validation_can_still_be_used(
     done = door("train", *tiny_settings, "trainer.max_steps=2", "logger=csv", f"hydra.run.dir={run}")
     assert done.returncode == 0, done.stderr
     assert 0 <= json.loads((run / "metrics.json").read_text())["val/macro_f1"] <= 1
-    # The same directory once more: the earlier figures stay.
+    # Resumed in the same directory, the metrics until then stay.
     (run / "metrics.csv").write_text("epoch,step\n0,1\n")
     first = (run / "checkpoints" / "best.ckpt").read_bytes()
-    done = door("train", *tiny_settings, "trainer.max_steps=2", "seed=7", "logger=csv", f"hydra.run.dir={run}")
+    resume = [*tiny_settings, "logger=csv", f"ckpt_path={run}/checkpoints/last.ckpt", f"hydra.run.dir={run}"]
+    done = run_command("train", *resume, "trainer.max_steps=2")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: trainer.max_steps=2: ")
+    done = run_command("train", *resume, "trainer.max_steps=3")
     assert done.returncode == 0, done.stderr
     assert (run / "checkpoints" / "best.ckpt").read_bytes() != first  # this run's own
     assert [path.read_text() for path in run.glob("metrics-until-*.csv")] == ["epoch,step\n0,1\n"]

@@ -99,7 +99,7 @@ def _exit_unwritable(error: OSError) -> None:
     """Exit with a message if an error is one of the disk, which the user can put right."""
     if error.errno in UNWRITABLE:
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"error: {where}cannot be written: {error.strerror}. Make room, or write elsewhere.")
+        sys.exit(f"error: {where}cannot be read or written: {error.strerror}. Make room, or use another place.")
 
 
 def _run_job_alone() -> None:

@@ -62,6 +62,7 @@ def run_command(
 
 
 def _run(name: str, settings: tuple[str, ...], cwd: Path, environment: dict[str, str], output: Path) -> None:
+    os.setsid()  # a process group of its own, as a shell gives to a command
     os.chdir(cwd)
     for number, stream in ((1, "stdout"), (2, "stderr")):
         file = os.open(output / stream, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -71,23 +73,45 @@ def test_a_stopped_run_is_resumed_with_its_next_batch(
     assert steps_of(seen) == whole, "no batch is lost, and none is seen twice"
 
 
-@pytest.mark.parametrize(("by", "status"), [("stop", 0), ("SIGTERM", 143)])
-def test_a_run_stops_only_after_a_whole_step(settings: list[str], tmp_path: Path, by: str, status: int) -> None:
-    accumulate = 3
+@pytest.mark.parametrize(
+    ("by", "status", "accumulate", "at", "batches", "steps"),
+    [("stop", 0, 3, 3, 6, 2), ("SIGTERM", 143, 3, 3, 6, 2), ("stop", 0, 5, 11, BATCHES, 3)],
+)
+def test_a_run_stops_only_after_a_whole_step(
+    settings: list[str], tmp_path: Path, by: str, status: int, accumulate: int, at: int, batches: int, steps: int
+) -> None:
     seen = tmp_path / "seen.jsonl"
     done = run_command(
         "train",
         *settings,
         f"trainer.accumulate_grad_batches={accumulate}",
-        "+callbacks.killer.at=3",
+        f"+callbacks.killer.at={at}",
         f"+callbacks.killer.by={by}",
         f"+callbacks.killer.path={seen}",
         f"hydra.run.dir={tmp_path}/run",
     )
     assert done.returncode == status, done.stderr
-    assert len(steps_of(seen)) == 2 * accumulate
+    assert len(steps_of(seen)) == batches
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert (state["global_step"], state["FlowersDataModule"]["batch"]) == (2, 2 * accumulate)
+    assert (state["global_step"], state["FlowersDataModule"]["batch"]) == (steps, batches % BATCHES)
+
+
+def test_a_signal_to_the_whole_process_group_is_one_to_the_training(
+    settings: list[str], whole: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    last, seen = tmp_path / "run" / "checkpoints" / "last.ckpt", tmp_path / "seen.jsonl"
+    run = [*settings, "data.num_workers=2", f"+callbacks.killer.path={seen}", f"hydra.run.dir={tmp_path}/run"]
+    command = Command("train", *run, "callbacks.last_checkpoint.every_n_steps=1")
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(command.pid, signal.SIGTERM)
+    done = command.wait()
+    assert done.returncode == 143, done.stderr
+    assert "Traceback" not in done.stderr
+    done = run_command("train", *run, f"ckpt_path={last}")
+    assert done.returncode == 0, done.stderr
+    assert steps_of(seen) == whole
 
 
 def test_prediction_ends_at_sigterm_and_leaves_nothing(trained: Path, tmp_path: Path) -> None:

@@ -16,7 +16,12 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR
 
 from flowers.data.resume import Position, check_same_order, check_same_split, read_position
 from flowers.errors import InputError
-from flowers.training.resuming import TimeEachProcess, check_same_optimizer, kept_schedule
+from flowers.training.resuming import (
+    TimeEachProcess,
+    check_same_optimizer,
+    check_same_schedule,
+    find_replaced_arguments,
+)
 from flowers.training.train import train
 from tests.test_config import composed
 
@@ -137,10 +142,30 @@ def test_other_parameter_groups_are_refused() -> None:
 
 def test_arguments_of_a_schedule_that_the_checkpoint_replaces_are_named() -> None:
     before, now = (CosineAnnealingLR(optimizer_of(torch.optim.SGD), T_max=steps) for steps in (10, 20))
-    assert [line.split(":")[0] for line in kept_schedule(before.state_dict(), now)] == ["scheduler.T_max"]
-    assert list(kept_schedule(before.state_dict(), before)) == []
+    assert find_replaced_arguments(before.state_dict(), now) == ["T_max"]
+    assert find_replaced_arguments(before.state_dict(), before) == []
     schedule = LambdaLR(optimizer_of(torch.optim.SGD), lambda step: 1.0)
-    assert list(kept_schedule(schedule.state_dict() | {"last_epoch": 7}, schedule)) == []
+    assert find_replaced_arguments(schedule.state_dict() | {"last_epoch": 7}, schedule) == []
+
+
+def test_a_schedule_of_another_kind_or_length_is_refused() -> None:
+    saved = OneCycleLR(optimizer_of(torch.optim.SGD), 1.0, total_steps=10).state_dict()
+    check_same_schedule(Path("a.ckpt"), saved, OneCycleLR(optimizer_of(torch.optim.SGD), 1.0, total_steps=10))
+    for schedule in (
+        OneCycleLR(optimizer_of(torch.optim.SGD), 1.0, total_steps=20),
+        CosineAnnealingLR(optimizer_of(torch.optim.SGD), T_max=10),
+    ):
+        with pytest.raises(InputError, match=r"^scheduler.*a\.ckpt"):
+            check_same_schedule(Path("a.ckpt"), saved, schedule)
+
+
+def test_an_optimizer_whose_settings_are_some_of_the_others_is_refused() -> None:
+    with pytest.raises(InputError, match=r"optimizer: expected the one that a\.ckpt"):
+        saved = saved_groups(optimizer_of(torch.optim.Adamax))
+        check_same_optimizer(Path("a.ckpt"), saved, optimizer_of(torch.optim.RAdam))
+    with pytest.raises(InputError, match="decoupled_weight_decay"):
+        saved = saved_groups(optimizer_of(torch.optim.Adam, weight_decay=0.1))
+        check_same_optimizer(Path("a.ckpt"), saved, optimizer_of(torch.optim.AdamW, weight_decay=0.1))
 
 
 ORDER = {"records": 100, "data.train_on": "train", "data.folds": None, "data.fold": None, "data.seed": 1, "x": 1}

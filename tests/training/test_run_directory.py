@@ -40,8 +40,8 @@ def test_a_directory_with_the_results_of_another_run_is_refused(tmp_path: Path) 
     with pytest.raises(InputError, match=r"hydra\.run\.dir"):
         run.check_unused(None)
     with pytest.raises(InputError, match=r"hydra\.run\.dir"):
-        run.check_unused(str(tmp_path / "other" / "checkpoints" / "last.ckpt"))
-    run.check_unused(str(run.best))
+        run.check_unused(tmp_path / "other" / "checkpoints" / "last.ckpt")
+    run.check_unused(run.best)
 
 
 def test_a_second_training_leaves_the_first_ones_directory_alone(
@@ -77,6 +77,16 @@ def test_under_slurm_a_run_does_not_go_on_from_another_ones_weights(
     assert done.returncode == 0, done.stderr
     assert f"{run}/hpc_ckpt_1.ckpt" in done.stdout + done.stderr
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_only_under_slurm_its_newest_checkpoint_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("hpc_ckpt_2.ckpt", "hpc_ckpt_10.ckpt", "hpc_ckpt_old.ckpt"):
+        (tmp_path / name).touch()
+    assert Run(tmp_path).find_slurm_checkpoint() is None
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_JOB_NAME", "train")
+    assert Run(tmp_path).find_slurm_checkpoint() == tmp_path / "hpc_ckpt_10.ckpt"
+    assert Run(tmp_path / "empty").find_slurm_checkpoint() is None
 
 
 def test_a_grid_of_trainings_on_two_processes(tiny_settings: list[str], door: Door, tmp_path: Path) -> None:

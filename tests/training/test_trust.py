@@ -121,6 +121,13 @@ def test_a_reference_that_reads_the_environment_is_refused(value: str, monkeypat
         assert "word" not in str(caught.value)
 
 
+@pytest.mark.parametrize("reference", ["${callbacks.x}", "${..callbacks.x}", "${logger.x}", "${[callbacks].x}"])
+def test_a_reference_into_what_is_not_checked_is_refused(reference: str) -> None:
+    unchecked = {f"{group}.x": "https://elsewhere/${oc.env:HOME}" for group in ("callbacks", "logger")}
+    with pytest.raises(InputError, match="trust=true"):
+        check_trusted(config_with({**unchecked, "data.root": reference}), PATH)
+
+
 def test_a_target_given_by_a_reference_is_refused() -> None:
     for target in ("${name}", "${call._target_}"):
         with pytest.raises(InputError, match=r"data\._target_.*os\.system"):

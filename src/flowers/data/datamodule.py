@@ -290,7 +290,10 @@ class FlowersDataModule(L.LightningDataModule):
         check_same_split(read_position(state), self._order(len(self.records("train"))))
 
     def gather_skipped(self) -> set[str]:
-        """Return what was wrong with each record that any of the run's processes skipped; all of them must call it."""
+        """Return what was wrong with each record that a process of the run skipped; all of them must call it.
+
+        The hosts of a TPU pod have no process group: each returns its own.
+        """
         if distributed.is_available() and distributed.is_initialized():
             found: list[set[str]] = [set()] * distributed.get_world_size()
             distributed.all_gather_object(found, self.skipped)

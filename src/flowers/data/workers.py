@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from multiprocessing.context import ForkServerContext
 
 import cv2
@@ -18,7 +19,12 @@ def fork_server() -> ForkServerContext:
 
 
 def start_worker(worker: int) -> None:
-    """Start a worker with one thread, that ends when the process which it works for does."""
+    """Start a worker with one thread, that ends when the process which it works for does, and not before.
+
+    SIGTERM reaches the whole process group where a scheduler sends it: without its workers, a training could not finish
+    the step that runs.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)  # workers are the parallelism: without this each would have as many threads as there are cores
     # PyTorch's workers look at their parent's process number, which under a fork server is the server's: they would
     # outlive a training that is killed, and the server with them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from flowers.data.batch import NO_LABEL, Batch
+from flowers.data.datamodule import FlowersDataModule
 from flowers.ensembling.predictions import PredictionsWriter, Provenance
 from flowers.ensembling.submission import write_submission
 from flowers.ensembling.views import TTA, View, mean_over_views
@@ -94,18 +95,7 @@ def predict(config: DictConfig) -> Written:
     """
     run = Run(Path(config.run))
     recorder = _BatchWriter()
-    trainer: L.Trainer = instantiate(
-        config.trainer,
-        callbacks=[recorder],
-        logger=False,
-        enable_checkpointing=False,
-        default_root_dir=str(run.best.parent),
-    )
-    if trainer.world_size > 1:
-        raise InputError(
-            f"trainer: expected one process to predict, as one writes the file, found {trainer.world_size}. Set "
-            "trainer.devices=1, or predict on a single TPU host with trainer=tpu."
-        )
+    trainer = _make_trainer(config, run, recorder)
     datamodule, model = run.load(config.data, config.split, trust=config.trust)
     tta: TTA = instantiate(config.tta)
     check_image_sizes(model.backbone, tta.sides(datamodule.eval_size))
@@ -114,36 +104,53 @@ def predict(config: DictConfig) -> Written:
     if config.trainer.fast_dev_run:
         trainer.predict(predictor, loader, return_predictions=False)
         return Written([], 0, recorder.skipped)
-    _check_whole_split(trainer)
-    path = run.predictions(config.split)
-    weights = digest_weights(model.state_dict())
-    with PredictionsWriter(path, model.class_names) as recorder.writer:
+    provenance = _describe(run, config.split, datamodule, model, str(tta))
+    files = [run.predictions(config.split)]
+    with PredictionsWriter(files[0], model.class_names) as recorder.writer:
         trainer.predict(predictor, loader, return_predictions=False)
         skipped = recorder.skipped | datamodule.skipped
-        recorder.writer.finish(
-            Provenance(
-                run=str(run.directory),
-                split=config.split,
-                image_size=datamodule.image_size,
-                tta=str(tta),
-                class_names=model.class_names,
-                eval_size=datamodule.eval_size,
-                backbone=run.config().model.backbone,
-                parameters=sum(parameter.numel() for parameter in model.parameters()),
-                images_per_second=recorder.images_per_second,
-                trained_on=datamodule.train_on,
-                folds=datamodule.folds,
-                fold=datamodule.fold,
-                recipe=run.recipe(),
-                skipped=len(skipped),
-                weights=weights,
-            )
-        )
-    files = [path]
+        speed = recorder.images_per_second
+        recorder.writer.finish(replace(provenance, images_per_second=speed, skipped=len(skipped)))
     if config.split == "test":
-        write_submission(path, run.submission)
+        write_submission(files[0], run.submission)
         files.append(run.submission)
     return Written(files, recorder.writer.count, skipped)
+
+
+def _make_trainer(config: DictConfig, run: Run, recorder: _BatchWriter) -> L.Trainer:
+    trainer: L.Trainer = instantiate(
+        config.trainer,
+        callbacks=[recorder],
+        logger=False,
+        enable_checkpointing=False,
+        default_root_dir=str(run.best.parent),  # has none of SLURM's checkpoints, which Lightning would load
+    )
+    if trainer.world_size > 1:
+        raise InputError(
+            f"trainer: expected one process to predict, as one writes the file, found {trainer.world_size}. Set "
+            "trainer.devices=1, or predict on a single TPU host with trainer=tpu."
+        )
+    if not config.trainer.fast_dev_run:
+        _check_whole_split(trainer)
+    return trainer
+
+
+def _describe(run: Run, split: str, datamodule: FlowersDataModule, model: FlowerClassifier, tta: str) -> Provenance:
+    return Provenance(
+        run=str(run.directory),
+        split=split,
+        image_size=datamodule.image_size,
+        tta=tta,
+        class_names=model.class_names,
+        eval_size=datamodule.eval_size,
+        backbone=run.config().model.backbone,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        trained_on=datamodule.train_on,
+        folds=datamodule.folds,
+        fold=datamodule.fold,
+        recipe=run.recipe(),
+        weights=digest_weights(model.state_dict()),
+    )
 
 
 def _check_whole_split(trainer: L.Trainer) -> None:

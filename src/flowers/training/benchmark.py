@@ -116,6 +116,7 @@ def benchmark_step(config: DictConfig) -> StepBenchmark:
     trainer: L.Trainer = instantiate(
         config.trainer,
         callbacks=[clock],
+        default_root_dir=str(Path(config.results).parent),
         max_epochs=1,
         max_steps=config.warmup + config.steps,
         limit_val_batches=0,

@@ -138,12 +138,9 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.is_last_batch:
-            return  # the end of the epoch saves
-        accumulating = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
-        self._put_off_stop(trainer, accumulating)
-        if accumulating or trainer.global_step == self._saved:
-            return
+        self._put_off_stop(trainer)
+        if trainer.is_last_batch or _is_accumulating(trainer) or trainer.global_step == self._saved:
+            return  # the end of the epoch saves, or the next step
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
         interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         asks = trainer.world_size == 1 or trainer.global_step % interval == 0  # asking other processes takes time
@@ -153,14 +150,17 @@ class LastCheckpoint(Checkpoint):
         if terminated:
             self._end(trainer)
 
-    def _put_off_stop(self, trainer: L.Trainer, accumulating: bool) -> None:
+    def _put_off_stop(self, trainer: L.Trainer) -> None:
         """Put off a stop among batches whose gradients only accumulate: no checkpoint holds those."""
-        self._stop_later |= accumulating and trainer.should_stop
-        trainer.should_stop = not accumulating and (trainer.should_stop or self._stop_later)
-        self._stop_later &= accumulating
+        stop = trainer.should_stop or self._stop_later
+        self._stop_later = stop and _is_accumulating(trainer)
+        trainer.should_stop = stop and not self._stop_later
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and _ends_within_epoch(trainer):
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        self._put_off_stop(trainer)
+        if _ends_within_epoch(trainer):
             self._save(trainer)  # the validation has asked for the end
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -185,6 +185,12 @@ class LastCheckpoint(Checkpoint):
         self._saved = trainer.global_step
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.save_checkpoint(self.path)
+
+
+def _is_accumulating(trainer: L.Trainer) -> bool:
+    """Tell whether the gradients of the newest batch wait for those of the next."""
+    batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    return batches % trainer.accumulate_grad_batches != 0 and not trainer.is_last_batch
 
 
 def _ends_within_epoch(trainer: L.Trainer) -> bool:

@@ -44,7 +44,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 if not self._read_back:
                     check_readable(unfinished)
                     self._read_back = True
-        except (OSError, RuntimeError) as error:  # torch has a RuntimeError for a disk that is full
+        except (OSError, RuntimeError) as error:
+            if not isinstance(error, OSError) and "PytorchStreamWriter" not in str(error):
+                raise  # torch's own for a file that cannot be written is a RuntimeError
             raise InputError(
                 f"{path}: expected room for a checkpoint, found this: {str(error).strip().splitlines()[0]}. The one "
                 "before is kept. Make room, then resume from it."

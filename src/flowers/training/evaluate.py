@@ -29,7 +29,10 @@ def evaluate(config: DictConfig) -> tuple[dict[str, float], set[str]]:
     if datamodule.train_on == "train+val" and config.data.root is None:
         log.warning("The run was trained on the validation split as well: these figures say nothing of other images.")
     trainer: L.Trainer = instantiate(
-        config.trainer, logger=False, enable_checkpointing=False, default_root_dir=str(run.best.parent)
+        config.trainer,
+        logger=False,
+        enable_checkpointing=False,
+        default_root_dir=str(run.best.parent),  # has none of SLURM's checkpoints, which Lightning would load
     )
     trainer.validate(model, datamodule=datamodule, verbose=False)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}, datamodule.gather_skipped()

@@ -220,8 +220,14 @@ def finish_wandb_run(exit_code: int) -> None:
 
 def _abandon() -> None:
     """Drop W&B's process, which may be dead already, so that the next run starts another."""
-    with suppress(Exception):
-        wandb.teardown()
+
+    def tear_down() -> None:
+        with suppress(Exception):
+            wandb.teardown()
+
+    thread = Thread(target=tear_down, daemon=True)  # it waits for that process, without a limit
+    thread.start()
+    thread.join(LIMITS["finish_timeout"])
     wandb.run = None
 
 

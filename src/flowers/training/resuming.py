@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ from torch.optim import Optimizer
 from flowers.data.datamodule import FlowersDataModule
 from flowers.errors import InputError
 from flowers.models.classifier import FlowerClassifier
-from flowers.training.runs import Checkpoint, check_classes, check_weights, read_checkpoint
+from flowers.training.ema import EMA
+from flowers.training.runs import check_classes, check_weights, read_checkpoint
 
 log = logging.getLogger(__name__)
 
 _EXECUTION = {"params", "param_names", "lr", "foreach", "fused", "capturable", "differentiable"}
-"""What a parameter group holds besides hyperparameters; `lr` is the step's, `initial_lr` the configured one."""
+"""Keys of a parameter group besides hyperparameters; `lr` is the step's, `initial_lr` the configured one."""
 
 _CYCLED = {"betas", "momentum"}
 """What a schedule such as OneCycleLR changes with the steps."""
@@ -55,36 +56,30 @@ class ReportResume(Callback):
             )
 
 
-def check_resumable(
-    path: Path, model: FlowerClassifier, datamodule: FlowersDataModule, max_epochs: int, *, averaged: bool
-) -> None:
-    """Raise `InputError` unless training can go on from a checkpoint: same split, classes, model and optimizer.
-
-    `averaged`: whether this training keeps an average of the weights.
-    """
+def check_resumable(path: Path, trainer: L.Trainer, model: FlowerClassifier, datamodule: FlowersDataModule) -> None:
+    """Raise `InputError` unless a trainer can go on from a checkpoint: same split, classes, model and optimizer."""
     checkpoint = read_checkpoint(path)
     check_classes(path, checkpoint, model.class_names)
     check_weights(path, checkpoint, model)
-    if checkpoint.averaged and not averaged:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if checkpoint.averaged and not any(isinstance(callback, EMA) for callback in callbacks):
         raise InputError(
             f"{path}: expected a run without an average of the weights to be resumed from one without, found one with. "
             "Add callbacks=ema; to start a new run from the average, set model.pretrained to this path instead."
         )
-    if 0 <= max_epochs <= checkpoint.epochs:
-        raise InputError(
-            f"trainer.max_epochs={max_epochs}: expected more than the {checkpoint.epochs} epochs that {path} has been "
-            f"trained for. Set trainer.max_epochs to {checkpoint.epochs + 1} or more."
-        )
+    for name, limit, done in (
+        ("epochs", trainer.max_epochs, checkpoint.epochs),
+        ("steps", trainer.max_steps, checkpoint.steps),
+    ):
+        if limit is not None and 0 <= limit <= done:
+            raise InputError(
+                f"trainer.max_{name}={limit}: expected more than the {done} {name} that {path} has been trained for. "
+                f"Set trainer.max_{name} to {done + 1} or more."
+            )
     datamodule.check_same_split(checkpoint.position)
-    _check_same_training(path, checkpoint, model)
-
-
-def _check_same_training(path: Path, checkpoint: Checkpoint, model: FlowerClassifier) -> None:
     made: Any = model.configure_optimizers()
+    check_same_schedule(path, checkpoint.schedule, made["lr_scheduler"]["scheduler"])
     check_same_optimizer(path, checkpoint.groups, made["optimizer"])
-    scheduler = made["lr_scheduler"]["scheduler"]
-    for line in kept_schedule(checkpoint.schedule, scheduler):
-        rank_zero_only(log.info)(line)
 
 
 def check_same_optimizer(path: Path, saved: list[dict[str, Any]], optimizer: Optimizer) -> None:
@@ -98,11 +93,10 @@ def check_same_optimizer(path: Path, saved: list[dict[str, Any]], optimizer: Opt
             f"{path}: expected the parameter groups of this version's optimizer, found others. {_start_anew(path)}"
         )
     for before, now in zip(saved, groups, strict=True):
-        missing, unknown = (one.keys() - other.keys() - _EXECUTION for one, other in ((now, before), (before, now)))
-        if missing and unknown:
+        if differing := (now.keys() ^ before.keys()) - _EXECUTION:
             raise InputError(
-                f"optimizer: expected the one that {path} was trained with, which has {', '.join(sorted(unknown))}, "
-                f"found {type(optimizer).__name__}. {_start_anew(path)}"
+                f"optimizer: expected the one that {path} was trained with, found {type(optimizer).__name__}, which "
+                f"differs in {', '.join(sorted(differing))}. {_start_anew(path)}"
             )
         cycled = _CYCLED if "max_momentum" in now else set()
         for name in sorted(now.keys() & before.keys() - _EXECUTION - cycled):
@@ -114,13 +108,37 @@ def check_same_optimizer(path: Path, saved: list[dict[str, Any]], optimizer: Opt
                 )
 
 
-def kept_schedule(saved: Mapping[str, Any], scheduler: Any) -> Iterator[str]:
-    """Yield a line for each argument of a schedule that a checkpoint replaces by another value."""
-    arguments = inspect.signature(type(scheduler)).parameters.keys() - {"optimizer", "last_epoch"}
-    configured = scheduler.state_dict()
-    for name in sorted(arguments & configured.keys() & saved.keys()):
-        if _plain(saved[name]) != _plain(configured[name]):
-            yield f"scheduler.{name}: {saved[name]} is kept from the checkpoint, {configured[name]} is configured."
+def check_same_schedule(path: Path, saved: Mapping[str, Any], schedule: Any) -> None:
+    """Raise `InputError` if a schedule is of another kind than the one that was saved, or would end before the run.
+
+    Log each argument that the checkpoint replaces by another value.
+    """
+    configured = schedule.state_dict()
+    if differing := {name for name in configured.keys() ^ saved.keys() if not name.startswith("_")}:
+        raise InputError(
+            f"scheduler: expected the one that {path} was trained with, found {type(schedule).__name__}, which differs "
+            f"in {', '.join(sorted(differing))}. {_start_anew(path)}"
+        )
+    for name in find_replaced_arguments(saved, schedule):
+        if name == "total_steps":
+            raise InputError(
+                f"scheduler.total_steps={configured[name]}: expected {saved[name]}, with which {path} was trained: "
+                f"{type(schedule).__name__} cannot be stretched. {_start_anew(path)}"
+            )
+        rank_zero_only(log.info)(
+            f"scheduler.{name}: {saved[name]} is kept from the checkpoint, {configured[name]} is configured."
+        )
+
+
+def find_replaced_arguments(saved: Mapping[str, Any], schedule: Any) -> list[str]:
+    """Return the arguments of a schedule whose configured values a checkpoint replaces by others."""
+    configured = schedule.state_dict()
+    arguments = inspect.signature(type(schedule)).parameters.keys() - {"optimizer", "last_epoch"}
+    return [
+        name
+        for name in sorted(arguments & configured.keys() & saved.keys())
+        if _plain(saved[name]) != _plain(configured[name])
+    ]
 
 
 def _start_anew(path: Path) -> str:
@@ -131,7 +149,7 @@ def _start_anew(path: Path) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A hyperparameter for comparison: a list or tuple alike, a tensor as a number."""
+    """Return a hyperparameter in a form for comparison: a list or tuple alike, a tensor as a number."""
     if isinstance(value, Tensor):
         return value.tolist()
     return list(value) if isinstance(value, list | tuple) else value

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from flowers.data.atomic import write_atomic
 from flowers.data.datamodule import FlowersDataModule
@@ -68,20 +70,26 @@ class Run:
     def submission(self) -> Path:
         return self.directory / "submission.csv"
 
-    @rank_zero_only
-    def check_unused(self, ckpt_path: str | None) -> None:
-        """Raise `InputError` if another training has left results here, unless that is resumed.
+    def find_slurm_checkpoint(self) -> Path | None:
+        """Return the newest checkpoint that Lightning has left here before SLURM started the job again."""
+        if not SLURMEnvironment.detect():
+            return None
+        paths = [path for path in self.directory.glob("hpc_ckpt_*.ckpt") if path.stem.split("_")[-1].isdigit()]
+        return max(paths, key=lambda path: int(path.stem.split("_")[-1]), default=None)
 
-        Its weights would be evaluated as the new run's, should that end early. Lightning resumes SLURM's checkpoints.
+    @rank_zero_only
+    def check_unused(self, resumed: Path | None) -> None:
+        """Raise `InputError` if another training has left results here than the one that is resumed.
+
+        Its weights would be evaluated as the new run's, should that end early.
         """
         results = [*self.directory.glob("checkpoints/*.ckpt"), *self.directory.glob("predictions/*")]
         results += [path for path in (self.metrics_path, self.submission) if path.exists()]
-        resumed = ckpt_path is not None and self.directory.resolve() in Path(ckpt_path).resolve().parents
-        if results and not resumed and not any(self.directory.glob("hpc_ckpt_*.ckpt")):
+        if results and (resumed is None or self.directory.resolve() not in resumed.resolve().parents):
             raise InputError(
                 f"{self.directory}: expected a new directory, found what another run has left: "
                 f"{first_few([str(path.relative_to(self.directory)) for path in results], ', ')}. Set hydra.run.dir to "
-                f"another, or resume that run with ckpt_path={self.directory}/checkpoints/last.ckpt."
+                f"another, or resume that run with ckpt_path={self.last}."
             )
 
     @rank_zero_only
@@ -109,7 +117,12 @@ class Run:
                 f"{self.config_path}: no such file. Expected run=DIR to be what `python src/train.py` printed as its "
                 "directory, one of logs/train/runs/*."
             )
-        config = OmegaConf.load(self.config_path)
+        try:
+            config = OmegaConf.load(self.config_path)
+        except (OSError, ValueError, YAMLError) as error:
+            raise InputError(
+                f"{self.config_path}: expected a configuration that can be read, found {error}."
+            ) from error
         if not isinstance(config, DictConfig) or not {"data", "model"} <= set(config):
             raise InputError(f"{self.config_path}: expected a training's configuration, found none in it.")
         return config
@@ -174,7 +187,7 @@ class Checkpoint:
 
     state: the weights, on the CPU.
     class_names: in label order.
-    epochs: done.
+    epochs, steps: done.
     averaged: whether the weights are an average, which training cannot go on from by itself.
     position: where in the data the training was, as the data module saved it.
     groups: the optimizer's parameter groups, with its hyperparameters.
@@ -184,6 +197,7 @@ class Checkpoint:
     state: dict[str, Tensor]
     class_names: list[str]
     epochs: int
+    steps: int
     averaged: bool
     position: Mapping[str, Any]
     groups: list[dict[str, Any]]
@@ -207,8 +221,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         position = content[FlowersDataModule.__qualname__]
         groups = [group for optimizer in content.get("optimizer_states", []) for group in optimizer["param_groups"]]
         schedule: Mapping[str, Any] = next(iter(content.get("lr_schedulers", [])), {})
+        done = position["epoch"], content["global_step"]
         averaged = ema.KEY in content
-        return Checkpoint(content["state_dict"], class_names, position["epoch"], averaged, position, groups, schedule)
+        return Checkpoint(content["state_dict"], class_names, *done, averaged, position, groups, schedule)
     except Exception as error:  # torch.load raises many kinds for a file that is none of its own
         raise InputError(
             f"{path}: expected a checkpoint of this program, found {type(error).__name__}: "

@@ -23,7 +23,6 @@ from flowers.instantiate import instantiate
 from flowers.models.classifier import FlowerClassifier, SchedulerFactory
 from flowers.models.image_sizes import check_image_sizes
 from flowers.training.checkpoint_io import save_atomically
-from flowers.training.ema import EMA
 from flowers.training.limits import check_validation_interval
 from flowers.training.processes import closing_process_group
 from flowers.training.random_state import SeedSteps
@@ -31,8 +30,8 @@ from flowers.training.resuming import ReportResume, TimeEachProcess, check_resum
 from flowers.training.runs import Run
 from flowers.training.schedules import with_run_length
 
-STEP_FIGURES = ("train/loss_step", "train/learning_rate")
-"""What is logged of single steps: none of a run's final figures."""
+STEP_METRICS = ("train/loss_step", "train/learning_rate")
+"""What is logged of single steps: none of a run's final metrics."""
 
 
 @closing_process_group()
@@ -40,7 +39,7 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     """Train as configured. A W&B run is left open for the caller to finish: see `finished_wandb_run`.
 
     Returns:
-        The run, its final figures (those of the best checkpoint for the validation split), and what was
+        The run, its final metrics (those of the best checkpoint for the validation split), and what was
         wrong with each record that was skipped.
 
     Raises:
@@ -56,7 +55,8 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
 
     trainer = _make_trainer(config, run)
     _check_final_fit(trainer, datamodule)
-    run.check_unused(config.ckpt_path)  # now that the trainer knows which process is the first
+    resumed = run.find_slurm_checkpoint() or (Path(config.ckpt_path) if config.ckpt_path is not None else None)
+    run.check_unused(resumed)  # now that the trainer knows which process is the first
     batches = max(1, images // (config.data.batch_size * trainer.world_size))
     check_validation_interval(trainer, batches)
     model: FlowerClassifier = instantiate(
@@ -68,19 +68,18 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     )
     sizes = {f"data.{name}": [config.data[name]] for name in ("train_size", "eval_size")}
     check_image_sizes(model.backbone, sizes)
-    if config.ckpt_path is not None:
-        averaged = any(isinstance(callback, EMA) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-        check_resumable(Path(config.ckpt_path), model, datamodule, config.trainer.max_epochs, averaged=averaged)
+    if resumed is not None:
+        check_resumable(resumed, trainer, model, datamodule)
     run.write_config(config)  # now that nothing is refused
-    _keep_earlier_figures(run)
+    _keep_earlier_metrics(run)
     _log_configuration(trainer, config)
-    trainer.fit(model, datamodule=datamodule, ckpt_path=config.ckpt_path)
+    trainer.fit(model, datamodule=datamodule, ckpt_path=resumed)
     # Processes on other machines have composed a time-stamped directory of their own.
     run = Run(Path(trainer.strategy.broadcast(str(run.directory))))
-    figures = dict(trainer.callback_metrics)
+    last = dict(trainer.callback_metrics)
     if not config.trainer.fast_dev_run:  # which leaves no checkpoint
-        figures |= _best_figures(trainer, model, datamodule, run)
-    metrics = {name: float(value) for name, value in figures.items() if name not in STEP_FIGURES}
+        last |= _best_metrics(trainer, model, datamodule, run)
+    metrics = {name: float(value) for name, value in last.items() if name not in STEP_METRICS}
     if trainer.is_global_zero and not config.trainer.fast_dev_run:
         run.write_metrics(metrics)
     return run, metrics, datamodule.gather_skipped()
@@ -109,7 +108,7 @@ def _check_final_fit(trainer: L.Trainer, datamodule: FlowersDataModule) -> None:
 
 
 @rank_zero_only
-def _keep_earlier_figures(run: Run) -> None:
+def _keep_earlier_metrics(run: Run) -> None:
     """Rename the metrics.csv of the run that is resumed here, which the CSV logger would delete.
 
     Remove what it was writing when it was killed.
@@ -128,16 +127,16 @@ def _instances(group: DictConfig | None) -> list[Any]:
     return [instantiate(node) for node in group.values() if node is not None] if group else []
 
 
-def _best_figures(
+def _best_metrics(
     trainer: L.Trainer, model: FlowerClassifier, datamodule: FlowersDataModule, run: Run
 ) -> Mapping[str, Tensor]:
-    """The validation figures of the best checkpoint; a run without any validation makes its last the best."""
+    """The validation metrics of the best checkpoint; a run without any validation makes its last the best."""
     best = Path(getattr(trainer.checkpoint_callback, "best_model_path", ""))
     if best.resolve() != run.best.resolve():  # none yet, or that of a run which this one was resumed from
         trainer.save_checkpoint(run.best)
     if datamodule.train_on == "train+val":  # nothing is left to validate on
         return {}
-    trainer.logger = None  # the epochs' own figures are logged already
+    trainer.logger = None  # the epochs' own metrics are logged already
     trainer.validate(model, datamodule=datamodule, ckpt_path=run.best, verbose=False)
     return trainer.callback_metrics
 

@@ -27,7 +27,7 @@ PACKAGES = ("flowers", "albumentations", "timm", "lightning", "torch.optim")
 """Where a class may be defined."""
 
 KINDS = (L.LightningDataModule, nn.Module, BasicTransform, BaseCompose, Garden, Optimizer, LRScheduler)
-"""What it may be. Not any function: the packages have some that call what they are told or load pickles."""
+"""What it may be. Not any function: the packages have some that call any other, or load pickles."""
 
 MADE = ("data", "model")
 """The groups of a training's configuration that are made again when its run is used."""
@@ -39,9 +39,9 @@ LOADERS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_ov
 """Arguments of `timm.create_model` that name a file to load, which older versions unpickle."""
 
 _REFERENCE = re.compile(
-    r"\$\{(?:[.\w\[\]]+|oc\.env:(?:FLOWERS_CACHE|XLA_PERSISTENT_CACHE_PATH)(?:,\s*(?:\"[^\"$]*\"|'[^'$]*'|null))?)\}"
+    r"\$\{(?:(?![.\[]*(?:callbacks|logger)\b)[.\w\[\]]+|oc\.env:(?:FLOWERS_CACHE|XLA_PERSISTENT_CACHE_PATH)(?:,\s*(?:\"[^\"$]*\"|'[^'$]*'|null))?)\}"
 )
-"""A reference to another setting, or to one of the two variables that configs/ reads."""
+"""A reference to another setting that is checked, or to one of the two variables that configs/ reads."""
 
 
 def check_trusted(config: DictConfig, path: Path) -> None:
