@@ -7,6 +7,7 @@ import resource
 import shutil
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import albumentations as A
 import numpy as np
@@ -95,7 +96,7 @@ def test_what_does_not_fit_into_memory_is_refused() -> None:
 
 
 def test_a_containers_memory_bounds_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoded, "memory_limit", lambda: 2 * 100 * 64 * 64 * 3)
+    monkeypatch.setattr(decoded, "memory_limit", lambda: 2 * 100 * (64 * 64 * 3 + 1))
     PicturesInMemory(100, 64, 1)
     for count, processes in ((101, 1), (100, 2)):
         with pytest.raises(InputError, match="decoded_cache=memory"):
@@ -103,6 +104,37 @@ def test_a_containers_memory_bounds_what_is_kept(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("flowers.memory.available_memory", lambda: 0)
     with pytest.raises(InputError, match="decoded_cache=memory"):
         PicturesInMemory(100, 64, 1)
+
+
+def test_free_memory_must_suffice_for_all_processes_before_any_reserves_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free = 2 * 100 * (64 * 64 * 3 + 1)
+    monkeypatch.setattr("flowers.memory.available_memory", lambda: free)
+    monkeypatch.setattr(decoded, "available_memory", lambda: free)
+    waited: list[int] = []
+    with pytest.raises(InputError, match=r"decoded_cache=memory: .* for each of 3 processes"):
+        PicturesInMemory(100, 64, 3, lambda: waited.append(3))
+    assert not waited
+
+    def reserve(size: int) -> None:
+        assert waited == [2]
+
+    monkeypatch.setattr(decoded, "SharedMemory", reserve)
+    PicturesInMemory(100, 64, 2, lambda: waited.append(2))
+    assert waited == [2]
+
+
+def test_the_processes_of_a_machine_wait_for_each_other_to_compare(copied: Path, tmp_path: Path) -> None:
+    waited: list[int] = []
+    for processes in (1, 2):
+        data = module(copied, "memory", tmp_path)
+        strategy = SimpleNamespace(barrier=lambda n=processes: waited.append(n))
+        data.trainer = SimpleNamespace(  # type: ignore[assignment]
+            world_size=processes, num_nodes=1, strategy=strategy
+        )
+        data._decoded(data.dataset("train", training=True))
+    assert waited == [2]
 
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)

@@ -225,7 +225,9 @@ class FlowersDataModule(L.LightningDataModule):
 
     def _decoded(self, dataset: FlowersDataset) -> DecodedPictures:
         if self.decoded_cache == "memory":
-            return PicturesInMemory(len(dataset), self.image_size, self._processes)
+            several = self.trainer if self._processes > 1 else None
+            barrier = several.strategy.barrier if several else lambda: None
+            return PicturesInMemory(len(dataset), self.image_size, self._processes, barrier)
         return PicturesOnDisk(self.cache_dir / "decoded", dataset.reader.state(), len(dataset), self.image_size)
 
     def _sampler(self, split: Split, records: NDArray[np.int64], *, training: bool) -> EpochSampler:

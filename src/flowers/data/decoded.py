@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from flowers.data.transforms import Image
 from flowers.errors import InputError
-from flowers.memory import SharedMemory, memory_limit
+from flowers.memory import SharedMemory, available_memory, memory_limit
 
 log = logging.getLogger(__name__)
 
@@ -31,21 +32,28 @@ class DecodedPictures(Protocol):
 
 
 class PicturesInMemory:
-    """Room for `count` pictures of `size` pixels a side in memory; each of the machine's `processes` has its own.
+    """Room for `count` pictures of `size` pixels a side in memory.
+
+    Args:
+        count: of pictures.
+        size: in pixels.
+        processes: of this machine, each of which has its own room.
+        barrier: returns when each of them has called it. Until then none reserves memory: else the others would
+            compare their need with what is left.
 
     Raises:
         InputError: they would take more than half of the memory that there is, or more than is free.
     """
 
-    def __init__(self, count: int, size: int, processes: int) -> None:
+    def __init__(self, count: int, size: int, processes: int, barrier: Callable[[], object] = lambda: None) -> None:
         self._shape = (size, size, 3)
         self._bytes = size * size * 3
-        needed, memory = count * self._bytes, memory_limit()
+        self._count = count
+        needed = count + count * self._bytes
         try:
-            if needed * processes > memory / 2:
-                raise OSError(f"half of the {memory / 2**30:.1f} GiB that this machine or container has")
-            self._count = count
-            self._memory = SharedMemory(count + needed)
+            _check_memory(needed * processes)
+            barrier()
+            self._memory = SharedMemory(needed)
         except OSError as error:
             raise InputError(
                 f"data.decoded_cache=memory: expected {count} pictures of {size}x{size} pixels, {needed / 2**30:.1f} "
@@ -65,6 +73,15 @@ class PicturesInMemory:
 
     def _pixels(self, number: int) -> Image:
         return self._memory.array(self._count + number * self._bytes, self._bytes).reshape(self._shape)
+
+
+def _check_memory(needed: int) -> None:
+    """Raise an OSError if there are not so many bytes for decoded pictures."""
+    memory, free = memory_limit(), available_memory()
+    if needed > memory / 2:
+        raise OSError(f"half of the {memory / 2**30:.1f} GiB that this machine or container has")
+    if needed > free:
+        raise OSError(f"{free / 2**30:.1f} GiB that are free")
 
 
 class PicturesOnDisk:
