@@ -177,6 +177,30 @@ def test_each_fault_is_found_once_and_in_its_place(root: Path, name: str) -> Non
         assert Path(finding.file).is_relative_to(root)
 
 
+def renumber(root: Path, new: Callable[[int], str]) -> None:
+    for path in sorted(root.rglob("*.tfrec"), reverse=True):
+        number, rest = path.name.split("-", 1)
+        path.rename(path.with_name(f"{new(int(number))}-{rest}"))
+
+
+@pytest.mark.parametrize("first", [1, 100])
+def test_shards_may_be_numbered_from_any_number(root: Path, first: int) -> None:
+    renumber(root, lambda number: f"{number + first:02d}")
+    assert not verify(root, decode=False).findings
+    shard(root).unlink()
+    expected = f"{first + 3:02d}-192x192-13.tfrec"
+    [finding] = verify(root, decode=False).findings
+    assert (finding.kind, expected in finding.message) == ("shard", True)
+
+
+def test_no_gaps_are_looked_for_between_numbers_far_apart(root: Path) -> None:
+    renumber(root, lambda number: f"{20240101 + 10_000 * number}")
+    assert not verify(root, decode=False).findings
+    shard(root).unlink()  # which the other resolution still has
+    [finding] = verify(root, decode=False).findings
+    assert (finding.kind, f"{20240101 + 30_000}-192x192-13.tfrec" in finding.message) == ("shard", True)
+
+
 @pytest.fixture(scope="module")
 def photographs_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set of `prepare.py folder`: two shards in train, one in val and test each. Not to be changed."""

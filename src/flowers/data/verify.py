@@ -226,17 +226,28 @@ def missing_shards(shards: Shards, manifest: Manifest | None) -> Missing:
 
 
 def _planned_shards(manifest: Manifest) -> dict[Split, dict[int, int]]:
-    """The numbers of a split's shards and how many records each has, as the manifest says."""
+    """Return the numbers of a split's shards and how many records each has by the manifest."""
     counts = Counter((image.split, image.shard) for image in manifest.images)
     return {split: {shard: count for (of, shard), count in counts.items() if of == split} for split in SPLITS}
 
 
 def _numbered_shards(shards: Shards) -> dict[Split, dict[int, int]]:
-    """The same without a manifest: numbers from 0 without gaps, and the counts that any resolution has, or 0."""
+    """Return the same without a manifest: the shards that any resolution has, and the gaps between their numbers."""
     counts: dict[Split, dict[int, int]] = {split: {} for split in SPLITS}
     for (_, split), found in shards.items():
         counts[split] |= {shard.number: shard.count or 0 for shard in found if shard.number is not None}
-    return {split: {n: known.get(n, 0) for n in range(max(known, default=-1) + 1)} for split, known in counts.items()}
+    return {split: _fill_gaps(known) for split, known in counts.items()}
+
+
+def _fill_gaps(counts: dict[int, int]) -> dict[int, int]:
+    """Add the numbers between the least and the greatest, with 0 records.
+
+    Where that would more than double them, they are left as they are: such numbers (dates, say) are not consecutive.
+    """
+    first, last = min(counts, default=0), max(counts, default=-1)
+    if last - first + 1 > 2 * len(counts):
+        return counts
+    return {number: counts.get(number, 0) for number in range(first, last + 1)}
 
 
 def _missing_files(root: Path, missing: Missing) -> Iterator[Finding]:
