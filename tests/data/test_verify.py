@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -175,6 +176,35 @@ def test_each_fault_is_found_once_and_in_its_place(root: Path, name: str) -> Non
         assert finding.message.startswith(finding.file if record is None else f"{finding.file}: record {record}: ")
         assert not known or str(finding.id) in finding.message
         assert Path(finding.file).is_relative_to(root)
+
+
+@pytest.mark.parametrize("place", ["192x192/val", "192x192/test"])
+def test_a_split_that_cannot_be_read_is_reported_as_that(
+    root: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = Path.iterdir
+    refused = root / f"tfrecords-jpeg-{place}"
+
+    def list_others(path: Path) -> Any:
+        if path == refused:
+            raise PermissionError(errno.EACCES, "Permission denied")  # the superuser may read everything
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", list_others)
+    [finding] = verify(root, decode=False).findings
+    assert (finding.kind, finding.file) == ("split", str(refused))
+    assert finding.message.startswith(f"{refused}: ")
+    assert "Permission denied" in finding.message
+
+
+def test_a_root_that_cannot_be_read_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(root))
+
+    for method in ("stat", "iterdir"):
+        monkeypatch.setattr(Path, method, refuse)
+    with pytest.raises(InputError, match=f"{root}: .*Permission denied"):
+        verify(root, decode=False)
 
 
 def renumber(root: Path, new: Callable[[int], str]) -> None:

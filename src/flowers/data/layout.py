@@ -73,13 +73,23 @@ def find_shards(root: AnyPath, split: Split, image_size: int) -> list[ShardFile]
             f"{sized}: no such directory: data.image_size={image_size} is not in this data set. "
             + (f"It has {there}: choose one of them." if there else f"Expected tfrecords-jpeg-SxS in {root}.")
         )
-    paths = [path for path in entries(sized / split) or () if path.name.endswith(".tfrec")]
-    if not paths:
+    shards = list_shards(root, split, image_size)
+    if not shards:
         raise InputError(
             f"{sized / split}: expected shards named like {shard_name(0, image_size, 798)}, found none. "
             "Copy or download the data set again."
         )
-    return [_shard_file(path) for path in paths]
+    return shards
+
+
+def list_shards(root: AnyPath, split: Split, image_size: int) -> list[ShardFile]:
+    """Return the shards of a split at one resolution, in order of name; none where there is no such directory.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    directory = size_directory(root, image_size) / split
+    return [_shard_file(path) for path in entries(directory) or () if path.name.endswith(".tfrec")]
 
 
 def _finished_entries(root: AnyPath) -> list[AnyPath] | None:

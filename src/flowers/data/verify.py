@@ -25,8 +25,8 @@ from flowers.data.layout import (
     SPLITS,
     ShardFile,
     Split,
-    find_shards,
     image_sizes,
+    list_shards,
     read_class_names,
     shard_name,
     size_directory,
@@ -176,9 +176,9 @@ def verify(root: Path, *, decode: bool) -> Verification:
         decode: whether each JPEG is decoded; if not, its payload's CRC, features and label are still checked.
 
     Raises:
-        InputError: there is no data set, or its classes.txt is none.
+        InputError: there is no data set, it cannot be read, or its classes.txt is none.
     """
-    sizes = image_sizes(root) if root.is_dir() else []
+    sizes = image_sizes(root)
     if not sizes:
         raise InputError(
             f"{root}: expected a data set in Kaggle's layout (tfrecords-jpeg-SxS/{{train,val,test}}), found none. "
@@ -186,14 +186,14 @@ def verify(root: Path, *, decode: bool) -> Verification:
         )
     class_names = read_class_names(root)
     manifest = read_manifest(UPath(root))
-    shards = _list_shards(root, sizes)
+    shards, unreadable = _list_shards(root, sizes)
     missing = missing_shards(shards, manifest)
     tasks = [ShardTask(size, split, shard) for (size, split), found in shards.items() for shard in found]
     parts, ids = gather(_scan_all(partial(scan_shard, class_count=len(class_names), decode=decode), tasks))
     parts = [
         replace(part, unread=part.unread + sum(missing.get((part.size, part.split), {}).values())) for part in parts
     ]
-    findings = [*_missing_splits(root, shards, manifest), *_missing_files(root, missing)]
+    findings = [*unreadable, *_missing_splits(root, shards, manifest), *_missing_files(root, missing)]
     findings += [finding for part in parts for finding in part.findings]
     findings += find_faults(parts, ids)
     if manifest:
@@ -202,16 +202,17 @@ def verify(root: Path, *, decode: bool) -> Verification:
     return Verification(len(class_names), parts, findings)
 
 
-def _list_shards(root: Path, sizes: Sequence[int]) -> Shards:
-    """The shards by resolution and split; none of a split that is missing."""
+def _list_shards(root: Path, sizes: Sequence[int]) -> tuple[Shards, list[Finding]]:
+    """List the shards, none of a split that is missing, and what is wrong with the splits that cannot be read."""
     shards: Shards = {}
+    findings = []
     for size in sizes:
         for split in SPLITS:
             try:
-                shards[size, split] = find_shards(root, split, size)
-            except InputError:
-                shards[size, split] = []
-    return shards
+                shards[size, split] = list_shards(root, split, size)
+            except InputError as error:
+                findings.append(Finding("split", str(error), str(size_directory(root, size) / split)))
+    return shards, findings
 
 
 def missing_shards(shards: Shards, manifest: Manifest | None) -> Missing:
@@ -259,7 +260,7 @@ def _missing_files(root: Path, missing: Missing) -> Iterator[Finding]:
 
 
 def _missing_splits(root: Path, shards: Shards, manifest: Manifest | None) -> Iterator[Finding]:
-    """The splits that are missing. Without a manifest, test may be missing everywhere."""
+    """Find the splits that are missing. Without a manifest, test may be missing everywhere."""
     wanted = {"train", "val", *(split for (_, split), found in shards.items() if found)}
     if manifest:
         wanted = {image.split for image in manifest.images}
