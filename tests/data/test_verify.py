@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flowers.data import atomic
 from flowers.data import verify as verifying
 from flowers.data.example import Record, decode_example, encode_example
 from flowers.data.layout import SPLITS, Split
 from flowers.data.prepare.folder import prepare_folder
 from flowers.data.reader import ShardReader
 from flowers.data.shards import index_shard, write_shard
-from flowers.data.verify import NO_LABEL, Kind, Part, find_faults, local_root, verify
+from flowers.data.verify import NO_LABEL, Kind, Part, Verification, find_faults, local_root, verify, write_report
 from flowers.errors import InputError
 from tests.conftest import Door
 from tests.data.prepare.conftest import SETTINGS, class_folders, one_by_one
@@ -439,3 +440,10 @@ def test_a_report_that_cannot_be_written_is_refused(garden: Path, door: Door, tm
     done = door("prepare", "verify", f"root={garden}", f"report={tmp_path}")
     assert done.returncode == 1
     assert f"error: report={tmp_path}: cannot be written" in done.stderr
+
+
+def test_a_report_that_lost_bytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = atomic._check_size
+    monkeypatch.setattr(atomic, "_check_size", lambda path, _: check(path, 3))
+    with pytest.raises(InputError, match=r"report=.*/report\.json: .*expected 3 bytes as written, found \d+\."):
+        write_report(tmp_path / "report.json", Verification(104, [], []))

@@ -32,7 +32,7 @@ from flowers.data.prepare.manifest import PlannedImage
 from flowers.data.prepare.processes import run_on_processes
 from flowers.data.prepare.tables import read_table
 from flowers.data.transforms import SeededTransform
-from flowers.errors import InputError
+from flowers.errors import UNWRITABLE, InputError
 from tests.conftest import ROOT, Door
 from tests.data.prepare.conftest import SETTINGS, class_folders, file_of, one_by_one, picture, tree
 
@@ -309,6 +309,15 @@ def test_an_output_that_cannot_be_listed_gets_a_message(
     monkeypatch.setattr(folder, "entries", refuse)
     with pytest.raises(InputError, match="output: cannot be written: Permission denied"):
         prepare_folder(str(photographs), str(tmp_path / "output"), SETTINGS, one_by_one)
+
+
+@pytest.mark.parametrize("code", sorted(UNWRITABLE))
+def test_a_disk_that_cannot_be_written_gets_a_message(photographs: Path, tmp_path: Path, code: int) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with pytest.raises(InputError, match=f"output: cannot be written: {os.strerror(code)}"):
+        prepare_folder(str(photographs), str(tmp_path / "output"), SETTINGS, refuse)
 
 
 def test_a_photograph_that_changes_between_the_passes_is_noticed(tmp_path: Path) -> None:
