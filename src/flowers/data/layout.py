@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -96,6 +97,7 @@ def _finished_entries(root: AnyPath) -> list[AnyPath] | None:
     """List a data set's directory, refusing one whose preparation (`flowers.data.prepare.folder`) is unfinished."""
     found = entries(root)
     names = {path.name for path in found or ()}
+    check_plan(root, names)
     plan = sorted(names & {"plan.csv", "prepare.json"})
     if plan and "manifest.csv" not in names:
         raise InputError(
@@ -104,6 +106,22 @@ def _finished_entries(root: AnyPath) -> list[AnyPath] | None:
             "where it stopped."
         )
     return found
+
+
+def check_plan(root: AnyPath, names: Collection[str]) -> None:
+    """Refuse a directory, given the names in it, that has the settings of its preparation and no table of its images.
+
+    No stopped preparation leaves that: the table was removed, or not copied.
+
+    Raises:
+        InputError: it is such a directory.
+    """
+    if "prepare.json" in names and "plan.csv" not in names and "manifest.csv" not in names:
+        raise InputError(
+            f"{root}: expected manifest.csv, the table of the images, found prepare.json without manifest.csv and "
+            "plan.csv. Put it back; or remove the directory, or set output to a new one, and prepare the data set anew "
+            "with `python src/prepare.py folder`."
+        )
 
 
 def _in_root(root: AnyPath) -> list[AnyPath]:

@@ -257,6 +257,24 @@ def test_other_settings_or_another_source_are_refused(photographs: Path, prepare
         prepare_folder(str(photographs), str(tmp_path / "file"), SETTINGS, one_by_one)
 
 
+@pytest.mark.parametrize("protocol", ["", "memory://test-copied"])
+def test_settings_without_a_plan_are_refused(photographs: Path, prepared: Path, tmp_path: Path, protocol: str) -> None:
+    output = UPath(f"{protocol}{tmp_path}/output")
+    for name, data in tree(prepared).items():
+        if name != "manifest.csv":
+            (output / name).parent.mkdir(parents=True, exist_ok=True)
+            (output / name).write_bytes(data)
+    for opens in (
+        lambda: prepare_folder(str(photographs), str(output), SETTINGS, one_by_one),
+        lambda: find_shards(output, "train", 48),
+    ):
+        with pytest.raises(InputError, match=r"prepare\.json without manifest\.csv and plan\.csv") as refused:
+            opens()
+        assert "again" not in str(refused.value)
+    assert not (output / "plan.csv").exists()
+    assert (output / "tfrecords-jpeg-48x48" / "val").is_dir()
+
+
 def test_an_output_that_a_link_leads_into_the_source_is_refused(photographs: Path, tmp_path: Path) -> None:
     source = shutil.copytree(photographs, tmp_path / "source")
     (tmp_path / "link").symlink_to(source / "rose")

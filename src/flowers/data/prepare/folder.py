@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from upath import UPath
 
 from flowers.data.atomic import remove_parts, whole_name, write_atomic
-from flowers.data.layout import SPLITS
+from flowers.data.layout import SPLITS, check_plan
 from flowers.data.prepare.manifest import PlannedImage, UnreadableImage, read_settings
 from flowers.data.prepare.plan import (
     Settings,
@@ -100,6 +100,7 @@ def _check_output(output: UPath, source: UPath) -> None:
             f"{output}: expected nothing, or what an earlier run has begun, found {first_few(others, ', ')}. "
             "Set output to a new directory."
         )
+    check_plan(output, names)
 
 
 def _resolved(path: UPath) -> UPath:
