@@ -331,6 +331,15 @@ def test_a_damaged_manifest_gets_a_message(photographs_prepared: Path, tmp_path:
         verify(root, decode=True)
 
 
+@pytest.mark.parametrize("name", ["manifest.csv", "prepare.json", "classes.txt"])
+def test_a_file_that_cannot_be_read_is_named(photographs_prepared: Path, tmp_path: Path, name: str) -> None:
+    root = shutil.copytree(photographs_prepared, tmp_path / "copy")
+    (root / name).unlink()
+    (root / name).mkdir()  # not even the superuser may read it
+    with pytest.raises(InputError, match=f"{root / name}: .*Is a directory"):
+        verify(root, decode=False)
+
+
 def test_an_unfinished_preparation_is_refused(photographs_prepared: Path, tmp_path: Path) -> None:
     root = shutil.copytree(photographs_prepared, tmp_path / "copy")
     (root / "manifest.csv").rename(root / "plan.csv")

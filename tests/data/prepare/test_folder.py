@@ -329,6 +329,17 @@ def test_an_output_that_cannot_be_listed_gets_a_message(
         prepare_folder(str(photographs), str(tmp_path / "output"), SETTINGS, one_by_one)
 
 
+@pytest.mark.parametrize("name", ["manifest.csv", "prepare.json", "tfrecords-jpeg-48x48/val/00-48x48-30.tfrec"])
+def test_a_file_of_the_output_that_cannot_be_read_is_named(
+    photographs: Path, prepared: Path, tmp_path: Path, name: str
+) -> None:
+    output = shutil.copytree(prepared, tmp_path / "output")
+    (output / name).unlink()
+    (output / name).mkdir()  # not even the superuser may read it
+    with pytest.raises(InputError, match=f"{output / name}: .*Is a directory"):
+        prepare_folder(str(photographs), str(output), SETTINGS, one_by_one)
+
+
 @pytest.mark.parametrize("code", sorted(UNWRITABLE))
 def test_a_disk_that_cannot_be_written_gets_a_message(photographs: Path, tmp_path: Path, code: int) -> None:
     def refuse(*_: Any) -> None:
