@@ -286,7 +286,14 @@ AGAINST_MANIFEST: dict[str, Fault] = {
     ),
     "a resolution is missing": (
         lambda root: shutil.rmtree(root / "tfrecords-jpeg-64x64"),
-        [("manifest", None, False, "prepare.json: expected resolutions of [48, 64] pixels as it says, found [48]")],
+        [
+            (
+                "manifest",
+                None,
+                False,
+                "prepare.json: expected resolutions of [48, 64] pixels as in it, found [48]",
+            )
+        ],
     ),
     "a class has another name": (
         edit("classes.txt", "rose", "tulip"),

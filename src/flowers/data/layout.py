@@ -1,4 +1,4 @@
-"""Kaggle's layout of a data set: which shards make up a split, how many records they promise, the classes."""
+"""Kaggle's layout of a data set: which shards make up a split, how many records they declare, the classes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _RESOURCES = files("flowers.data") / "resources"
 
 @dataclass(frozen=True, slots=True)
 class ShardFile:
-    """A shard, and its number and the number of records as its name says; None where the name does not say."""
+    """A shard, with its number and its number of records from its name; None where the name has none."""
 
     path: AnyPath
     count: int | None
@@ -60,7 +60,7 @@ def shard_name(number: int, image_size: int, count: int) -> str:
 
 
 def find_shards(root: AnyPath, split: Split, image_size: int) -> list[ShardFile]:
-    """The shards of a split at one resolution, in order of name.
+    """Return the shards of a split at one resolution, in order of name.
 
     Raises:
         InputError: the data set, the resolution or the split is not there, the split is empty, or the data set's

@@ -50,7 +50,7 @@ Kind = Literal["split", "shard", "record", "duplicate", "leak", "resolution", "m
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A fault: its kind, where it is as far as that can be told, and a sentence that says all of it."""
+    """A fault: its kind, where it is as far as that can be told, and a message with all of it."""
 
     kind: Kind
     message: str
@@ -378,7 +378,7 @@ def _missing(parts: Sequence[Part], first: NDArray[np.int64], ids: Sequence[str]
     absent = known & ~present
     for row, part in enumerate(parts):
         if absent[row].sum() <= part.unread:
-            absent[row] = False  # what could not be read explains them, and is told already
+            absent[row] = False  # what could not be read explains them, and is reported already
     for number in np.flatnonzero(absent.any(axis=0)).tolist():
         has = [part.size for part, there in zip(parts, present[:, number], strict=True) if there]
         lacks = [part for part, missing in zip(parts, absent[:, number], strict=True) if missing]
@@ -405,10 +405,10 @@ def _differing(parts: Sequence[Part], first: NDArray[np.int64], ids: Sequence[st
 def compare_settings(
     root: Path, manifest: Manifest, sizes: Sequence[int], class_names: Sequence[str]
 ) -> Iterator[Finding]:
-    """What is wrong with the sizes and the class names of a data set that has a manifest."""
+    """Compare the sizes and the class names of a data set with its manifest."""
     if sorted(manifest.sizes) != sorted(sizes):
         path = root / "prepare.json"
-        expected = f"expected resolutions of {sorted(manifest.sizes)} pixels as it says, found {sorted(sizes)}."
+        expected = f"expected resolutions of {sorted(manifest.sizes)} pixels as in it, found {sorted(sizes)}."
         yield Finding("manifest", f"{path}: {expected}", str(path))
     both = enumerate(zip_longest(_class_names(manifest), class_names), 1)
     if differing := [(line, planned, found) for line, (planned, found) in both if planned != found]:
@@ -423,7 +423,7 @@ def _class_names(manifest: Manifest) -> list[str]:
 
 
 def compare_manifest(manifest: Manifest, parts: Sequence[Part], ids: Sequence[str]) -> Iterator[Finding]:
-    """How all resolutions alike differ from the manifest; where they differ from each other, `find_faults` says so."""
+    """Compare what all resolutions agree on with the manifest; `find_faults` compares them with each other."""
     numbers = {identity: number for number, identity in enumerate(ids)}
     labels = {split: _agreed_labels([part for part in parts if part.split == split], len(ids)) for split in SPLITS}
     classes = {name: label for label, name in enumerate(_class_names(manifest))}

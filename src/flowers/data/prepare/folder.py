@@ -110,7 +110,7 @@ def _resolved(path: UPath) -> UPath:
 
 @contextmanager
 def _alone(output: UPath) -> Iterator[None]:
-    """Make the directory, hold a local one against a second run at the same time, and say why it cannot be written."""
+    """Make the directory, lock a local one against a second run, and report why it cannot be written."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The second pass: photographs to shards, as the plan says."""
+"""The second pass: photographs to shards, as planned."""
 
 from __future__ import annotations
 
