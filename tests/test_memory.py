@@ -21,13 +21,15 @@ def large_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_free", lambda: 60 * GIB)
 
 
-def group(directory: Path, version: int, limit: object, used: int, inactive: int) -> None:
-    names = {1: ("limit_in_bytes", "usage_in_bytes", "total_inactive_file"), 2: ("max", "current", "inactive_file")}
-    limit_name, use_name, inactive_name = names[version]
+def group(directory: Path, version: int, limit: object, used: int, inactive: int, active: int = 0) -> None:
+    names = {1: ("limit_in_bytes", "usage_in_bytes", "total_"), 2: ("max", "current", "")}
+    limit_name, use_name, total = names[version]
     directory.mkdir(parents=True, exist_ok=True)
     (directory / f"memory.{limit_name}").write_text(f"{limit}\n")
     (directory / f"memory.{use_name}").write_text(f"{used}\n")
-    (directory / "memory.stat").write_text(f"anon 5\n{inactive_name} {inactive}\n")
+    (directory / "memory.stat").write_text(
+        f"anon 5\n{total}inactive_file {inactive}\n{total}active_file {active}\n{total}active_anon 7\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,15 @@ def test_a_containers_limit_counts(
     group(tmp_path / top / limited, version, 8 * GIB, 3 * GIB, GIB)
     assert memory_limit(tmp_path) == 8 * GIB
     assert available_memory(tmp_path) == 6 * GIB
+
+
+@pytest.mark.parametrize(("version", "top", "own"), [(1, "memory", "4:memory:/\n"), (2, ".", "0::/\n")])
+def test_all_cached_files_count_as_available(
+    version: int, top: str, own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_own_groups", lambda: own)
+    group(tmp_path / top, version, 16 * GIB, 15 * GIB, inactive=GIB, active=10 * GIB)
+    assert available_memory(tmp_path) == 12 * GIB
 
 
 @pytest.mark.parametrize(("version", "top", "limit"), [(1, "memory", 9223372036854771712), (2, ".", "max")])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import sys
@@ -18,11 +17,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from flowers.errors import InputError
+from flowers.errors import UNWRITABLE, InputError
 from flowers.termination import Terminated, raise_on_sigterm
-
-UNWRITABLE = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
-"""Errors of a place where nothing can be written: a full or read-only disk, missing rights, a file as a directory."""
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

@@ -1,8 +1,12 @@
-"""The one exception for what a user can put right: the doors print its message, without a traceback."""
+"""Errors that the user can fix: the CLI prints their message, without a traceback."""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
+
+UNWRITABLE = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
+"""Errors of a place where nothing can be written: a full or read-only disk, missing rights, a file as a directory."""
 
 _SHOWN = 5
 

@@ -32,7 +32,7 @@ def _physical() -> int:
 
 
 def _free(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """What the system can give without swapping, caches included; all of it, where the system does not say."""
+    """Return the bytes that the system can give without swapping, caches included, or all of them if unknown."""
     lines = meminfo.read_text().splitlines() if meminfo.exists() else []
     found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     return found[0] if found else _physical()
@@ -43,17 +43,16 @@ def _own_groups(place: Path = Path("/proc/self/cgroup")) -> str:
 
 
 def _groups(cgroups: Path, own: str) -> Iterator[tuple[int, int]]:
-    """Limit and use, in bytes, of the control groups that this process is in, given as /proc/self/cgroup gives them.
+    """Yield limit and use, in bytes, of the control groups that this process is in, listed as in /proc/self/cgroup.
 
     A group's limit holds for the groups in it, too. A container may see its own group as the root.
     """
     for line in own.splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            top, names = cgroups, ("memory.max", "memory.current", "inactive_file")
+            top, names = cgroups, ("memory.max", "memory.current", "")
         elif "memory" in controllers.split(","):
-            top = cgroups / "memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            top, names = cgroups / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
         else:
             continue
         group = top / path.strip("/")
@@ -64,15 +63,19 @@ def _groups(cgroups: Path, own: str) -> Iterator[tuple[int, int]]:
                 break
 
 
-def _limit_and_use(group: Path, limit: str, use: str, reclaimable: str) -> tuple[int, int] | None:
-    """A control group's limit and use; None where it sets no limit."""
+def _limit_and_use(group: Path, limit: str, use: str, total: str) -> tuple[int, int] | None:
+    """Read a control group's limit and use from these files; None where it sets no limit.
+
+    Cached files do not count as used: the kernel drops them when it needs room. `total` is the prefix of the numbers in
+    `memory.stat` that include the groups below.
+    """
     try:
         bound = int((group / limit).read_text())
         used = int((group / use).read_text())
         numbers = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):  # not there, or "max"
         return None
-    return bound, used - int(numbers.get(reclaimable, 0))  # file pages that the kernel drops when it needs room
+    return bound, used - sum(int(numbers.get(f"{total}{name}", 0)) for name in ("active_file", "inactive_file"))
 
 
 class SharedMemory:

@@ -1,4 +1,4 @@
-"""Kept pictures: those that decoding gives, decoded once, of the shards as they are."""
+"""Kept images: those that decoding gives, decoded once, of the shards as they are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import resource
 import shutil
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import albumentations as A
 import numpy as np
@@ -16,7 +17,7 @@ from flowers.data import dataset as dataset_module
 from flowers.data import decoded
 from flowers.data.batch import Batch
 from flowers.data.datamodule import FlowersDataModule
-from flowers.data.decoded import PicturesInMemory, PicturesOnDisk
+from flowers.data.decoded import ImagesInMemory, ImagesOnDisk
 from flowers.errors import InputError
 
 
@@ -52,7 +53,7 @@ def same(first: list[list[Batch]], second: list[list[Batch]]) -> bool:
 
 @pytest.mark.parametrize("kept", ["memory", "disk"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_kept_pictures_are_the_decoded_ones(copied: Path, tmp_path: Path, kept: str, workers: int) -> None:
+def test_kept_images_are_the_decoded_ones(copied: Path, tmp_path: Path, kept: str, workers: int) -> None:
     plain = epochs(module(copied, None, tmp_path), 3)
     assert same(epochs(module(copied, kept, tmp_path, workers), 3), plain)
     assert same(epochs(module(copied, kept, tmp_path, workers), 3), plain)  # on disk, what the first one kept
@@ -71,7 +72,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return places
 
 
-def test_a_picture_is_decoded_once(copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_decoded_once(copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     places = counted(monkeypatch)
     epochs(module(copied, "memory", tmp_path), 3)
     assert len(places) == len(set(places)) == 208
@@ -90,30 +91,61 @@ def test_on_disk_they_are_kept_for_the_next_run_and_no_longer_than_the_shards(
 
 
 def test_what_does_not_fit_into_memory_is_refused() -> None:
-    with pytest.raises(InputError, match=r"data\.decoded_cache=memory: expected 10000000 pictures of 512x512 pixels"):
-        PicturesInMemory(10_000_000, 512, 1)
+    with pytest.raises(InputError, match=r"data\.decoded_cache=memory: expected 10000000 images of 512x512 pixels"):
+        ImagesInMemory(10_000_000, 512, 1)
 
 
 def test_a_containers_memory_bounds_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoded, "memory_limit", lambda: 2 * 100 * 64 * 64 * 3)
-    PicturesInMemory(100, 64, 1)
+    monkeypatch.setattr(decoded, "memory_limit", lambda: 2 * 100 * (64 * 64 * 3 + 1))
+    ImagesInMemory(100, 64, 1)
     for count, processes in ((101, 1), (100, 2)):
         with pytest.raises(InputError, match="decoded_cache=memory"):
-            PicturesInMemory(count, 64, processes)
+            ImagesInMemory(count, 64, processes)
     monkeypatch.setattr("flowers.memory.available_memory", lambda: 0)
     with pytest.raises(InputError, match="decoded_cache=memory"):
-        PicturesInMemory(100, 64, 1)
+        ImagesInMemory(100, 64, 1)
+
+
+def test_free_memory_must_suffice_for_all_processes_before_any_reserves_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free = 2 * 100 * (64 * 64 * 3 + 1)
+    monkeypatch.setattr("flowers.memory.available_memory", lambda: free)
+    monkeypatch.setattr(decoded, "available_memory", lambda: free)
+    waited: list[int] = []
+    with pytest.raises(InputError, match=r"decoded_cache=memory: .* for each of 3 processes"):
+        ImagesInMemory(100, 64, 3, lambda: waited.append(3))
+    assert not waited
+
+    def reserve(size: int) -> None:
+        assert waited == [2]
+
+    monkeypatch.setattr(decoded, "SharedMemory", reserve)
+    ImagesInMemory(100, 64, 2, lambda: waited.append(2))
+    assert waited == [2]
+
+
+def test_the_processes_of_a_machine_wait_for_each_other_to_compare(copied: Path, tmp_path: Path) -> None:
+    waited: list[int] = []
+    for processes in (1, 2):
+        data = module(copied, "memory", tmp_path)
+        strategy = SimpleNamespace(barrier=lambda n=processes: waited.append(n))
+        data.trainer = SimpleNamespace(  # type: ignore[assignment]
+            world_size=processes, num_nodes=1, strategy=strategy
+        )
+        data._decoded(data.dataset("train", training=True))
+    assert waited == [2]
 
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 
 
-def on_disk(directory: Path, count: int = 3) -> PicturesOnDisk:
-    return PicturesOnDisk(directory, "state", count, 64)
+def on_disk(directory: Path, count: int = 3) -> ImagesOnDisk:
+    return ImagesOnDisk(directory, "state", count, 64)
 
 
 @pytest.mark.parametrize("lost", [slice(4096, 8192), slice(0, None), slice(3, 4)])
-def test_a_damaged_picture_counts_as_not_there(lost: slice, tmp_path: Path) -> None:
+def test_a_damaged_image_counts_as_not_there(lost: slice, tmp_path: Path) -> None:
     out = np.empty_like(IMAGE)
     for number in range(3):
         on_disk(tmp_path).put(number, IMAGE)
@@ -127,7 +159,7 @@ def test_a_damaged_picture_counts_as_not_there(lost: slice, tmp_path: Path) -> N
     assert (out == IMAGE).all()
 
 
-def test_a_black_picture_is_kept_as_any_other(tmp_path: Path) -> None:
+def test_a_black_image_is_kept_as_any_other(tmp_path: Path) -> None:
     on_disk(tmp_path).put(0, np.zeros_like(IMAGE))
     out = IMAGE.copy()
     assert on_disk(tmp_path).get(0, out)
@@ -147,7 +179,7 @@ def test_a_directory_without_room_is_refused_at_once(tmp_path: Path, monkeypatch
     room = namedtuple("room", "free")
     monkeypatch.setattr(decoded.shutil, "disk_usage", lambda _: room(2 * (IMAGE.size + 4096)))
     on_disk(tmp_path)  # one of three is there already
-    with pytest.raises(InputError, match=f"{tmp_path}: expected room for 4 pictures"):
+    with pytest.raises(InputError, match=f"{tmp_path}: expected room for 4 images"):
         on_disk(tmp_path, count=4)
 
 

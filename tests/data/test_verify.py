@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -12,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flowers.data import atomic
 from flowers.data import verify as verifying
 from flowers.data.example import Record, decode_example, encode_example
 from flowers.data.layout import SPLITS, Split
 from flowers.data.prepare.folder import prepare_folder
 from flowers.data.reader import ShardReader
 from flowers.data.shards import index_shard, write_shard
-from flowers.data.verify import NO_LABEL, Kind, Part, find_faults, local_root, verify
+from flowers.data.verify import NO_LABEL, Kind, Part, Verification, find_faults, local_root, verify, write_report
 from flowers.errors import InputError
 from tests.conftest import Door
 from tests.data.prepare.conftest import SETTINGS, class_folders, one_by_one
@@ -177,6 +179,59 @@ def test_each_fault_is_found_once_and_in_its_place(root: Path, name: str) -> Non
         assert Path(finding.file).is_relative_to(root)
 
 
+@pytest.mark.parametrize("place", ["192x192/val", "192x192/test"])
+def test_a_split_that_cannot_be_read_is_reported_as_that(
+    root: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = Path.iterdir
+    refused = root / f"tfrecords-jpeg-{place}"
+
+    def list_others(path: Path) -> Any:
+        if path == refused:
+            raise PermissionError(errno.EACCES, "Permission denied")  # the superuser may read everything
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", list_others)
+    [finding] = verify(root, decode=False).findings
+    assert (finding.kind, finding.file) == ("split", str(refused))
+    assert finding.message.startswith(f"{refused}: ")
+    assert "Permission denied" in finding.message
+
+
+def test_a_root_that_cannot_be_read_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(root))
+
+    for method in ("stat", "iterdir"):
+        monkeypatch.setattr(Path, method, refuse)
+    with pytest.raises(InputError, match=f"{root}: .*Permission denied"):
+        verify(root, decode=False)
+
+
+def renumber(root: Path, new: Callable[[int], str]) -> None:
+    for path in sorted(root.rglob("*.tfrec"), reverse=True):
+        number, rest = path.name.split("-", 1)
+        path.rename(path.with_name(f"{new(int(number))}-{rest}"))
+
+
+@pytest.mark.parametrize("first", [1, 100])
+def test_shards_may_be_numbered_from_any_number(root: Path, first: int) -> None:
+    renumber(root, lambda number: f"{number + first:02d}")
+    assert not verify(root, decode=False).findings
+    shard(root).unlink()
+    expected = f"{first + 3:02d}-192x192-13.tfrec"
+    [finding] = verify(root, decode=False).findings
+    assert (finding.kind, expected in finding.message) == ("shard", True)
+
+
+def test_no_gaps_are_looked_for_between_numbers_far_apart(root: Path) -> None:
+    renumber(root, lambda number: f"{20240101 + 10_000 * number}")
+    assert not verify(root, decode=False).findings
+    shard(root).unlink()  # which the other resolution still has
+    [finding] = verify(root, decode=False).findings
+    assert (finding.kind, f"{20240101 + 30_000}-192x192-13.tfrec" in finding.message) == ("shard", True)
+
+
 @pytest.fixture(scope="module")
 def photographs_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set of `prepare.py folder`: two shards in train, one in val and test each. Not to be changed."""
@@ -231,7 +286,14 @@ AGAINST_MANIFEST: dict[str, Fault] = {
     ),
     "a resolution is missing": (
         lambda root: shutil.rmtree(root / "tfrecords-jpeg-64x64"),
-        [("manifest", None, False, "prepare.json: expected resolutions of [48, 64] pixels as it says, found [48]")],
+        [
+            (
+                "manifest",
+                None,
+                False,
+                "prepare.json: expected resolutions of [48, 64] pixels as in it, found [48]",
+            )
+        ],
     ),
     "a class has another name": (
         edit("classes.txt", "rose", "tulip"),
@@ -274,6 +336,15 @@ def test_a_damaged_manifest_gets_a_message(photographs_prepared: Path, tmp_path:
     (root / damaged).write_text("[1\n2,3,\n")
     with pytest.raises(InputError, match=f"{damaged}: expected "):
         verify(root, decode=True)
+
+
+@pytest.mark.parametrize("name", ["manifest.csv", "prepare.json", "classes.txt"])
+def test_a_file_that_cannot_be_read_is_named(photographs_prepared: Path, tmp_path: Path, name: str) -> None:
+    root = shutil.copytree(photographs_prepared, tmp_path / "copy")
+    (root / name).unlink()
+    (root / name).mkdir()  # not even the superuser may read it
+    with pytest.raises(InputError, match=f"{root / name}: .*Is a directory"):
+        verify(root, decode=False)
 
 
 def test_an_unfinished_preparation_is_refused(photographs_prepared: Path, tmp_path: Path) -> None:
@@ -385,3 +456,10 @@ def test_a_report_that_cannot_be_written_is_refused(garden: Path, door: Door, tm
     done = door("prepare", "verify", f"root={garden}", f"report={tmp_path}")
     assert done.returncode == 1
     assert f"error: report={tmp_path}: cannot be written" in done.stderr
+
+
+def test_a_report_that_lost_bytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = atomic._check_size
+    monkeypatch.setattr(atomic, "_check_size", lambda path, _: check(path, 3))
+    with pytest.raises(InputError, match=r"report=.*/report\.json: .*expected 3 bytes as written, found \d+\."):
+        write_report(tmp_path / "report.json", Verification(104, [], []))

@@ -6,6 +6,7 @@ process leaves the `.part` file. Readers pass over such files; `remove_parts` re
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -99,7 +100,7 @@ def _sync(path: Path) -> None:
 def _check_size(path: Path | UPath, expected: int) -> None:
     found = path.stat().st_size
     if found != expected:
-        raise OSError(f"{path}: expected {expected} bytes as written, found {found}")
+        raise OSError(errno.EIO, f"expected {expected} bytes as written, found {found}", str(path))
 
 
 def _remove(path: Path | UPath) -> None:

@@ -22,7 +22,7 @@ from flowers.data.batch import Batch
 from flowers.data.batches import Batches
 from flowers.data.catalog import Catalog, read_catalog
 from flowers.data.dataset import CheckCRC, FlowersDataset, OnBadRecord, open_splits
-from flowers.data.decoded import DecodedPictures, PicturesInMemory, PicturesOnDisk
+from flowers.data.decoded import DecodedImages, ImagesInMemory, ImagesOnDisk
 from flowers.data.folds import fold_of
 from flowers.data.garden import Garden, plant
 from flowers.data.layout import Split, read_class_names
@@ -58,10 +58,10 @@ class FlowersDataModule(L.LightningDataModule):
         balance: draw classes in training by the square root of their counts, or all alike; None: as they come.
         on_bad_record: `stop` at the first record that cannot be read, or `skip` it and tell at the end.
         check_crc: of a record's payload: each time it is read, in the first epoch of a run, or never.
-        decoded_cache: keep pictures decoded for training, in memory or on disk; None: decode each time.
+        decoded_cache: keep images decoded for training, in memory or on disk; None: decode each time.
         seed: of the order, the augmentations and the folds.
         num_workers: processes that decode; None: this process's share of the cores less one, at most 8.
-        cache_dir: for decoded pictures, and for indexes that cannot be kept beside the data.
+        cache_dir: for decoded images, and for indexes that cannot be kept beside the data.
         garden: plant this garden in `root` first, if it is not there.
         storage_options: fsspec's, for a URL: its file system's arguments.
 
@@ -223,10 +223,12 @@ class FlowersDataModule(L.LightningDataModule):
     def _default_workers(self) -> int:
         return min(8, max(1, available_cores() // self._processes - 1))
 
-    def _decoded(self, dataset: FlowersDataset) -> DecodedPictures:
+    def _decoded(self, dataset: FlowersDataset) -> DecodedImages:
         if self.decoded_cache == "memory":
-            return PicturesInMemory(len(dataset), self.image_size, self._processes)
-        return PicturesOnDisk(self.cache_dir / "decoded", dataset.reader.state(), len(dataset), self.image_size)
+            several = self.trainer if self._processes > 1 else None
+            barrier = several.strategy.barrier if several else lambda: None
+            return ImagesInMemory(len(dataset), self.image_size, self._processes, barrier)
+        return ImagesOnDisk(self.cache_dir / "decoded", dataset.reader.state(), len(dataset), self.image_size)
 
     def _sampler(self, split: Split, records: NDArray[np.int64], *, training: bool) -> EpochSampler:
         start = self._start if training else Position()

@@ -10,7 +10,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from flowers.data.batch import NO_LABEL, Sample, Skipped
-from flowers.data.decoded import DecodedPictures
+from flowers.data.decoded import DecodedImages
 from flowers.data.example import Record, check_label, decode_example, decode_image
 from flowers.data.layout import Split, find_shards
 from flowers.data.mirror import open_reader
@@ -62,7 +62,7 @@ class FlowersDataset(Dataset[Sample | Skipped | None]):
         transform: SeededTransform,
         on_bad_record: OnBadRecord,
         check_crc: CheckCRC = "always",
-        decoded: DecodedPictures | None = None,
+        decoded: DecodedImages | None = None,
     ) -> None:
         self.reader = reader
         self.image_size = image_size

@@ -1,9 +1,10 @@
-"""Kaggle's layout of a data set: which shards make up a split, how many records they promise, the classes."""
+"""Kaggle's layout of a data set: which shards make up a split, how many records they declare, the classes."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -25,7 +26,7 @@ _RESOURCES = files("flowers.data") / "resources"
 
 @dataclass(frozen=True, slots=True)
 class ShardFile:
-    """A shard, and its number and the number of records as its name says; None where the name does not say."""
+    """A shard, with its number and its number of records from its name; None where the name has none."""
 
     path: AnyPath
     count: int | None
@@ -59,7 +60,7 @@ def shard_name(number: int, image_size: int, count: int) -> str:
 
 
 def find_shards(root: AnyPath, split: Split, image_size: int) -> list[ShardFile]:
-    """The shards of a split at one resolution, in order of name.
+    """Return the shards of a split at one resolution, in order of name.
 
     Raises:
         InputError: the data set, the resolution or the split is not there, the split is empty, or the data set's
@@ -73,19 +74,30 @@ def find_shards(root: AnyPath, split: Split, image_size: int) -> list[ShardFile]
             f"{sized}: no such directory: data.image_size={image_size} is not in this data set. "
             + (f"It has {there}: choose one of them." if there else f"Expected tfrecords-jpeg-SxS in {root}.")
         )
-    paths = [path for path in entries(sized / split) or () if path.name.endswith(".tfrec")]
-    if not paths:
+    shards = list_shards(root, split, image_size)
+    if not shards:
         raise InputError(
             f"{sized / split}: expected shards named like {shard_name(0, image_size, 798)}, found none. "
             "Copy or download the data set again."
         )
-    return [_shard_file(path) for path in paths]
+    return shards
+
+
+def list_shards(root: AnyPath, split: Split, image_size: int) -> list[ShardFile]:
+    """Return the shards of a split at one resolution, in order of name; none where there is no such directory.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    directory = size_directory(root, image_size) / split
+    return [_shard_file(path) for path in entries(directory) or () if path.name.endswith(".tfrec")]
 
 
 def _finished_entries(root: AnyPath) -> list[AnyPath] | None:
     """List a data set's directory, refusing one whose preparation (`flowers.data.prepare.folder`) is unfinished."""
     found = entries(root)
     names = {path.name for path in found or ()}
+    check_plan(root, names)
     plan = sorted(names & {"plan.csv", "prepare.json"})
     if plan and "manifest.csv" not in names:
         raise InputError(
@@ -94,6 +106,22 @@ def _finished_entries(root: AnyPath) -> list[AnyPath] | None:
             "where it stopped."
         )
     return found
+
+
+def check_plan(root: AnyPath, names: Collection[str]) -> None:
+    """Refuse a directory, given the names in it, that has the settings of its preparation and no table of its images.
+
+    No stopped preparation leaves that: the table was removed, or not copied.
+
+    Raises:
+        InputError: it is such a directory.
+    """
+    if "prepare.json" in names and "plan.csv" not in names and "manifest.csv" not in names:
+        raise InputError(
+            f"{root}: expected manifest.csv, the table of the images, found prepare.json without manifest.csv and "
+            "plan.csv. Put it back; or remove the directory, or set output to a new one, and prepare the data set anew "
+            "with `python src/prepare.py folder`."
+        )
 
 
 def _in_root(root: AnyPath) -> list[AnyPath]:

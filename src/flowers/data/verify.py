@@ -25,8 +25,8 @@ from flowers.data.layout import (
     SPLITS,
     ShardFile,
     Split,
-    find_shards,
     image_sizes,
+    list_shards,
     read_class_names,
     shard_name,
     size_directory,
@@ -50,7 +50,7 @@ Kind = Literal["split", "shard", "record", "duplicate", "leak", "resolution", "m
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A fault: its kind, where it is as far as that can be told, and a sentence that says all of it."""
+    """A fault: its kind, where it is as far as that can be told, and a message with all of it."""
 
     kind: Kind
     message: str
@@ -176,9 +176,9 @@ def verify(root: Path, *, decode: bool) -> Verification:
         decode: whether each JPEG is decoded; if not, its payload's CRC, features and label are still checked.
 
     Raises:
-        InputError: there is no data set, or its classes.txt is none.
+        InputError: there is no data set, it cannot be read, or its classes.txt is none.
     """
-    sizes = image_sizes(root) if root.is_dir() else []
+    sizes = image_sizes(root)
     if not sizes:
         raise InputError(
             f"{root}: expected a data set in Kaggle's layout (tfrecords-jpeg-SxS/{{train,val,test}}), found none. "
@@ -186,14 +186,14 @@ def verify(root: Path, *, decode: bool) -> Verification:
         )
     class_names = read_class_names(root)
     manifest = read_manifest(UPath(root))
-    shards = _list_shards(root, sizes)
+    shards, unreadable = _list_shards(root, sizes)
     missing = missing_shards(shards, manifest)
     tasks = [ShardTask(size, split, shard) for (size, split), found in shards.items() for shard in found]
     parts, ids = gather(_scan_all(partial(scan_shard, class_count=len(class_names), decode=decode), tasks))
     parts = [
         replace(part, unread=part.unread + sum(missing.get((part.size, part.split), {}).values())) for part in parts
     ]
-    findings = [*_missing_splits(root, shards, manifest), *_missing_files(root, missing)]
+    findings = [*unreadable, *_missing_splits(root, shards, manifest), *_missing_files(root, missing)]
     findings += [finding for part in parts for finding in part.findings]
     findings += find_faults(parts, ids)
     if manifest:
@@ -202,16 +202,17 @@ def verify(root: Path, *, decode: bool) -> Verification:
     return Verification(len(class_names), parts, findings)
 
 
-def _list_shards(root: Path, sizes: Sequence[int]) -> Shards:
-    """The shards by resolution and split; none of a split that is missing."""
+def _list_shards(root: Path, sizes: Sequence[int]) -> tuple[Shards, list[Finding]]:
+    """List the shards, none of a split that is missing, and what is wrong with the splits that cannot be read."""
     shards: Shards = {}
+    findings = []
     for size in sizes:
         for split in SPLITS:
             try:
-                shards[size, split] = find_shards(root, split, size)
-            except InputError:
-                shards[size, split] = []
-    return shards
+                shards[size, split] = list_shards(root, split, size)
+            except InputError as error:
+                findings.append(Finding("split", str(error), str(size_directory(root, size) / split)))
+    return shards, findings
 
 
 def missing_shards(shards: Shards, manifest: Manifest | None) -> Missing:
@@ -226,17 +227,28 @@ def missing_shards(shards: Shards, manifest: Manifest | None) -> Missing:
 
 
 def _planned_shards(manifest: Manifest) -> dict[Split, dict[int, int]]:
-    """The numbers of a split's shards and how many records each has, as the manifest says."""
+    """Return the numbers of a split's shards and how many records each has by the manifest."""
     counts = Counter((image.split, image.shard) for image in manifest.images)
     return {split: {shard: count for (of, shard), count in counts.items() if of == split} for split in SPLITS}
 
 
 def _numbered_shards(shards: Shards) -> dict[Split, dict[int, int]]:
-    """The same without a manifest: numbers from 0 without gaps, and the counts that any resolution has, or 0."""
+    """Return the same without a manifest: the shards that any resolution has, and the gaps between their numbers."""
     counts: dict[Split, dict[int, int]] = {split: {} for split in SPLITS}
     for (_, split), found in shards.items():
         counts[split] |= {shard.number: shard.count or 0 for shard in found if shard.number is not None}
-    return {split: {n: known.get(n, 0) for n in range(max(known, default=-1) + 1)} for split, known in counts.items()}
+    return {split: _fill_gaps(known) for split, known in counts.items()}
+
+
+def _fill_gaps(counts: dict[int, int]) -> dict[int, int]:
+    """Add the numbers between the least and the greatest, with 0 records.
+
+    Where that would more than double them, they are left as they are: such numbers (dates, say) are not consecutive.
+    """
+    first, last = min(counts, default=0), max(counts, default=-1)
+    if last - first + 1 > 2 * len(counts):
+        return counts
+    return {number: counts.get(number, 0) for number in range(first, last + 1)}
 
 
 def _missing_files(root: Path, missing: Missing) -> Iterator[Finding]:
@@ -248,7 +260,7 @@ def _missing_files(root: Path, missing: Missing) -> Iterator[Finding]:
 
 
 def _missing_splits(root: Path, shards: Shards, manifest: Manifest | None) -> Iterator[Finding]:
-    """The splits that are missing. Without a manifest, test may be missing everywhere."""
+    """Find the splits that are missing. Without a manifest, test may be missing everywhere."""
     wanted = {"train", "val", *(split for (_, split), found in shards.items() if found)}
     if manifest:
         wanted = {image.split for image in manifest.images}
@@ -366,7 +378,7 @@ def _missing(parts: Sequence[Part], first: NDArray[np.int64], ids: Sequence[str]
     absent = known & ~present
     for row, part in enumerate(parts):
         if absent[row].sum() <= part.unread:
-            absent[row] = False  # what could not be read explains them, and is told already
+            absent[row] = False  # what could not be read explains them, and is reported already
     for number in np.flatnonzero(absent.any(axis=0)).tolist():
         has = [part.size for part, there in zip(parts, present[:, number], strict=True) if there]
         lacks = [part for part, missing in zip(parts, absent[:, number], strict=True) if missing]
@@ -393,10 +405,10 @@ def _differing(parts: Sequence[Part], first: NDArray[np.int64], ids: Sequence[st
 def compare_settings(
     root: Path, manifest: Manifest, sizes: Sequence[int], class_names: Sequence[str]
 ) -> Iterator[Finding]:
-    """What is wrong with the sizes and the class names of a data set that has a manifest."""
+    """Compare the sizes and the class names of a data set with its manifest."""
     if sorted(manifest.sizes) != sorted(sizes):
         path = root / "prepare.json"
-        expected = f"expected resolutions of {sorted(manifest.sizes)} pixels as it says, found {sorted(sizes)}."
+        expected = f"expected resolutions of {sorted(manifest.sizes)} pixels as in it, found {sorted(sizes)}."
         yield Finding("manifest", f"{path}: {expected}", str(path))
     both = enumerate(zip_longest(_class_names(manifest), class_names), 1)
     if differing := [(line, planned, found) for line, (planned, found) in both if planned != found]:
@@ -411,7 +423,7 @@ def _class_names(manifest: Manifest) -> list[str]:
 
 
 def compare_manifest(manifest: Manifest, parts: Sequence[Part], ids: Sequence[str]) -> Iterator[Finding]:
-    """How all resolutions alike differ from the manifest; where they differ from each other, `find_faults` says so."""
+    """Compare what all resolutions agree on with the manifest; `find_faults` compares them with each other."""
     numbers = {identity: number for number, identity in enumerate(ids)}
     labels = {split: _agreed_labels([part for part in parts if part.split == split], len(ids)) for split in SPLITS}
     classes = {name: label for label, name in enumerate(_class_names(manifest))}

@@ -11,7 +11,7 @@ SHOWN = 5
 """Findings of a kind that are printed."""
 
 TITLES: dict[Kind, str] = {
-    "split": "Missing splits",
+    "split": "Missing or unreadable splits",
     "shard": "Damaged or missing shards",
     "record": "Bad records",
     "duplicate": "Ids twice in a split",

@@ -32,7 +32,7 @@ from flowers.data.prepare.manifest import PlannedImage
 from flowers.data.prepare.processes import run_on_processes
 from flowers.data.prepare.tables import read_table
 from flowers.data.transforms import SeededTransform
-from flowers.errors import InputError
+from flowers.errors import UNWRITABLE, InputError
 from tests.conftest import ROOT, Door
 from tests.data.prepare.conftest import SETTINGS, class_folders, file_of, one_by_one, picture, tree
 
@@ -257,6 +257,24 @@ def test_other_settings_or_another_source_are_refused(photographs: Path, prepare
         prepare_folder(str(photographs), str(tmp_path / "file"), SETTINGS, one_by_one)
 
 
+@pytest.mark.parametrize("protocol", ["", "memory://test-copied"])
+def test_settings_without_a_plan_are_refused(photographs: Path, prepared: Path, tmp_path: Path, protocol: str) -> None:
+    output = UPath(f"{protocol}{tmp_path}/output")
+    for name, data in tree(prepared).items():
+        if name != "manifest.csv":
+            (output / name).parent.mkdir(parents=True, exist_ok=True)
+            (output / name).write_bytes(data)
+    for opens in (
+        lambda: prepare_folder(str(photographs), str(output), SETTINGS, one_by_one),
+        lambda: find_shards(output, "train", 48),
+    ):
+        with pytest.raises(InputError, match=r"prepare\.json without manifest\.csv and plan\.csv") as refused:
+            opens()
+        assert "again" not in str(refused.value)
+    assert not (output / "plan.csv").exists()
+    assert (output / "tfrecords-jpeg-48x48" / "val").is_dir()
+
+
 def test_an_output_that_a_link_leads_into_the_source_is_refused(photographs: Path, tmp_path: Path) -> None:
     source = shutil.copytree(photographs, tmp_path / "source")
     (tmp_path / "link").symlink_to(source / "rose")
@@ -309,6 +327,26 @@ def test_an_output_that_cannot_be_listed_gets_a_message(
     monkeypatch.setattr(folder, "entries", refuse)
     with pytest.raises(InputError, match="output: cannot be written: Permission denied"):
         prepare_folder(str(photographs), str(tmp_path / "output"), SETTINGS, one_by_one)
+
+
+@pytest.mark.parametrize("name", ["manifest.csv", "prepare.json", "tfrecords-jpeg-48x48/val/00-48x48-30.tfrec"])
+def test_a_file_of_the_output_that_cannot_be_read_is_named(
+    photographs: Path, prepared: Path, tmp_path: Path, name: str
+) -> None:
+    output = shutil.copytree(prepared, tmp_path / "output")
+    (output / name).unlink()
+    (output / name).mkdir()  # not even the superuser may read it
+    with pytest.raises(InputError, match=f"{output / name}: .*Is a directory"):
+        prepare_folder(str(photographs), str(output), SETTINGS, one_by_one)
+
+
+@pytest.mark.parametrize("code", sorted(UNWRITABLE))
+def test_a_disk_that_cannot_be_written_gets_a_message(photographs: Path, tmp_path: Path, code: int) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with pytest.raises(InputError, match=f"output: cannot be written: {os.strerror(code)}"):
+        prepare_folder(str(photographs), str(tmp_path / "output"), SETTINGS, refuse)
 
 
 def test_a_photograph_that_changes_between_the_passes_is_noticed(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ The steps pass files or small tasks, not objects, so that they may run on other 
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,7 @@ from filelock import FileLock, Timeout
 from upath import UPath
 
 from flowers.data.atomic import remove_parts, whole_name, write_atomic
-from flowers.data.layout import SPLITS
+from flowers.data.layout import SPLITS, check_plan
 from flowers.data.prepare.manifest import PlannedImage, UnreadableImage, read_settings
 from flowers.data.prepare.plan import (
     Settings,
@@ -41,12 +40,11 @@ from flowers.data.prepare.scan import changed_photographs, scan_source
 from flowers.data.prepare.source import Source, class_names, describe_ignored, list_source, open_path
 from flowers.data.prepare.tables import entries, read_table, write_table
 from flowers.data.prepare.writing import ShardTask, missing_shards, write_shards
-from flowers.errors import InputError, first_few
+from flowers.errors import UNWRITABLE, InputError, first_few
 
 log = logging.getLogger(__name__)
 
 _BEFORE_PLAN = {".lock", "scan", "unreadable.csv", "plan.csv", "prepare.json"}
-_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
 
 def prepare_folder(source: str, output: str, settings: Settings, spread: Spread) -> None:
@@ -102,6 +100,7 @@ def _check_output(output: UPath, source: UPath) -> None:
             f"{output}: expected nothing, or what an earlier run has begun, found {first_few(others, ', ')}. "
             "Set output to a new directory."
         )
+    check_plan(output, names)
 
 
 def _resolved(path: UPath) -> UPath:
@@ -111,7 +110,7 @@ def _resolved(path: UPath) -> UPath:
 
 @contextmanager
 def _alone(output: UPath) -> Iterator[None]:
-    """Make the directory, hold a local one against a second run at the same time, and say why it cannot be written."""
+    """Make the directory, lock a local one against a second run, and report why it cannot be written."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -125,7 +124,7 @@ def _alone(output: UPath) -> Iterator[None]:
     except Timeout:
         raise InputError(f"{output}: another run is writing into it. Wait for its end, or stop it.") from None
     except OSError as error:
-        if error.errno not in _UNWRITABLE:
+        if error.errno not in UNWRITABLE:
             raise
         raise _cannot_write(output, error) from None
 

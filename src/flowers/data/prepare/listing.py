@@ -162,7 +162,7 @@ def _list_remote(directory: UPath) -> Listing:
 
 
 def _find(fs: AbstractFileSystem, directory: str) -> Iterator[tuple[str, bool, int]]:
-    """(path, whether it is a folder, size) of all that lies below a remote directory."""
+    """Yield (path, whether it is a folder, size) for everything below a remote directory."""
     own = type(fs).find is not AbstractFileSystem.find or (
         isinstance(fs, AsyncFileSystem) and type(fs)._find is not AsyncFileSystem._find
     )

@@ -11,6 +11,7 @@ from upath import UPath
 
 from flowers.data.layout import Split
 from flowers.data.prepare.tables import read_table
+from flowers.data.remote import unreadable
 from flowers.errors import InputError
 
 
@@ -52,7 +53,7 @@ def read_manifest(root: UPath) -> Manifest | None:
     """Read the manifest of a data set; None where `prepare.py folder` did not write it.
 
     Raises:
-        InputError: `manifest.csv` or `prepare.json` is damaged.
+        InputError: `manifest.csv` or `prepare.json` is damaged, or cannot be read.
     """
     path, settings = root / "manifest.csv", root / "prepare.json"
     if not (path.exists() and settings.exists()):
@@ -64,10 +65,12 @@ def read_settings(path: UPath) -> Mapping[str, Any]:
     """Read `prepare.json`.
 
     Raises:
-        InputError: it is no JSON object.
+        InputError: it is no JSON object, or cannot be read.
     """
     try:
         settings = json.loads(path.read_bytes())
+    except OSError as error:
+        raise unreadable(path, error) from None
     except ValueError as error:
         raise InputError(f"{path}: expected settings in JSON, found {error}. Put the file back as it was.") from None
     if not isinstance(settings, dict):

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from upath import UPath
 
 from flowers.data.atomic import write_atomic
+from flowers.data.remote import unreadable
 from flowers.errors import InputError
 
 Row = TypeVar("Row")
@@ -30,11 +31,13 @@ def read_table(path: UPath, kind: type[Row]) -> list[Row]:
     """Read what `write_table` wrote.
 
     Raises:
-        InputError: it is no longer that.
+        InputError: it is no longer that, or cannot be read.
     """
     try:
         rows = csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""))
         return TypeAdapter(list[kind]).validate_python(list(rows))  # type: ignore[valid-type]
+    except OSError as error:
+        raise unreadable(path, error) from None
     except (ValueError, csv.Error) as error:
         columns = ",".join(field.name for field in fields(kind))  # type: ignore[arg-type]
         raise InputError(

@@ -1,4 +1,4 @@
-"""The second pass: photographs to shards, as the plan says."""
+"""The second pass: photographs to shards, as planned."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from flowers.data.prepare.images import decode, square_jpeg
 from flowers.data.prepare.manifest import PlannedImage
 from flowers.data.prepare.processes import Spread
 from flowers.data.prepare.source import Source, class_names
+from flowers.data.remote import unreadable
 from flowers.data.shards import FRAME, index_shard, open_shard
 from flowers.errors import InputError
 
@@ -79,14 +80,20 @@ def _missing_sizes(output: UPath, split: Split, shard: int, count: int, sizes: S
 
 
 def _is_whole(path: UPath, count: int) -> bool:
-    """Whether a shard is there with so many records, as far as lengths show; of a remote one, whether it has room."""
+    """Return whether a shard is there with so many records, by their lengths; if it is remote, by its size.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
-        size = path.stat().st_size
+        if not isinstance(path, Path):
+            # A request for each record would cost more than writing it again.
+            return bool(path.stat().st_size > count * FRAME)
+        index = index_shard(path)
     except FileNotFoundError:
         return False
-    if not isinstance(path, Path):
-        return bool(size > count * FRAME)  # a request for each record would cost more than writing it again
-    index = index_shard(path)
+    except OSError as error:
+        raise unreadable(path, error) from None
     return index.fault is None and len(index) == count
 
 
