@@ -53,9 +53,6 @@ _CREDENTIALS = {
     "hf": "Run `hf auth login`, or set HF_TOKEN.",
 }
 
-# Else gcsfs asks of what kind a bucket is, by gRPC and before each read: in vain, for a minute, where a proxy lets only
-# HTTP through. Zonal buckets alone need it: set it to true for those.
-os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 for _name in ("gcsfs", "google.auth"):  # they print the traceback of each failure, which is told here once
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
