@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -79,19 +80,22 @@ def test_more_than_there_is_cannot_be_shared() -> None:
         SharedMemory(61 * GIB)
 
 
-@pytest.fixture
-def small_files() -> Iterator[int]:
-    """The largest file that may be written, in bytes: bounds shared memory, too."""
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Bound the size of files in bytes, and so of shared memory. Never for longer: pytest writes files as well."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield 4096
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_memory_that_cannot_be_reserved_is_an_error_at_once(small_files: int) -> None:
-    SharedMemory(small_files)
-    with pytest.raises(OSError, match="large"):
-        SharedMemory(small_files + 1)
+def test_memory_that_cannot_be_reserved_is_an_error_at_once() -> None:
+    with largest_file(4096):
+        SharedMemory(4096)
+        with pytest.raises(OSError, match="large"):
+            SharedMemory(4097)
 
 
 def write(memory: SharedMemory) -> None:

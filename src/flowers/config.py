@@ -277,7 +277,7 @@ class Trainer(Node):
     min_steps: Count | None = None
     max_time: Duration | None = None
     fast_dev_run: bool | Positive
-    limit_train_batches: Count | Share | None = None
+    limit_train_batches: Positive | Annotated[float, Field(gt=0, le=1)] | None = None
     limit_val_batches: Count | Share | None = None
     limit_predict_batches: Count | Share | None = None
     overfit_batches: Count | Share = 0

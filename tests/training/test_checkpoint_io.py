@@ -66,6 +66,21 @@ def test_masks_and_plain_values_are_kept(tmp_path: Path) -> None:
     check_readable(tmp_path / "last.ckpt")
 
 
+@pytest.mark.parametrize(
+    "message",
+    ["PytorchStreamWriter failed writing file data/105: file write failed", "unexpected pos 747328 vs 747220"],
+)
+def test_torchs_errors_of_a_full_disk_end_in_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    def save(*_: Any) -> None:
+        raise RuntimeError(f"[enforce fail at inline_container.cc:664] . {message}")
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(InputError, match=r"last\.ckpt: .*room"):
+        AtomicCheckpointIO().save_checkpoint({}, tmp_path / "last.ckpt")
+
+
 def test_a_full_disk_ends_in_a_message_and_keeps_the_checkpoint_before(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)

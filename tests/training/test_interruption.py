@@ -17,6 +17,7 @@ import torch
 
 from flowers.errors import InputError
 from flowers.training.callbacks import NonFiniteGuard
+from tests.conftest import damage_first_record
 from tests.helpers.commands import Command, run_command
 
 BATCHES, EPOCHS = 13, 2
@@ -112,6 +113,14 @@ def test_a_signal_to_the_whole_process_group_is_one_to_the_training(
     done = run_command("train", *run, f"ckpt_path={last}")
     assert done.returncode == 0, done.stderr
     assert steps_of(seen) == whole
+
+
+def test_an_error_in_validation_ends_the_workers_of_training(settings: list[str], garden: Path, tmp_path: Path) -> None:
+    damage_first_record(garden, tmp_path / "data", "val")
+    run = [*settings, "callbacks.killer=null", "data.num_workers=2", f"data.root={tmp_path}/data"]
+    done = run_command("train", *run, f"hydra.run.dir={tmp_path}/run", timeout=90)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: "), done.stderr
 
 
 def test_prediction_ends_at_sigterm_and_leaves_nothing(trained: Path, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from multiprocessing.context import ForkServerContext
 
 import cv2
@@ -19,13 +21,28 @@ def fork_server() -> ForkServerContext:
 
 
 def start_worker(worker: int) -> None:
-    """Start a worker with one thread, that ends when the process which it works for does, and not before.
-
-    SIGTERM reaches the whole process group where a scheduler sends it: without its workers, a training could not finish
-    the step that runs.
-    """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Start a worker with one thread, that ends when the process which it works for does, and not before."""
+    _heed_sigterm_of_parent_alone()
     cv2.setNumThreads(0)  # workers are the parallelism: without this each would have as many threads as there are cores
     # PyTorch's workers look at their parent's process number, which under a fork server is the server's: they would
     # outlive a training that is killed, and the server with them.
     end_with_parent()
+
+
+def _heed_sigterm_of_parent_alone() -> None:
+    """Ignore SIGTERM, unless the process that this one works for sends it.
+
+    A scheduler sends it to the whole process group: without workers, a training could not finish the step that runs.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None or not hasattr(signal, "sigwaitinfo"):  # macOS has none
+        return
+    parent_id = parent.pid
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent_id:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -45,8 +45,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                     check_readable(unfinished)
                     self._read_back = True
         except (OSError, RuntimeError) as error:
-            if not isinstance(error, OSError) and "PytorchStreamWriter" not in str(error):
-                raise  # torch's own for a file that cannot be written is a RuntimeError
+            if not isinstance(error, OSError) and "inline_container" not in str(error):
+                raise  # torch's error for a file that cannot be written is a RuntimeError of its inline_container.cc
             raise InputError(
                 f"{path}: expected room for a checkpoint, found this: {str(error).strip().splitlines()[0]}. The one "
                 "before is kept. Make room, then resume from it."

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -91,7 +91,9 @@ def _make_trainer(config: DictConfig, run: Run) -> L.Trainer:
         config.trainer,
         callbacks=[*callbacks, SeedSteps(config.seed), TimeEachProcess(), ReportResume()],
         logger=_instances(config.logger),
-        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),  # else Lightning adds one
+        # Lightning would add its own where there is none.
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         default_root_dir=str(run.directory),  # else SLURM goes on from what any run left in the working directory
     )
     save_atomically(trainer)
@@ -132,7 +134,8 @@ def _best_metrics(
 ) -> Mapping[str, Tensor]:
     """The validation metrics of the best checkpoint; a run without any validation makes its last the best."""
     best = Path(getattr(trainer.checkpoint_callback, "best_model_path", ""))
-    if best.resolve() != run.best.resolve():  # none yet, or that of a run which this one was resumed from
+    # There is none yet, it is that of a run which this one was resumed from, or it was lost since.
+    if best.resolve() != run.best.resolve() or not run.best.exists():
         trainer.save_checkpoint(run.best)
     if datamodule.train_on == "train+val":  # nothing is left to validate on
         return {}
