@@ -64,6 +64,7 @@ def test_masks_and_plain_values_are_kept(tmp_path: Path) -> None:
     state = {"mask": torch.tensor([0.0, float("-inf")]), "count": torch.tensor(3)}
     AtomicCheckpointIO().save_checkpoint({"state_dict": state, "settings": [1, {"two": None}]}, tmp_path / "last.ckpt")
     check_readable(tmp_path / "last.ckpt")
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["settings"] == [1, {"two": None}]
 
 
 @pytest.mark.parametrize(
