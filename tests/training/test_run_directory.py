@@ -56,6 +56,34 @@ def test_a_second_training_leaves_the_first_ones_directory_alone(
     assert before.items() <= {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}.items()
 
 
+def test_two_trainings_at_once_do_not_share_a_directory(
+    tiny_settings: list[str], trained: Path, tmp_path: Path
+) -> None:
+    run = Run(tmp_path / "run")
+    command = [*tiny_settings, *SHORT, "callbacks.progress_bar=null", f"hydra.run.dir={run.directory}"]
+    with run.claimed(None):
+        done = run_command("train", *command)
+        assert done.returncode == 1
+        assert str(run.directory) in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not run.config_path.exists(), "nothing is written into another training's directory"
+    done = run_command("train", *command)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_killed_training_does_not_keep_its_directory(tiny_settings: list[str], tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    settings = [*tiny_settings, "logger=csv", "data.num_workers=2", f"hydra.run.dir={run.directory}"]
+    command = Command("train", *settings, "callbacks.last_checkpoint.every_n_steps=1", "trainer.max_epochs=9")
+    deadline = time.monotonic() + 120
+    while not run.last.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    command.process.kill()
+    command.process.join()
+    with run.claimed(run.last):
+        pass
+
+
 def test_under_slurm_a_run_does_not_go_on_from_another_ones_weights(
     trained: Path, tiny_settings: list[str], tmp_path: Path
 ) -> None:

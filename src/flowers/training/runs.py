@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -77,7 +79,31 @@ class Run:
         paths = [path for path in self.directory.glob("hpc_ckpt_*.ckpt") if path.stem.split("_")[-1].isdigit()]
         return max(paths, key=lambda path: int(path.stem.split("_")[-1]), default=None)
 
-    @rank_zero_only
+    @contextmanager
+    def claimed(self, resumed: Path | None) -> Iterator[None]:
+        """Keep every other training out of this directory while the block runs.
+
+        Only the first of the run's processes does so.
+
+        Raises:
+            InputError: another training runs here, or has left results: see `check_unused`.
+        """
+        if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+            yield
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            # The workers of a training that was killed a moment ago may hold it still.
+            lock = FileLock(self.directory / ".lock").acquire(timeout=5)
+        except Timeout:
+            raise InputError(
+                f"{self.directory}: expected a directory of its own, found another training that runs in it. Wait for "
+                "its end, or set hydra.run.dir to another."
+            ) from None
+        with lock:
+            self.check_unused(resumed)
+            yield
+
     def check_unused(self, resumed: Path | None) -> None:
         """Raise `InputError` if another training has left results here than the one that is resumed.
 

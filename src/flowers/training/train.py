@@ -50,13 +50,20 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
 
     datamodule: FlowersDataModule = instantiate(config.data)
     datamodule.prepare_data()
-    images = len(datamodule.records("train"))  # damaged shards are found here, before anything slow
-    datamodule.records("val")
+    for split in ("train", "val"):
+        datamodule.records(split)  # damaged shards are found here, before anything slow
 
     trainer = _make_trainer(config, run)
     _check_final_fit(trainer, datamodule)
     resumed = run.find_slurm_checkpoint() or (Path(config.ckpt_path) if config.ckpt_path is not None else None)
-    run.check_unused(resumed)  # now that the trainer knows which process is the first
+    with run.claimed(resumed):  # now that the trainer knows which process is the first
+        return _fit(config, run, trainer, datamodule, resumed)
+
+
+def _fit(
+    config: DictConfig, run: Run, trainer: L.Trainer, datamodule: FlowersDataModule, resumed: Path | None
+) -> tuple[Run, dict[str, float], set[str]]:
+    images = len(datamodule.records("train"))
     batches = max(1, images // (config.data.batch_size * trainer.world_size))
     check_validation_interval(trainer, batches)
     model: FlowerClassifier = instantiate(
