@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from flowers.errors import UNWRITABLE, InputError
-from flowers.termination import Terminated, raise_on_sigterm
+from flowers.termination import Terminated, raise_on_signals
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -47,7 +47,7 @@ def open_door(main: Callable[[DictConfig], Any], name: str) -> None:
     Bad input ends with exit status 1 and one message on standard error; a mistake of ours keeps its traceback.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print the errors itself, and exit
-    raise_on_sigterm()
+    raise_on_signals()
 
     def checked(config: DictConfig) -> Any:
         from flowers.config import SCHEMAS, check_config
@@ -59,10 +59,6 @@ def open_door(main: Callable[[DictConfig], Any], name: str) -> None:
             values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
             check_config(SCHEMAS[name], cast(dict[str, Any], values))
             return main(config)
-        except Terminated as end:
-            if end.code:  # 0 in a run's other processes
-                print(f"error: {end.message}", file=sys.stderr)
-            raise
         except InputError as error:
             sys.exit(f"error: {error}")
         except OmegaConfBaseException as error:
@@ -77,6 +73,10 @@ def open_door(main: Callable[[DictConfig], Any], name: str) -> None:
 
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(checked)()
+    except Terminated as end:
+        if end.code:  # 0 in a run's other processes
+            print(f"error: {end.message}", file=sys.stderr)
+        raise
     except InstantiationException:
         raise
     except HydraException as error:

@@ -34,7 +34,8 @@ def process_pool(tasks: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends silently at Ctrl-C, which the whole process group receives
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends silently at Ctrl-C, which the whole process group receives
     end_with_parent()
 
 

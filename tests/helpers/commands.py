@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 import tempfile
 from multiprocessing.context import ForkServerProcess
@@ -63,6 +64,7 @@ def run_command(
 
 def _run(name: str, settings: tuple[str, ...], cwd: Path, environment: dict[str, str], output: Path) -> None:
     os.setsid()  # a process group of its own, as a shell gives to a command
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # though the tests may run in a script's background
     os.chdir(cwd)
     for number, stream in ((1, "stdout"), (2, "stderr")):
         file = os.open(output / stream, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -28,13 +28,17 @@ class Killer(Callback):
         at: the batch, counted over all epochs; None: never.
         by: a signal's name, or `stop` for `trainer.should_stop`.
         validating: send the signal in the validation that follows instead.
+        times: how often to send it.
     """
 
-    def __init__(self, path: str, at: int | None = None, by: str = "SIGKILL", validating: bool = False) -> None:
+    def __init__(
+        self, path: str, at: int | None = None, by: str = "SIGKILL", validating: bool = False, times: int = 1
+    ) -> None:
         self.path = Path(path)
         self.at = at
         self.by = by
         self.validating = validating
+        self.times = times
         self.line: dict[str, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -67,7 +71,8 @@ class Killer(Callback):
         if self.by == "stop":
             trainer.should_stop = True
         else:
-            os.kill(os.getpid(), signal.Signals[self.by])
+            for _ in range(self.times):
+                os.kill(os.getpid(), signal.Signals[self.by])
 
     def on_train_batch_end(self, *_: Any) -> None:
         with self.path.open("a") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -60,6 +61,7 @@ def test_a_stopped_run_is_resumed_with_its_next_batch(
         (0, ["+callbacks.killer.at=7", "+callbacks.killer.by=stop"]),
         (0, ["trainer.max_steps=10"]),
         (143, ["+callbacks.killer.at=12", "+callbacks.killer.by=SIGTERM", "+callbacks.killer.validating=true"]),
+        (130, ["+callbacks.killer.at=17", "+callbacks.killer.by=SIGINT"]),
         (143, ["+callbacks.killer.at=25", "+callbacks.killer.by=SIGTERM"]),
     ]
     for status, stop in stops:
@@ -69,7 +71,7 @@ def test_a_stopped_run_is_resumed_with_its_next_batch(
         )
         assert done.returncode == status, done.stderr
         assert "Traceback" not in done.stderr
-        assert ("SIGTERM" in done.stderr) == (status == 143)
+        assert (done.stderr.count("error: "), "SIGTERM" in done.stderr) == (int(status > 0), status == 143)
         assert last.exists()
     assert steps_of(seen) == whole, "no batch is lost, and none is seen twice"
 
@@ -97,8 +99,9 @@ def test_a_run_stops_only_after_a_whole_step(
     assert (state["global_step"], state["FlowersDataModule"]["batch"]) == (steps, batches % BATCHES)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_whole_process_group_is_one_to_the_training(
-    settings: list[str], whole: list[dict[str, Any]], tmp_path: Path
+    settings: list[str], whole: list[dict[str, Any]], tmp_path: Path, number: signal.Signals
 ) -> None:
     last, seen = tmp_path / "run" / "checkpoints" / "last.ckpt", tmp_path / "seen.jsonl"
     run = [*settings, "data.num_workers=2", f"+callbacks.killer.path={seen}", f"hydra.run.dir={tmp_path}/run"]
@@ -106,9 +109,9 @@ def test_a_signal_to_the_whole_process_group_is_one_to_the_training(
     deadline = time.monotonic() + 120
     while not last.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.killpg(command.pid, signal.SIGTERM)
+    os.killpg(command.pid, number)
     done = command.wait()
-    assert done.returncode == 143, done.stderr
+    assert done.returncode == 128 + number, done.stderr
     assert "Traceback" not in done.stderr
     done = run_command("train", *run, f"ckpt_path={last}")
     assert done.returncode == 0, done.stderr
@@ -123,7 +126,34 @@ def test_an_error_in_validation_ends_the_workers_of_training(settings: list[str]
     assert done.stderr.startswith("error: "), done.stderr
 
 
-def test_prediction_ends_at_sigterm_and_leaves_nothing(trained: Path, tmp_path: Path) -> None:
+def test_a_second_ctrl_c_ends_a_training_at_once(settings: list[str], tmp_path: Path) -> None:
+    killer = ["+callbacks.killer.at=2", "+callbacks.killer.by=SIGINT", "+callbacks.killer.times=2"]
+    run = [f"+callbacks.killer.path={tmp_path}/seen.jsonl", f"hydra.run.dir={tmp_path}/run"]
+    done = run_command("train", *settings, *killer, *run)
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(steps_of(tmp_path / "seen.jsonl")) == 2
+    assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize(("at", "validating"), [(3, False), (5, False), (5, True)])
+def test_a_run_that_is_stopped_beside_a_validation_logs_the_same_steps(
+    settings: list[str], tmp_path: Path, at: int, validating: bool
+) -> None:
+    stop = [f"+callbacks.killer.at={at}", "+callbacks.killer.by=stop", f"+callbacks.killer.validating={validating}"]
+    steps = {}
+    for name, stops in (("whole", [[]]), ("stopped", [stop, [f"ckpt_path={tmp_path}/stopped/checkpoints/last.ckpt"]])):
+        run = [f"+callbacks.killer.path={tmp_path}/seen", f"hydra.run.dir={tmp_path}/{name}"]
+        for each in stops:
+            done = run_command("train", *settings, "+trainer.val_check_interval=6", *each, *run)
+            assert done.returncode == 0, done.stderr
+        rows = [row for path in (tmp_path / name).glob("metrics*.csv") for row in csv.DictReader(path.open())]
+        steps[name] = {(int(row["epoch"]), int(row["step"])) for row in rows if row["val/loss"]}
+    assert steps["stopped"] == steps["whole"] | {(0, at)}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_prediction_ends_at_a_signal_and_leaves_nothing(trained: Path, number: signal.Signals) -> None:
     predictions = trained / "predictions"
     before = sorted(predictions.glob("*"))
     command = Command("predict", f"run={trained}", "split=train", "trainer=cpu", "data.batch_size=1")
@@ -131,21 +161,23 @@ def test_prediction_ends_at_sigterm_and_leaves_nothing(trained: Path, tmp_path: 
     while sorted(predictions.glob("*")) == before and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.2)  # the file is there, and now batches come
-    command.process.terminate()
+    os.killpg(command.pid, number)
     done = command.wait()
-    assert done.returncode == 143, done.stderr
+    assert done.returncode == 128 + number, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert sorted(predictions.glob("*")) == before
 
 
-def test_generating_the_data_set_ends_at_sigterm_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_generating_the_data_set_ends_at_a_signal_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     command = Command("train", f"data.root={tmp_path}/garden", f"hydra.run.dir={tmp_path}/run", "logger=csv")
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("garden.*.part/*/*/*.tfrec")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    command.process.terminate()
+    os.killpg(command.pid, number)
     done = command.wait(20)  # the 48 shards take longer
-    assert done.returncode == 143, done.stderr
+    assert done.returncode == 128 + number, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert not list(tmp_path.glob("garden*"))
 
 

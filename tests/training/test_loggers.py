@@ -23,6 +23,7 @@ from wandb.sdk import wandb_setup
 from flowers.ensembling.ensemble import ensemble
 from flowers.errors import InputError
 from flowers.reporting.ensemble import draw_ensemble, log_ensemble
+from flowers.termination import Terminated
 from flowers.training import loggers
 from flowers.training.loggers import (
     exit_code_of,
@@ -292,7 +293,6 @@ def test_other_ranks_ask_nothing(server: WandbServer, tmp_path: Path, monkeypatc
     ("error", "code"),
     [
         (ValueError(), 1),
-        (KeyboardInterrupt(), 130),
         (SystemExit(143), 143),
         (SystemExit("error: no"), 1),
         (SystemExit(), 0),
@@ -303,9 +303,9 @@ def test_an_error_has_the_exit_code_of_its_process(error: BaseException, code: i
 
 
 def test_an_offline_run_that_fails_is_recorded_as_failed(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), finished_wandb_run():
+    with pytest.raises(SystemExit), finished_wandb_run():
         log(tmp_path)
-        raise KeyboardInterrupt
+        raise Terminated(signal.SIGINT)
     assert_complete(next(tmp_path.glob("wandb/offline-run-*")), exit_code=130)
 
 

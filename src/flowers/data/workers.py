@@ -22,6 +22,7 @@ def fork_server() -> ForkServerContext:
 
 def start_worker(worker: int) -> None:
     """Start a worker with one thread, that ends when the process which it works for does, and not before."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C, too, goes to the whole process group
     _heed_sigterm_of_parent_alone()
     cv2.setNumThreads(0)  # workers are the parallelism: without this each would have as many threads as there are cores
     # PyTorch's workers look at their parent's process number, which under a fork server is the server's: they would

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from flowers.errors import InputError
 from flowers.models.losses import loss_on_host
-from flowers.termination import STATUS, Terminated
+from flowers.termination import Terminated, handle_signals
 
 
 class Throughput(Callback):
@@ -97,11 +98,12 @@ def _explain_loss(step: _Step, epoch: int) -> str:
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves what a run is resumed from, and ends the run at SIGTERM.
+    """Saves what a run is resumed from, and ends the run at SIGTERM or Ctrl-C.
 
     It saves after every epoch, after every `every_n_steps` optimizer steps within one, and where a training ends within
-    an epoch: at `trainer.max_time`, at `trainer.max_steps`, at SIGTERM, or when a callback asks for it. A run resumed
-    from there goes on with the next batch. SIGTERM raises `Terminated` once the step that runs is done and saved.
+    an epoch: at `trainer.max_time`, at `trainer.max_steps`, at a signal, or when a callback asks for it. A run resumed
+    from there goes on with the next batch. A signal raises `Terminated` once the step that runs is done and saved; a
+    second Ctrl-C raises it at once.
 
     Not Lightning's ModelCheckpoint, which saves after epochs or after steps; and from a checkpoint that it makes after
     an epoch's last step, but before the epoch's end, Lightning's counts of a resumed run are wrong.
@@ -116,20 +118,24 @@ class LastCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self._saved = 0
         self._stop_later = False
-        self._terminated = False
+        self._signal: int | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved = trainer.global_step
-        self._terminated = False
+        self._signal = None
 
-        def terminate(signum: int, frame: FrameType | None) -> None:
-            self._terminated = True
+        def terminate(number: int, frame: FrameType | None) -> None:
+            if number == signal.SIGINT == self._signal:
+                raise Terminated(number, " twice")
+            if number == signal.SIGINT and trainer.is_global_zero:  # print() must not be called in a signal's handler
+                os.write(2, b"\nCtrl-C: stopping after this step. Press it again to stop at once.\n")
+            self._signal = number
             if trainer.strategy.launcher is not None:
                 trainer.strategy.launcher.kill(signal.SIGTERM)  # the run's other processes
 
         if threading.current_thread() is threading.main_thread():
             # In place of Lightning's own handler, which ends the program with status 0. It restores what was before.
-            signal.signal(signal.SIGTERM, terminate)
+            handle_signals(terminate)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._any_terminated(trainer):
@@ -161,7 +167,12 @@ class LastCheckpoint(Checkpoint):
             return
         self._put_off_stop(trainer)
         if _ends_within_epoch(trainer):
-            self._save(trainer)  # the validation has asked for the end
+            # Lightning counts the step after its validation; a resumed run does so only if one is due there.
+            loop = trainer.fit_loop.epoch_loop
+            counted = 0 if _validation_is_due(trainer) else 1
+            loop._batches_that_stepped += counted
+            self._save(trainer)
+            loop._batches_that_stepped -= counted
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not _ends_within_epoch(trainer):  # else the rest of the epoch is still to come
@@ -172,14 +183,14 @@ class LastCheckpoint(Checkpoint):
             self._end(trainer)
 
     def _any_terminated(self, trainer: L.Trainer) -> bool:
-        return trainer.strategy.reduce_boolean_decision(self._terminated, all=False)
+        return trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
 
     def _end(self, trainer: L.Trainer) -> None:
         saved = Path(self.path).exists()
-        goes_on = f" Resume with ckpt_path={self.path}." if saved else " Nothing was saved yet."
+        goes_on = f"Resume with ckpt_path={self.path}" if saved else "Nothing was saved yet"
         # Lightning kills the first process if one that it started ends with another status than 0.
-        status = STATUS if trainer.is_global_zero else 0
-        raise Terminated(f"stopped by SIGTERM after step {trainer.global_step}.{goes_on}", status)
+        status = None if trainer.is_global_zero else 0
+        raise Terminated(self._signal or signal.SIGTERM, f" after step {trainer.global_step}. {goes_on}", status)
 
     def _save(self, trainer: L.Trainer) -> None:
         self._saved = trainer.global_step
@@ -197,6 +208,16 @@ def _ends_within_epoch(trainer: L.Trainer) -> bool:
     """Tell whether the training ends here with batches of its epoch left."""
     loop = trainer.fit_loop.epoch_loop
     return loop.done and loop.batch_progress.current.ready < trainer.num_training_batches
+
+
+def _validation_is_due(trainer: L.Trainer) -> bool:
+    """Tell whether a validation follows the newest batch by `val_check_interval`, not only because training stops."""
+    fetcher = trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    stop, trainer.should_stop = trainer.should_stop, False
+    due: bool = trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+    trainer.should_stop = stop
+    return due
 
 
 class ProgressBar(RichProgressBar):

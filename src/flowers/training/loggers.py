@@ -42,9 +42,6 @@ LIMITS = {"init_timeout": 4.0, "finish_timeout": 4.0}
 MODES = ("online", "offline", "disabled", "shared", "run", "dryrun")
 """What W&B takes for `WANDB_MODE`; the last two are older names of the first two."""
 
-INTERRUPTED = 130
-"""The exit code of a run that Ctrl-C ended, as shells count it."""
-
 
 def wandb_logger(save_dir: str, project: str, name: str | None = None, tags: list[str] | None = None) -> WandbLogger:
     """Create W&B's logger into `save_dir/wandb`.
@@ -157,7 +154,7 @@ def find_server_problem(url: str, key: str | None, seconds: float) -> str | None
     """
     answers: SimpleQueue[str | None] = SimpleQueue()
     # In a thread, as a name that cannot be resolved blocks for longer than any time limit of a socket.
-    Thread(target=lambda: answers.put(_request(url, key, seconds)), daemon=True).start()
+    Thread(target=lambda: answers.put(_request(url, key, 2 * seconds)), daemon=True).start()
     try:
         return answers.get(timeout=seconds)
     except Empty:
@@ -198,8 +195,6 @@ def finished_wandb_run() -> Iterator[None]:
 
 def exit_code_of(error: BaseException) -> int:
     """Return the exit code of a process that ends by `error`."""
-    if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED
     if not isinstance(error, SystemExit) or isinstance(error.code, str):
         return 1
     return error.code or 0
