@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from flowers.errors import UNWRITABLE, InputError
+from flowers.errors import FULL, UNWRITABLE, InputError
 from flowers.termination import Terminated, raise_on_signals
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -26,8 +26,11 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 def open_command(commands: Mapping[str, Callable[[DictConfig], Any]], script: str) -> None:
     """Open the door that the first argument names: `python src/SCRIPT.py COMMAND`, of configs/SCRIPT_COMMAND.yaml."""
     command = sys.argv[1] if len(sys.argv) > 1 else ""
+    choices = ", ".join(f"python src/{script}.py {name}" for name in commands)
+    if command in ("-h", "--help"):
+        print(f"Commands: {choices}. Each has its own --help.")
+        return
     if command not in commands:
-        choices = ", ".join(f"python src/{script}.py {name}" for name in commands)
         sys.exit(f"error: expected a command, found {command or 'none'}. Choices: {choices}.")
     del sys.argv[1]  # which Hydra would take for a setting
 
@@ -70,6 +73,13 @@ def open_door(main: Callable[[DictConfig], Any], name: str) -> None:
         except OSError as error:
             _exit_unwritable(error)
             raise
+        except RuntimeError as error:
+            if lost := re.match(r"DataLoader worker .*(?:killed by signal: \w+|exited unexpectedly)", str(error)):
+                sys.exit(
+                    f"error: {lost[0]}. Most often the machine was short of memory: set data.num_workers or "
+                    "data.batch_size lower."
+                )
+            raise
 
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(checked)()
@@ -85,6 +95,8 @@ def open_door(main: Callable[[DictConfig], Any], name: str) -> None:
         _exit_unwritable(error)
         raise
     except ValueError as error:
+        if isinstance(error.__cause__, OSError):  # of the log file that Hydra opens there
+            _exit_unwritable(error.__cause__)
         if "Config group override" not in str(error):  # which Hydra says without a word about the group
             raise
         group = next((argument for argument in sys.argv[1:] if argument.endswith("=null")), "a group")
@@ -95,7 +107,8 @@ def _exit_unwritable(error: OSError) -> None:
     """Exit with a message if an error is one of the disk, which the user can put right."""
     if error.errno in UNWRITABLE:
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"error: {where}cannot be read or written: {error.strerror}. Make room, or use another place.")
+        fix = "Make room, or use another place" if error.errno in FULL else "Use another place"
+        sys.exit(f"error: {where}cannot be read or written: {error.strerror}. {fix}.")
 
 
 def _run_job_alone() -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 
-UNWRITABLE = {errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
+FULL = {errno.EDQUOT, errno.EFBIG, errno.ENOSPC}
+"""Errors of a place without room."""
+
+UNWRITABLE = FULL | {errno.EACCES, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 """Errors of a place where nothing can be written: a full or read-only disk, missing rights, a file as a directory."""
 
 _SHOWN = 5

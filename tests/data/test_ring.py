@@ -76,9 +76,9 @@ for _ in range(2):
     if not (rank := os.fork()):
         os.close(started)
         os.read(start, 1)  # ends when the parent closes its side: both start together
-        ring = Ring(workers=1, slots=2, slot_bytes=350_000)
+        ring = Ring(workers=1, slots=2, slot_bytes=40_000_000)
         for slot in range(2):
-            ring.array(slot, (350_000,))[:] = 1
+            ring.array(slot, (40_000_000,))[:] = 1
         os._exit(0)
     ranks.append(rank)
 os.close(started)
@@ -88,7 +88,7 @@ sys.exit(any(codes))
 
 
 def test_two_ranks_that_start_together_do_not_need_dev_shm() -> None:
-    mount = "mount -t tmpfs -o size=1m tmpfs /dev/shm"  # Docker's default is 64 MiB
+    mount = "mount -t tmpfs -o size=64m tmpfs /dev/shm"  # Docker's default
     private = ["unshare", "--mount", *(["--map-root-user"] if os.getuid() else []), "sh", "-c"]
     possible = shutil.which("unshare") and subprocess.run([*private, mount], check=False).returncode == 0
     command = [*private, f'{mount} && exec "$@"', "sh"] if possible else []

@@ -70,6 +70,12 @@ def test_a_line_that_is_no_result(tmp_path: Path) -> None:
         read_results(results)
 
 
+def test_help_names_the_commands(door: Door) -> None:
+    done = door("benchmark", "--help")
+    assert done.returncode == 0
+    assert "python src/benchmark.py step" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -118,6 +118,15 @@ def test_a_signal_to_the_whole_process_group_is_one_to_the_training(
     assert steps_of(seen) == whole
 
 
+def test_a_worker_that_is_killed_ends_the_training_with_a_message(settings: list[str], tmp_path: Path) -> None:
+    transform = "data.train_transform=[{_target_: tests.training.killing.Fatal}]"
+    run = [*settings, "callbacks.killer=null", "data.num_workers=1", transform, f"hydra.run.dir={tmp_path}/run"]
+    done = run_command("train", *run, timeout=90)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: DataLoader worker")
+    assert "Traceback" not in done.stderr
+
+
 def test_an_error_in_validation_ends_the_workers_of_training(settings: list[str], garden: Path, tmp_path: Path) -> None:
     damage_first_record(garden, tmp_path / "data", "val")
     run = [*settings, "callbacks.killer=null", "data.num_workers=2", f"data.root={tmp_path}/data"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import lightning as L
 import pytest
@@ -96,6 +97,15 @@ def test_a_timer_s_state_is_neither_saved_nor_loaded() -> None:
         checkpoint = {"callbacks": {"Timer": {}, "EMA": {}}}
         hook(trainer, module, checkpoint)
         assert checkpoint == {"callbacks": {"EMA": {}}}
+
+
+@pytest.mark.parametrize(("seconds", "stopped", "logged"), [(0, True, 1), (0, False, 0), (3600, True, 0)])
+def test_a_run_whose_time_is_up_says_so(
+    seconds: int, stopped: bool, logged: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = SimpleNamespace(callbacks=[Timer({"seconds": seconds})], should_stop=stopped, global_step=7)
+    TimeEachProcess().on_train_end(cast(Any, trainer), L.LightningModule())
+    assert sum("trainer.max_time" in record.getMessage() for record in caplog.records) == logged
 
 
 def optimizer_of(kind: Any, **settings: Any) -> torch.optim.Optimizer:

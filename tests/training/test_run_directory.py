@@ -84,6 +84,29 @@ def test_a_killed_training_does_not_keep_its_directory(tiny_settings: list[str],
         pass
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"- 1\n", b"word", b"data: 3\nmodel: null\n", b"data:\n\troot: x\n", b"a: [1\n", b"\x00\x01", b"\xff\xfe"],
+)
+def test_a_configuration_that_is_none_is_one_line(tmp_path: Path, content: bytes) -> None:
+    run = Run(tmp_path)
+    run.config_path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        run.config()
+    assert str(error.value).startswith(f"{run.config_path}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_directory_in_which_no_log_can_be_written_is_one_line(tiny_settings: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "train.log").symlink_to(tmp_path / "file" / "train.log")
+    done = run_command("train", *tiny_settings, f"hydra.run.dir={tmp_path}/run")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {tmp_path}/run/train.log: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
 def test_under_slurm_a_run_does_not_go_on_from_another_ones_weights(
     trained: Path, tiny_settings: list[str], tmp_path: Path
 ) -> None:

@@ -47,7 +47,7 @@ def test_torchs_own_schedules_train(tiny_settings: list[str], tmp_path: Path, sc
     assert "val/loss" in metrics
 
 
-@pytest.mark.parametrize("backbone", ["test_vit", "test_vit2"])
+@pytest.mark.parametrize("backbone", ["test_vit", "vit_tiny_patch16_224"])
 def test_a_backbone_of_fixed_size_trains_and_evaluates_at_other_sizes(
     tiny_settings: list[str], tmp_path: Path, backbone: str
 ) -> None:

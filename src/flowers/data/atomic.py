@@ -50,7 +50,9 @@ def atomic_path(path: Place) -> Iterator[Place]:
     try:
         yield part
         _give_name(part, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # of a write, which knows no name
+            error.filename = str(path)
         _remove(part)
         raise
 

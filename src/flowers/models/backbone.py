@@ -105,7 +105,7 @@ def _from_hub(name: str, **arguments: Any) -> nn.Module:
     except Exception as error:  # the hub's client raises its own, its HTTP library's and the system's errors
         raise InputError(
             f"model.pretrained=true: expected {name}'s weights from timm's hub, found {type(error).__name__}: "
-            f"{str(error).strip().splitlines()[0] if str(error).strip() else ''}. Without network, choose "
+            f"{str(error).strip().splitlines()[0].rstrip('.') if str(error).strip() else ''}. Without network, choose "
             f"{_offline_choices(name)}."
         ) from error
 

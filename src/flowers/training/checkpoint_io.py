@@ -47,9 +47,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:
             if not isinstance(error, OSError) and "inline_container" not in str(error):
                 raise  # torch's error for a file that cannot be written is a RuntimeError of its inline_container.cc
+            kept = "The one before is kept: make room, then resume from it" if Path(path).exists() else "Make room"
             raise InputError(
-                f"{path}: expected room for a checkpoint, found this: {str(error).strip().splitlines()[0]}. The one "
-                "before is kept. Make room, then resume from it."
+                f"{path}: expected room for a checkpoint, found this: {str(error).strip().splitlines()[0]}. {kept}."
             ) from error
 
 

@@ -34,8 +34,17 @@ class TimeEachProcess(Callback):
     """Makes `trainer.max_time` bound the process: a session's limit, which a resumed run has anew.
 
     Lightning's timer keeps the time that has passed in the checkpoint, and so stops a run that it has stopped once
-    before the first step.
+    before the first step. Logs that the time has ended a run.
     """
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        left = [callback.time_remaining() for callback in callbacks if isinstance(callback, Timer)]
+        if trainer.should_stop and any(seconds is not None and seconds <= 0 for seconds in left):
+            rank_zero_only(log.warning)(
+                "trainer.max_time: the time is up after step %d. To go on, resume from the last checkpoint.",
+                trainer.global_step,
+            )
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint.get("callbacks", {}).pop(Timer.__qualname__, None)

@@ -147,9 +147,10 @@ class Run:
             config = OmegaConf.load(self.config_path)
         except (OSError, ValueError, YAMLError) as error:
             raise InputError(
-                f"{self.config_path}: expected a configuration that can be read, found {error}."
+                f"{self.config_path}: expected a configuration that can be read, found {' '.join(str(error).split())}."
             ) from error
-        if not isinstance(config, DictConfig) or not {"data", "model"} <= set(config):
+        groups = ("data", "model")
+        if not isinstance(config, DictConfig) or not all(OmegaConf.is_dict(config.get(group)) for group in groups):
             raise InputError(f"{self.config_path}: expected a training's configuration, found none in it.")
         return config
 
