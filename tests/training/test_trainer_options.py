@@ -122,7 +122,7 @@ RUNS: dict[str, dict[str, object]] = {
         "benchmark": True,
         "detect_anomaly": True,
         "inference_mode": False,
-        "max_time": {"minutes": 60},
+        "max_time": "{minutes: 60}",
         "log_every_n_steps": 1,
     },
     "overfitting": {
