@@ -97,7 +97,7 @@ class Garden(Node):
 
 
 class Data(Node):
-    root: str
+    root: str | list[str]
     image_size: Positive
     train_size: Positive
     eval_size: Positive
@@ -223,6 +223,7 @@ class Monitor(Group):
 
 class Paths(Group):
     data_dir: str
+    kaggle_dir: str
     cache_dir: str
     log_dir: str
     output_dir: str
@@ -240,7 +241,7 @@ KNOWN_TARGETS: dict[str, type[Node]] = {
     "flowers.training.compilation.CompileGuard": CompileGuard,
     "flowers.training.ema.EMA": EMA,
     "flowers.training.loggers.wandb_logger": WandbLogger,
-    "flowers.training.xla.SPMDStrategy": SPMDStrategy,
+    "flowers.training.xla.strategy.SPMDStrategy": SPMDStrategy,
     "lightning.pytorch.callbacks.ModelCheckpoint": ModelCheckpoint,
     "lightning.pytorch.callbacks.EarlyStopping": EarlyStopping,
     "lightning.pytorch.loggers.CSVLogger": CSVLogger,

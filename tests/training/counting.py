@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flowers.training.xla import SPMDStrategy
+from flowers.training.xla.strategy import SPMDStrategy
 
 
 class Counting(SPMDStrategy):

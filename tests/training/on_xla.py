@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -86,6 +87,30 @@ def replicas(tensor: Tensor) -> list[Tensor]:
     from torch_xla.distributed.spmd import XLAShardedTensor
 
     return [shard.data.clone() for shard in XLAShardedTensor(tensor).local_shards]
+
+
+class Accumulation(Callback):
+    """Writes, for each batch that begins with gradients, how many operations they still wait for."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        self._pending: dict[int, int] = {}
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        pl_module.backbone.register_forward_pre_hook(lambda *_: self._look(trainer, pl_module))  # type: ignore[operator, union-attr]
+
+    def _look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        gradients = [value.grad for value in pl_module.parameters() if value.grad is not None]
+        if trainer.training and gradients:
+            import torch_xla
+
+            graph = torch_xla._XLAC._get_xla_tensors_text(gradients)
+            operations = [line for line in graph.splitlines() if "xla::" in line or "aten::" in line]
+            batch = trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1
+            self._pending[batch] = sum("xla::device_data" not in line for line in operations)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._path.write_text(json.dumps(self._pending))
 
 
 class Reader(Callback):

@@ -74,7 +74,7 @@ class _BatchWriter(Callback):
         self.skipped.update(batch["skipped"])
         if self.writer is None:
             return
-        # On the host first: on an XLA device a selection by value would be another program for each number of rows.
+        # On the host: on a device that compiles, a selection by value would be a program for each number of rows.
         valid = batch["valid"].cpu()
         labels = [None if label == NO_LABEL else label for label in batch["label"].cpu()[valid].tolist()]
         ids = [identity for identity, row in zip(batch["id"], valid.tolist(), strict=True) if row]

@@ -31,12 +31,16 @@ class CompileCounts:
     seconds: spent on them.
     fallbacks: how often each operation ran on the host instead, by its name (`aten::nonzero`).
     reads: transfers to the host, for each of which it waits until the device is done.
+    cache_hits: programs taken from the cache that `trainer.strategy.cache_dir` keeps, instead of being compiled.
+    cache_misses: programs that were looked for there in vain.
     """
 
     compilations: int = 0
     seconds: float = 0.0
     fallbacks: Mapping[str, int] = field(default_factory=dict)
     reads: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
 
     def since(self, earlier: CompileCounts) -> CompileCounts:
         """What came after `earlier`."""
@@ -46,6 +50,8 @@ class CompileCounts:
             self.seconds - earlier.seconds,
             {name: count for name, count in fallbacks.items() if count},
             self.reads - earlier.reads,
+            self.cache_hits - earlier.cache_hits,
+            self.cache_misses - earlier.cache_misses,
         )
 
 
@@ -69,7 +75,7 @@ def faults(counts: CompileCounts) -> list[str]:
 class CompileGuard(Callback):
     """Logs what each epoch compiled, and speaks up when that goes on after warm-up, or when every step reads a figure.
 
-    Logged each epoch: `compile/count`, `compile/seconds`, `compile/fallbacks`, `compile/reads`.
+    Logged each epoch, as `compile/NAME`: count, seconds, fallbacks, reads, cache_hits, cache_misses.
 
     Args:
         warmup_epochs: epochs that may compile: the steps in the first, their borders in the next two.
@@ -111,6 +117,8 @@ class CompileGuard(Callback):
             "seconds": epoch.seconds,
             "fallbacks": sum(epoch.fallbacks.values()),
             "reads": epoch.reads,
+            "cache_hits": epoch.cache_hits,
+            "cache_misses": epoch.cache_misses,
         }
         # Tensors on the host: a number would be sent to the device, and read back.
         tensors = {f"compile/{name}": torch.tensor(float(value)) for name, value in figures.items()}

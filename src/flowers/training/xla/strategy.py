@@ -1,12 +1,11 @@
-"""All that knows of XLA: torch_xla as Lightning's accelerator, data parallelism, precision, the input pipeline.
+"""XLA as Lightning's accelerator `tpu`: data parallelism by the compiler, precision, the input pipeline.
 
-`configs/trainer/tpu.yaml` chooses it; importing it registers the accelerator `tpu`. The same classes run on a TPU
-and, under PJRT_DEVICE=CPU, on XLA's own CPU runtime with CPU_NUM_DEVICES virtual devices.
+`configs/trainer/tpu.yaml` chooses it; importing it registers the accelerator. The same classes run on a TPU and,
+under PJRT_DEVICE=CPU, on XLA's own CPU runtime with CPU_NUM_DEVICES virtual devices.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +14,16 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+import torch_xla
+import torch_xla.core.xla_model as xm
+import torch_xla.debug.metrics as counters
+import torch_xla.distributed.spmd as spmd
+import torch_xla.runtime as xr
 from lightning.pytorch.accelerators import AcceleratorRegistry, XLAAccelerator
 from lightning.pytorch.plugins import XLAPrecision
 from lightning.pytorch.strategies.single_xla import SingleDeviceXLAStrategy
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -31,19 +35,7 @@ from flowers.training.checkpoint_io import AtomicCheckpointIO
 from flowers.training.compilation import CompileCounts
 from flowers.training.device_loader import DeviceLoader
 from flowers.training.random_state import step_seed
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own warnings, one for each compilation
-try:
-    import torch_xla
-    import torch_xla.core.xla_model as xm
-    import torch_xla.debug.metrics as counters
-    import torch_xla.distributed.spmd as spmd
-    import torch_xla.runtime as xr
-    from torch_xla._internal import tpu
-except ImportError as error:
-    raise InputError(
-        f"trainer=tpu: expected torch_xla to be installed, found {error}. Install it with: pip install -e '.[tpu]'"
-    ) from error
+from flowers.training.xla.runtime import start_runtime
 
 AUTOCAST = {"32-true": False, "32": False, "bf16-mixed": True, "bf16": True}
 """The values of trainer.precision, and whether they compute in bfloat16."""
@@ -119,7 +111,7 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
     """
 
     def __init__(self, precision: str | int = "32-true", cache_dir: str | None = None, hosts: int | None = 1) -> None:
-        _start_runtime(cache_dir)
+        start_runtime(cache_dir)
         super().__init__(device=0, precision_plugin=AutocastPrecision(precision))
         if hosts not in (None, xr.process_count()):
             raise InputError(
@@ -146,7 +138,8 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
             name: counters.counter_value(name) for name in counters.counter_names() if name.startswith("aten::")
         }
         reads, *_ = counters.metric_data("TransferFromDeviceTime") or (0, 0.0, [])
-        return CompileCounts(compilations, nanoseconds / 1e9, fallbacks, reads)
+        hits, misses = (counters.counter_value(f"PersistentCache{name}") or 0 for name in ("Hit", "Miss"))
+        return CompileCounts(compilations, nanoseconds / 1e9, fallbacks, reads, hits, misses)
 
     def device_name(self) -> str:
         """As `TPU x 8`, or `XLA on CPU x 4` for the CPU runtime."""
@@ -178,7 +171,9 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
             if isinstance(value, Tensor) and value.device.type == "xla":
                 spmd.mark_sharding(value, self.mesh, (None,) * value.ndim)
 
-    # Steps are cut off from what the host traces around them (figures, resets), so that each is the same program.
+    # Steps are cut off from what the host traces around them (figures, resets), so that each is the same program. With
+    # accumulate_grad_batches, too: of several batches fused into one program, wrong gradients were reported on v6e, and
+    # it would need the memory of all of them.
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         torch_xla.sync()
@@ -202,13 +197,26 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         check_batch_size(getattr(dataloader.batch_sampler, "batch_size", None), xr.addressable_runtime_device_count())
         if dataloader.num_workers > 0:
             dataloader.multiprocessing_context = fork_server()  # the runtime has threads
-        self._loaders.append(DeviceLoader(dataloader, self.send))
+        assert self.lightning_module is not None
+        predicting = self.lightning_module.trainer.state.fn == TrainerFn.PREDICTING
+        self._loaders.append(DeviceLoader(dataloader, self.send_images if predicting else self.send))
         return self._loaders[-1]
+
+    def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
+        """Return the batch as it is: the loader's thread has sent what the device needs."""
+        return batch
 
     def send(self, batch: Batch) -> Batch:
         """The batch with its tensors on the devices, their rows split over all of them; does not wait."""
         tensors = {name: self._split(value) for name, value in batch.items() if isinstance(value, Tensor)}
         return Batch(**{**batch, **tensors})  # type: ignore[typeddict-item]
+
+    def send_images(self, batch: Batch) -> Batch:
+        """The batch with its images alone on the devices.
+
+        Reading labels back from several devices would compile a program for each batch.
+        """
+        return Batch(**{**batch, "image": self._split(batch["image"])})
 
     def _split(self, tensor: Tensor) -> Tensor:
         rows = ("data", *[None] * (tensor.ndim - 1))
@@ -243,37 +251,6 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         on_host = xm._maybe_convert_to_cpu(checkpoint, convert=True)
         if self.is_global_zero:
             self._files.save_checkpoint(on_host, filepath, storage_options)
-
-
-def _start_runtime(cache_dir: str | None) -> None:
-    """Start XLA's runtime on the TPU, unless PJRT_DEVICE says otherwise."""
-    if "PJRT_DEVICE" not in os.environ:
-        if tpu.num_available_chips() == 0:
-            raise InputError(
-                "trainer=tpu: expected a TPU on this machine, found none. Start it on a TPU VM (docs/tpu.md), or try "
-                "the same program on XLA's CPU runtime: PJRT_DEVICE=CPU CPU_NUM_DEVICES=4 python src/train.py "
-                "trainer=tpu"
-            )
-        os.environ["PJRT_DEVICE"] = "TPU"
-    elif os.environ["PJRT_DEVICE"] == "TPU" and tpu.num_available_chips() == 0:
-        rank_zero_warn(
-            "PJRT_DEVICE=TPU, but no TPU is seen on this machine: starting its runtime all the same, which may wait "
-            "without an end. Elsewhere than on a TPU VM, set PJRT_DEVICE=CPU."
-        )
-    try:
-        if not xr.is_spmd():  # else this is a second trainer in the same process
-            xr.use_spmd()
-            if cache_dir is not None and xr.device_type() != "CPU":
-                xr.initialize_cache(str(Path(cache_dir).expanduser()))
-        if xr.addressable_runtime_device_count() == 0:
-            raise RuntimeError("no device.")
-    except (OSError, RuntimeError) as error:
-        found = {name: os.environ[name] for name in ("PJRT_DEVICE", "CPU_NUM_DEVICES") if name in os.environ}
-        raise InputError(
-            f"{', '.join(f'{name}={value}' for name, value in found.items())}: expected XLA's runtime to start, found "
-            f"this: {str(error).strip().splitlines()[0].rstrip('.')}. Set PJRT_DEVICE=TPU on a TPU VM, and elsewhere "
-            "PJRT_DEVICE=CPU with CPU_NUM_DEVICES at 1 or more."
-        ) from error
 
 
 def create_moments(optimizer: Optimizer) -> None:
