@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
-from flowers.data.layout import find_shards, image_sizes, kaggle_class_names, kaggle_train_counts, read_class_names
+from flowers.data.layout import (
+    find_root,
+    find_shards,
+    image_sizes,
+    kaggle_class_names,
+    kaggle_train_counts,
+    read_class_names,
+)
 from flowers.errors import InputError
 
 
@@ -106,3 +113,18 @@ def test_an_unfinished_preparation_is_refused_wherever_a_data_set_is_opened(
             open_it()
     (root / "manifest.csv").write_bytes(b"")
     assert len(find_shards(root, "train", 192)) == 1
+
+
+def test_of_several_roots_the_first_that_is_there_is_read(tmp_path: Path) -> None:
+    places = [tmp_path / name for name in ("competitions", "datasets", "data")]
+    for place in places[1:]:
+        place.mkdir()
+    assert find_root([str(place) for place in places], {}) == places[1]
+    with pytest.raises(InputError) as error:
+        find_root([str(tmp_path / "a"), str(tmp_path / "b")], {})
+    assert all(str(tmp_path / name) in str(error.value) for name in "ab")
+    assert "kaggle competitions download" in str(error.value)
+
+
+def test_a_single_root_may_be_generated_later(tmp_path: Path) -> None:
+    assert find_root(str(tmp_path / "garden"), {}) == tmp_path / "garden"

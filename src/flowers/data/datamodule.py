@@ -25,9 +25,8 @@ from flowers.data.dataset import CheckCRC, FlowersDataset, OnBadRecord, open_spl
 from flowers.data.decoded import DecodedImages, ImagesInMemory, ImagesOnDisk
 from flowers.data.folds import fold_of
 from flowers.data.garden import Garden, plant
-from flowers.data.layout import Split, read_class_names
+from flowers.data.layout import Split, find_root, read_class_names
 from flowers.data.reader import ShardReader
-from flowers.data.remote import open_root
 from flowers.data.resume import Position, check_same_order, check_same_split, position_of, read_position
 from flowers.data.ring import Ring
 from flowers.data.sampling import Balance, EpochSampler, FixedSampler, class_weights
@@ -45,7 +44,7 @@ class FlowersDataModule(L.LightningDataModule):
     """Batches from a data set in Kaggle's layout, at one resolution.
 
     Args:
-        root: the data set's directory, or its URL.
+        root: the data set's directory, or its URL; of several, the first that is there.
         image_size: the resolution to read, in pixels a side.
         train_size: the side of the images after `train_transform`, in pixels.
         eval_size: the same after `eval_transform`.
@@ -71,7 +70,7 @@ class FlowersDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        root: str,
+        root: str | Sequence[str],
         image_size: int,
         train_size: int,
         eval_size: int,
@@ -93,7 +92,7 @@ class FlowersDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         _check_folds(folds, fold, train_on)
-        self.root = open_root(root, storage_options or {})
+        self.root = find_root(root, storage_options or {})
         self.image_size = image_size
         self.train_size = train_size
         self.eval_size = eval_size

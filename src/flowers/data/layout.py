@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
-from flowers.data.remote import AnyPath, entries, read_text
+from flowers.data.remote import AnyPath, entries, open_root, read_text
 from flowers.errors import InputError
+
+log = logging.getLogger(__name__)
 
 Place = TypeVar("Place", bound=AnyPath)
 Split = Literal["train", "val", "test"]
@@ -37,6 +40,28 @@ class ShardFile:
         """The path, of a shard that is local."""
         assert isinstance(self.path, Path)
         return self.path
+
+
+def find_root(root: str | Sequence[str], storage_options: Mapping[str, Any]) -> AnyPath:
+    """Open a data set's directory: a path or a URL or, of several, the first that is there.
+
+    A single one is not looked for: it may be generated yet.
+
+    Raises:
+        InputError: none of several is there; see `open_root` for the others.
+    """
+    if isinstance(root, str):
+        return open_root(root, storage_options)
+    places = [open_root(place, storage_options) for place in root]
+    for place in places:
+        if entries(place) is not None:
+            log.info("Reading the data set in %s", place)
+            return place
+    raise InputError(
+        f"data.root: expected a data set in one of these, found none: {', '.join(map(str, places))}. In a notebook on "
+        f"Kaggle, add the competition's data to it. Elsewhere download them:\n  {DOWNLOAD} -p {places[-1]}\n"
+        f"  unzip -q {places[-1] / 'flower-classification-with-tpus.zip'} -d {places[-1]}"
+    )
 
 
 def size_directory(root: Place, image_size: int) -> Place:

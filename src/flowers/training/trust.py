@@ -39,9 +39,9 @@ LOADERS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_ov
 """Arguments of `timm.create_model` that name a file to load, which older versions unpickle."""
 
 _REFERENCE = re.compile(
-    r"\$\{(?:(?![.\[]*(?:callbacks|logger)\b)[.\w\[\]]+|oc\.env:(?:FLOWERS_CACHE|XLA_PERSISTENT_CACHE_PATH)(?:,\s*(?:\"[^\"$]*\"|'[^'$]*'|null))?)\}"
+    r"\$\{(?:(?![.\[]*(?:callbacks|logger)\b)[.\w\[\]]+|oc\.env:(?:FLOWERS_CACHE|FLOWERS_KAGGLE|XLA_PERSISTENT_CACHE_PATH)(?:,\s*(?:\"[^\"$]*\"|'[^'$]*'|null))?)\}"
 )
-"""A reference to another setting that is checked, or to one of the two variables that configs/ reads."""
+"""A reference to another setting that is checked, or to one of the variables that configs/ reads."""
 
 
 def check_trusted(config: DictConfig, path: Path) -> None:
