@@ -4,14 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# An environment of its own for another release of torch_xla: constraints.txt without torch and what comes with it.
+XLA ?= 2.8
+XLA_VENV := .venv-xla-$(XLA)
+
 MEMBERS := logs/train/multiruns/members_$(shell date +%Y-%m-%d_%H-%M-%S)
 RESOLUTIONS := $(MEMBERS)/192,$(MEMBERS)/224,$(MEMBERS)/331,$(MEMBERS)/512
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train ensemble test lint format clean
+.PHONY: help setup train ensemble test test-xla lint format clean
 
 help:  ## List the commands.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED)  ## Create .venv with everything that is needed.
 
@@ -32,6 +36,12 @@ ensemble: $(INSTALLED)  ## A member at each resolution of the embedded data set,
 test: $(INSTALLED)  ## Run all tests. ARGS="..." are passed on.
 	$(BIN)/python -m pytest $(ARGS)
 
+test-xla:  ## Run the tests of trainer=tpu on another release of torch_xla: XLA=2.8.
+	$(PYTHON) -m venv $(XLA_VENV)
+	grep -vE '^(torch|torch-xla|torchvision|triton|nvidia-[a-z0-9-]+)==' constraints.txt > $(XLA_VENV)/constraints.txt
+	$(XLA_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(XLA_VENV)/constraints.txt torch==$(XLA).0 torch_xla==$(XLA).0 --editable '.[dev]'
+	$(XLA_VENV)/bin/python -m pytest tests/training/xla $(ARGS)
+
 lint: $(INSTALLED)  ## Check style, types and files, as pre-commit does.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pre-commit run --all-files
 
@@ -40,5 +50,5 @@ format: $(INSTALLED)  ## Mend what ruff can mend.
 	$(BIN)/ruff format .
 
 clean:  ## Remove .venv and caches; data/ and logs/ stay.
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
+	rm -rf $(VENV) .venv-xla-* .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

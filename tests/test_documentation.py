@@ -24,7 +24,7 @@ PAGES = [
     *ROOT.glob("src/*.py"),
     *ROOT.glob("notebooks/*.ipynb"),
 ]
-PLACEHOLDERS = {"=SIZE": "=224", "=BATCH": "=32", "=MODEL": "=resnet50", "${RUNS%,}": "DIR"}
+PLACEHOLDERS = {"=SIZE": "=224", "=BATCH": "=32", "=MODEL": "=resnet50", "${RUNS%,}": "DIR", "{RUN}": "DIR"}
 
 
 def commands_of(text: str) -> Iterator[tuple[str, list[str]]]:
