@@ -40,7 +40,7 @@ test-xla:  ## Run the tests of trainer=tpu on another release of torch_xla: XLA=
 	$(PYTHON) -m venv $(XLA_VENV)
 	grep -vE '^(torch|torch-xla|torchvision|triton|nvidia-[a-z0-9-]+)==' constraints.txt > $(XLA_VENV)/constraints.txt
 	$(XLA_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(XLA_VENV)/constraints.txt torch==$(XLA).0 torch_xla==$(XLA).0 --editable '.[dev]'
-	$(XLA_VENV)/bin/python -m pytest tests/training/xla $(ARGS)
+	$(XLA_VENV)/bin/python -m pytest tests/unit/training/xla $(ARGS)
 
 lint: $(INSTALLED)  ## Check style, types and files, as pre-commit does.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pre-commit run --all-files

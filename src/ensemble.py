@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from flowers.door import open_door
+from flowers.cli import run_command
 
 
 def main(config: DictConfig) -> float:
@@ -19,4 +19,4 @@ def main(config: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    open_door(main, "ensemble")
+    run_command(main, "ensemble")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from flowers.door import open_door
+from flowers.cli import run_command
 
 
 def main(config: DictConfig) -> float | None:
+    from flowers.inference.evaluate import evaluate
     from flowers.reporting.summary import print_metrics, print_skipped
-    from flowers.training.evaluate import evaluate
 
     metrics, skipped = evaluate(config)
     print_metrics(metrics)
@@ -18,4 +18,4 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    open_door(main, "evaluate")
+    run_command(main, "evaluate")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from flowers.door import open_door
+from flowers.cli import run_command
 
 
 def main(config: DictConfig) -> None:
-    from flowers.ensembling.predict import predict
+    from flowers.inference.predict import predict
     from flowers.reporting.summary import print_skipped, print_written
 
     written = predict(config)
@@ -17,4 +17,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    open_door(main, "predict")
+    run_command(main, "predict")

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from flowers.door import open_command
+from flowers.cli import run_subcommand
 
 
 def folder(config: DictConfig) -> None:
     """Photographs to a data set in Kaggle's layout."""
-    from flowers.data.prepare.beam import run_on_beam
-    from flowers.data.prepare.folder import prepare_folder
-    from flowers.data.prepare.plan import Settings
-    from flowers.data.prepare.processes import run_on_processes
+    from flowers.preparation.beam import run_on_beam
+    from flowers.preparation.folder import prepare_folder
+    from flowers.preparation.plan import Settings
+    from flowers.preparation.runner import run_on_processes
 
     spread = partial(run_on_beam, config.runner, config.runner_options) if config.runner else run_on_processes
     prepare_folder(config.source, config.output, Settings.of(config), spread)
@@ -24,7 +24,7 @@ def folder(config: DictConfig) -> None:
 
 def verify(config: DictConfig) -> None:
     """Check every record of a data set."""
-    from flowers.data.verify import local_root, verify, write_report
+    from flowers.preparation.verify import local_root, verify, write_report
     from flowers.reporting.verification import print_verification
 
     verification = verify(local_root(config.root), decode=config.decode)
@@ -36,4 +36,4 @@ def verify(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    open_command({"folder": folder, "verify": verify}, "prepare")
+    run_subcommand({"folder": folder, "verify": verify}, "prepare")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from flowers.door import open_door
+from flowers.cli import run_command
 
 
 def main(config: DictConfig) -> float | None:
@@ -21,4 +21,4 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    open_door(main, "train")
+    run_command(main, "train")

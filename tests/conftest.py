@@ -18,7 +18,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_SILENT"] = "true"
 os.environ["FLOWERS_CACHE"] = tempfile.mkdtemp()
 
-from flowers.data.garden import Garden, plant  # noqa: E402
+from flowers.synthetic import Garden, generate  # noqa: E402
 
 TINY = Garden(seed=0, train=208, val=104, test=72, sizes=(192, 224))
 
@@ -38,6 +38,19 @@ def run_door(name: str, *arguments: str, cwd: Path = ROOT, **environment: str) -
     )
 
 
+def run_module(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a module of the repository as a user does: `python -m NAME` from its root."""
+    return subprocess.run(
+        [sys.executable, "-m", name, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
 @pytest.fixture(scope="session")
 def door() -> Door:
     return run_door
@@ -47,7 +60,7 @@ def door() -> Door:
 def garden(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny garden's directory. Not to be changed: tests that damage shards copy them."""
     root = tmp_path_factory.mktemp("gardens") / "garden"
-    plant(TINY, root)
+    generate(TINY, root)
     return root
 
 

@@ -88,14 +88,6 @@ class OpenNode(Node):
     model_config = ConfigDict(extra="allow", strict=True)
 
 
-class Garden(Node):
-    seed: Seed
-    train: Positive
-    val: Positive
-    test: Positive
-    sizes: list[Positive]
-
-
 class Data(Node):
     root: str | list[str]
     image_size: Positive
@@ -115,7 +107,7 @@ class Data(Node):
     storage_options: dict[str, Any] | None
     train_transform: list[OpenNode]
     eval_transform: list[OpenNode]
-    garden: Garden | None
+    prepare: OpenNode | None
 
 
 class Model(Node):

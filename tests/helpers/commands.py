@@ -14,9 +14,9 @@ from subprocess import CompletedProcess
 
 ROOT = Path(__file__).parents[2]
 PRELOADED = [
-    "tests.training.killing",
+    "tests.helpers.killing",
     "flowers.training.train",
-    "flowers.ensembling.predict",
+    "flowers.inference.predict",
     "flowers.reporting.summary",
 ]
 

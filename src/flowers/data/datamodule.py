@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -17,22 +17,21 @@ from numpy.typing import NDArray
 from torch import distributed
 from torch.utils.data import DataLoader
 
-from flowers.cores import available_cores
-from flowers.data.batch import Batch
-from flowers.data.batches import Batches
 from flowers.data.catalog import Catalog, read_catalog
+from flowers.data.collate import Batches
 from flowers.data.dataset import CheckCRC, FlowersDataset, OnBadRecord, open_splits
-from flowers.data.decoded import DecodedImages, ImagesInMemory, ImagesOnDisk
 from flowers.data.folds import fold_of
-from flowers.data.garden import Garden, plant
+from flowers.data.image_cache import DecodedImages, ImagesInMemory, ImagesOnDisk
 from flowers.data.layout import Split, find_root, read_class_names
-from flowers.data.reader import ShardReader
-from flowers.data.resume import Position, check_same_order, check_same_split, position_of, read_position
-from flowers.data.ring import Ring
-from flowers.data.sampling import Balance, EpochSampler, FixedSampler, class_weights
+from flowers.data.position import Position, check_same_order, check_same_split, position_of, read_position
+from flowers.data.sampler import Balance, EpochSampler, FixedSampler, class_weights
+from flowers.data.shared_memory import Ring
+from flowers.data.tfrecord.reader import ShardReader
 from flowers.data.transforms import SeededTransform
 from flowers.data.workers import fork_server, start_worker
 from flowers.errors import InputError
+from flowers.interfaces import Batch
+from flowers.system.cores import available_cores
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +60,8 @@ class FlowersDataModule(L.LightningDataModule):
         seed: of the order, the augmentations and the folds.
         num_workers: processes that decode; None: this process's share of the cores less one, at most 8.
         cache_dir: for decoded images, and for indexes that cannot be kept beside the data.
-        garden: plant this garden in `root` first, if it is not there.
+        prepare: called once with `root`, a local directory, before anything is read: to download or generate the data
+            set there.
         storage_options: fsspec's, for a URL: its file system's arguments.
 
     Raises:
@@ -87,7 +87,7 @@ class FlowersDataModule(L.LightningDataModule):
         seed: int = 0,
         num_workers: int | None = None,
         cache_dir: str = "~/.cache/flowers",
-        garden: Garden | None = None,
+        prepare: Callable[[Path], object] | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class FlowersDataModule(L.LightningDataModule):
         self.seed = seed
         self.num_workers = num_workers
         self.cache_dir = Path(cache_dir).expanduser()
-        self.garden = garden
+        self.prepare = prepare
         self.skipped: set[str] = set()
         self._train_transform = SeededTransform(train_transform, seed)
         self._eval_transform = SeededTransform(eval_transform, seed)
@@ -117,13 +117,13 @@ class FlowersDataModule(L.LightningDataModule):
         self._start = Position()
 
     def prepare_data(self) -> None:
-        if self.garden is not None:
+        if self.prepare is not None:
             if not isinstance(self.root, Path):
                 raise InputError(
-                    f"data.root={self.root}: expected a local directory to plant the garden in, found a URL. To read a "
-                    f"data set that is there, set data=tfrecords data.root={self.root}."
+                    f"data.root={self.root}: expected a local directory for data.prepare, found a URL. To read a data "
+                    f"set that is there, set data=tfrecords data.root={self.root}."
                 )
-            plant(self.garden, self.root)
+            self.prepare(self.root)
 
     @cached_property
     def class_names(self) -> list[str]:

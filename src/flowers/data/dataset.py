@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from flowers.data.batch import NO_LABEL, Sample, Skipped
-from flowers.data.decoded import DecodedImages
-from flowers.data.example import Record, check_label, decode_example, decode_image
+from flowers.data.image_cache import DecodedImages
 from flowers.data.layout import Split, find_shards
-from flowers.data.mirror import open_reader
-from flowers.data.reader import ShardReader
-from flowers.data.remote import AnyPath
-from flowers.data.sampling import PADDING, Draw
-from flowers.data.shards import shard_fault
+from flowers.data.sampler import PADDING, Draw
+from flowers.data.storage.cache import open_reader
+from flowers.data.storage.remote import AnyPath
+from flowers.data.tfrecord.example import Record, check_label, decode_example, decode_image
+from flowers.data.tfrecord.framing import shard_fault
+from flowers.data.tfrecord.reader import ShardReader
 from flowers.data.transforms import Image, SeededTransform
 from flowers.errors import BadRecord
+from flowers.interfaces import NO_LABEL
 
 OnBadRecord = Literal["stop", "skip"]
 CheckCRC = Literal["always", "first_epoch", "never"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image, uint8 `[H, W, 3]`, with its id and label."""
+
+    id: str
+    image: Image
+    label: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """In place of a sample: why its record could not be read."""
+
+    reason: str
 
 
 def open_splits(

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
-from flowers.data.remote import AnyPath, entries, open_root, read_text
+from flowers.data.storage.remote import AnyPath, entries, open_root, read_text
 from flowers.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ def list_shards(root: AnyPath, split: Split, image_size: int) -> list[ShardFile]
 
 
 def _finished_entries(root: AnyPath) -> list[AnyPath] | None:
-    """List a data set's directory, refusing one whose preparation (`flowers.data.prepare.folder`) is unfinished."""
+    """List a data set's directory, refusing one whose preparation (`flowers.preparation.folder`) is unfinished."""
     found = entries(root)
     names = {path.name for path in found or ()}
     check_plan(root, names)

@@ -10,13 +10,13 @@ from multiprocessing.context import ForkServerContext
 
 import cv2
 
-from flowers.processes import end_with_parent
+from flowers.system.processes import end_with_parent
 
 
 def fork_server() -> ForkServerContext:
     """Workers from a process that has no threads: a fork of this one would inherit the locks of its threads."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["flowers.data.batches"])
+    context.set_forkserver_preload(["flowers.data.collate"])
     return context
 
 

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowers.config import Method
-from flowers.cores import available_cores
 from flowers.ensembling.methods import METHODS
-from flowers.ensembling.offsets import decide, fit_offsets
+from flowers.ensembling.offsets import fit_offsets
 from flowers.ensembling.scores import (
     Estimate,
     Labels,
@@ -24,6 +23,8 @@ from flowers.ensembling.scores import (
     macro_f1,
 )
 from flowers.ensembling.validation import Blend, Rows, Validated, choose, cross_validate, cross_validate_choice
+from flowers.inference.submission import decide
+from flowers.system.cores import available_cores
 
 MOST_LEFT_OUT = 20
 """Members up to which each is left out in turn: every one of these is a cross-validation of its own."""

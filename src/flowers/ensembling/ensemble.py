@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from flowers.data.atomic import write_atomic
-from flowers.data.batch import NO_LABEL
 from flowers.data.folds import fold_of
+from flowers.ensembling.alignment import Joined, check_same_classes, join_test, join_validation
 from flowers.ensembling.assessment import Assessment, assess
-from flowers.ensembling.joining import Joined, check_same_classes, join_test, join_validation
 from flowers.ensembling.members import Member, find_members
-from flowers.ensembling.predictions import PredictionsWriter, Provenance, metadata_of, read_ids, read_provenance
 from flowers.ensembling.scores import Probabilities, log_probabilities
-from flowers.ensembling.submission import write_submission
 from flowers.ensembling.validation import Blend, Rows
 from flowers.errors import InputError
+from flowers.inference.predictions import PredictionsWriter, Provenance, metadata_of, read_ids, read_provenance
+from flowers.inference.submission import write_submission
+from flowers.interfaces import NO_LABEL
 from flowers.progress import progress
+from flowers.system.atomic import write_atomic
 
 _BLENDED_AT_ONCE = 4096
 """Rows; at most this many of all members are in memory at once."""

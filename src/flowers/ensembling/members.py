@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowers.ensembling.predictions import Provenance, read_provenance
 from flowers.errors import InputError
+from flowers.inference.predictions import Provenance, read_provenance
 
 _VAL = re.compile(r"(?<![a-z])val(idation)?(?![a-z])")
 """What a file of validation predictions has in its name, as a word."""

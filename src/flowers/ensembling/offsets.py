@@ -12,15 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowers.ensembling.scores import Labels, Probabilities, macro_f1
+from flowers.inference.submission import decide
 
 TAUS = np.linspace(0, 1.5, 31)
 """What is tried: 0 is the most probable class, 1 takes out all that a balanced training would not know."""
-
-
-def decide(probabilities: Probabilities, offsets: NDArray[np.float64]) -> Labels:
-    """The decisions int64 `[N]` from probabilities `[N, K]` with offsets `[K]`."""
-    decisions: Labels = (probabilities * np.exp(offsets).astype(np.float32)).argmax(-1)
-    return decisions
 
 
 def fit_offsets(probabilities: Probabilities, labels: Labels) -> NDArray[np.float64]:

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from flowers.config import Method
 from flowers.ensembling.calibration import Temperatures, calibrated
 from flowers.ensembling.methods import METHODS
-from flowers.ensembling.offsets import decide, fit_offsets
+from flowers.ensembling.offsets import fit_offsets
 from flowers.ensembling.pools import Pool
 from flowers.ensembling.scores import Labels, Probabilities, log_loss, macro_f1
+from flowers.inference.submission import decide
 
 
 @dataclass(frozen=True, slots=True)

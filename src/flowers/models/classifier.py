@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from flowers.data.batch import Batch
 from flowers.errors import InputError
+from flowers.interfaces import Batch
 from flowers.models.backbone import create_backbone, weights_config
 from flowers.models.losses import cross_entropy, loss_on_host, masked_mean, smooth_targets
 from flowers.models.metrics import SplitMetrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Column, Table
 
-from flowers.data.verify import Kind, Verification
+from flowers.preparation.verify import Kind, Verification
 
 SHOWN = 5
 """Findings of a kind that are printed."""

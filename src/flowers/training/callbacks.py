@@ -19,7 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from flowers.errors import InputError
 from flowers.models.losses import loss_on_host
-from flowers.termination import Terminated, handle_signals
+from flowers.system.termination import Terminated, handle_signals
 
 
 class Throughput(Callback):

@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 from torch import Tensor
 
-from flowers.data.atomic import atomic_path
 from flowers.errors import InputError
+from flowers.system.atomic import atomic_path
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

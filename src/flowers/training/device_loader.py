@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 
 from torch.utils.data import DataLoader
 
-from flowers.data.batch import Batch
+from flowers.interfaces import Batch
 
 SENT_AHEAD = 2
 """Batches that wait on the device while a step runs."""

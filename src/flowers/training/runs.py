@@ -22,13 +22,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from flowers.data.atomic import write_atomic
 from flowers.data.datamodule import FlowersDataModule
 from flowers.data.layout import Split
 from flowers.errors import InputError, first_few
 from flowers.instantiate import instantiate
 from flowers.models.backbone import state_faults
 from flowers.models.classifier import FlowerClassifier
+from flowers.system.atomic import write_atomic
 from flowers.training import ema
 from flowers.training.trust import check_trusted
 
@@ -182,7 +182,7 @@ class Run:
         train_size = config.data.get("train_size")  # before an override of what it may refer to
         for key, value in overrides.items():
             if key == "root" and value is not None:
-                config.data.garden = None  # another place is not for planting
+                config.data.prepare = None  # never generate or download a data set in an overridden root
             if value is not None:
                 OmegaConf.update(config, f"data.{key}", value)
         datamodule: FlowersDataModule = instantiate(config.data)

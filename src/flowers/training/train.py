@@ -16,15 +16,15 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from flowers.data.atomic import remove_parts
 from flowers.data.datamodule import FlowersDataModule
 from flowers.errors import InputError
 from flowers.instantiate import instantiate
 from flowers.models.classifier import FlowerClassifier, SchedulerFactory
 from flowers.models.image_sizes import check_image_sizes
+from flowers.system.atomic import remove_parts
 from flowers.training.checkpoint_io import save_atomically
+from flowers.training.distributed import closing_process_group
 from flowers.training.limits import check_validation_interval
-from flowers.training.processes import closing_process_group
 from flowers.training.random_state import SeedSteps
 from flowers.training.resuming import ReportResume, TimeEachProcess, check_resumable
 from flowers.training.runs import Run

@@ -20,8 +20,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from flowers.data.garden import Garden
 from flowers.errors import InputError
+from flowers.synthetic import Garden
 
 PACKAGES = ("flowers", "albumentations", "timm", "lightning", "torch.optim")
 """Where a class may be defined."""

@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from flowers.data.batch import Batch
 from flowers.data.workers import fork_server
 from flowers.errors import InputError
+from flowers.interfaces import Batch
 from flowers.training.checkpoint_io import AtomicCheckpointIO
 from flowers.training.compilation import CompileCounts
 from flowers.training.device_loader import DeviceLoader

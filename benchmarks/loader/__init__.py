@@ -1,0 +1,1 @@
+"""The loader beside others that do the same work."""

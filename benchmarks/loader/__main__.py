@@ -1,0 +1,25 @@
+"""Measure the loader: python -m benchmarks.loader [data.root=DIR] [key=VALUE ...]; --help lists them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from flowers.cli import run_command
+
+
+def main(config: DictConfig) -> None:
+    from benchmarks.loader.report import print_comparison, print_loader_benchmark
+    from benchmarks.loader.result import write_benchmark
+    from benchmarks.loader.run import benchmark_loader
+
+    file = Path(config.results)
+    for result in benchmark_loader(config):
+        write_benchmark(file, result)  # after each comparison, so that a run that is stopped leaves what it has
+        print_comparison(result)
+    print_loader_benchmark(result, file)
+
+
+if __name__ == "__main__":
+    run_command(main, "benchmark_loader")

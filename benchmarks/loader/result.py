@@ -1,0 +1,67 @@
+"""What the loader's benchmark found, and the figures that follow from it."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.loader.work import Name, Task
+from flowers.system.atomic import write_atomic
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One task at one resolution. `rates`: images/s of each contestant, a figure a round, the rounds interleaved."""
+
+    task: Task
+    image_size: int
+    rates: Mapping[Name, Sequence[float]]
+
+    def medians(self) -> dict[Name, float]:
+        """The median over the rounds, in images/s."""
+        return {name: statistics.median(rates) for name, rates in self.rates.items()}
+
+    def ratios(self) -> dict[Name, float]:
+        """How many times as fast as each other contestant `flowers` is: the median of the ratios of the rounds.
+
+        A round's figures are seconds apart: whatever slows the machine for longer than that is in both.
+        """
+        ours = self.rates.get("flowers", [])
+        return {
+            name: statistics.median(our / their for our, their in zip(ours, theirs, strict=True))
+            for name, theirs in self.rates.items()
+            if ours and name != "flowers"
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderBenchmark:
+    """A run's comparisons so far.
+
+    cores: those this process may use.
+    packages: their versions.
+    settings: the run's, as configured.
+    absent: contestants that could not be imported, with the reason and what to install.
+    """
+
+    time: str
+    cpu: str
+    cores: int
+    python: str
+    packages: Mapping[str, str]
+    settings: Mapping[str, Any]
+    absent: Mapping[Name, str]
+    comparisons: Sequence[Comparison]
+
+
+def write_benchmark(path: Path, result: LoaderBenchmark) -> None:
+    """Write the result as JSON, with the medians and ratios of each comparison."""
+    values = asdict(result)
+    for entry, comparison in zip(values["comparisons"], result.comparisons, strict=True):
+        entry.update(median_images_per_second=comparison.medians(), flowers_over=comparison.ratios())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(values, indent=2) + "\n")

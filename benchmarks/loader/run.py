@@ -1,0 +1,189 @@
+"""The loader's benchmark: the same work, done by each contestant in turn, round after round."""
+
+from __future__ import annotations
+
+import itertools
+import platform
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from benchmarks.loader.process import Contestant, Measured
+from benchmarks.loader.result import Comparison, LoaderBenchmark
+from benchmarks.loader.work import IN_MEMORY, Name, Task, Work
+from flowers.cli import CONFIGS
+from flowers.data.dataset import open_splits
+from flowers.data.layout import image_sizes, shard_name, size_directory
+from flowers.data.tfrecord.framing import ShardIndex
+from flowers.data.tfrecord.reader import ShardReader
+from flowers.errors import InputError
+from flowers.instantiate import instantiate
+from flowers.synthetic import generate
+from flowers.system.cores import available_cores, cpu_model
+
+RECORDS = 12_000
+"""Records an epoch, at least: about the competition's. With fewer, one would measure how an epoch starts."""
+
+PEERS: dict[Name, str] = {"tf.data": "tensorflow-cpu", "tfrecord": "tfrecord"}
+"""Contestants that may be absent, and what to install for them."""
+
+PACKAGES = (
+    "torch",
+    "albumentations",
+    "simplejpeg",
+    "opencv-python-headless",
+    "numpy",
+    "tensorflow",
+    "tensorflow-cpu",
+    "tfrecord",
+)
+
+
+def benchmark_loader(config: DictConfig) -> Iterator[LoaderBenchmark]:
+    """Compare as configured in configs/benchmark_loader.yaml; after each comparison, all results so far.
+
+    Raises:
+        InputError: the data set or one of the resolutions is not there, or there is a file of results already.
+        BadRecord: a shard or a record is damaged.
+        RuntimeError: a contestant did other work than it was given.
+    """
+    root = _data_set(config)
+    _check_input(root, config)
+    result = _nothing_yet(config, root)
+    with tempfile.TemporaryDirectory() as directory:
+        for size in config.sizes:
+            reader, _ = open_splits(root, ["train"], size, "stop", Path(config.paths.cache_dir).expanduser())
+            _read_once(reader)
+            link_shards(root, reader.indexes, Path(directory), size)
+            for task in config.tasks:
+                work = Work(Path(directory), task, size, config.batch_size, result.settings["workers"], config.seed)
+                names = [name for name in config.contestants if name not in result.absent and takes_part(name, task)]
+                comparison, absent = compare(work, names, config.rounds, config.seconds, len(reader))
+                result = replace(
+                    result, absent={**result.absent, **absent}, comparisons=[*result.comparisons, comparison]
+                )
+                yield result
+
+
+def _data_set(config: DictConfig) -> Path:
+    if config.data.root is not None:
+        return Path(config.data.root)
+    root = Path(config.paths.data_dir) / "garden"
+    generate(instantiate(OmegaConf.load(CONFIGS / "data" / "garden.yaml").garden), root)
+    return root
+
+
+def _check_input(root: Path, config: DictConfig) -> None:
+    if not root.is_dir():
+        raise InputError(
+            f"data.root={root}: no such directory. Expected a data set in Kaggle's layout (tfrecords-jpeg-SxS/train); "
+            "leave data.root out to read the embedded garden."
+        )
+    there = image_sizes(root)
+    if there and (missing := [size for size in config.sizes if size not in there]):
+        raise InputError(
+            f"sizes: expected resolutions of {root}, which has {there}, found {missing}. "
+            f"Set sizes=[{','.join(map(str, there))}]."
+        )
+    if Path(config.results).exists():
+        raise InputError(f"results={config.results}: there is a file already. Name another, or remove it.")
+
+
+def _nothing_yet(config: DictConfig, root: Path) -> LoaderBenchmark:
+    workers = available_cores() if config.workers is None else config.workers
+    values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    keys = ("sizes", "tasks", "contestants", "batch_size", "rounds", "seconds", "seed")
+    return LoaderBenchmark(
+        time=datetime.now().isoformat(timespec="seconds"),
+        cpu=cpu_model(),
+        cores=available_cores(),
+        python=platform.python_version(),
+        packages=installed_versions(PACKAGES),
+        settings={**{key: values[key] for key in keys}, "root": str(root), "workers": workers},
+        absent={},
+        comparisons=[],
+    )
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those that are installed."""
+    versions = {}
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
+
+
+def _read_once(reader: ShardReader) -> None:
+    """Bring the shards into the page cache, as it is not the disk that is measured; a damaged record is found here."""
+    for number in range(len(reader)):
+        reader[number]
+
+
+def link_shards(root: Path, indexes: Sequence[ShardIndex], directory: Path, image_size: int) -> None:
+    """A data set of links to a training split's shards, so often that there are at least `RECORDS` records."""
+    train = size_directory(directory, image_size) / "train"
+    train.mkdir(parents=True)
+    repeats = -(-RECORDS // sum(map(len, indexes)))
+    for number, index in enumerate(itertools.chain.from_iterable(itertools.repeat(indexes, repeats))):
+        assert isinstance(index.path, Path)
+        (train / shard_name(number, image_size, len(index))).symlink_to(index.path.resolve())
+    classes = root / "classes.txt"
+    if classes.exists() and not (directory / classes.name).exists():
+        (directory / classes.name).symlink_to(classes.resolve())
+
+
+def takes_part(name: Name, task: Task) -> bool:
+    """The ceiling only decodes: `flip` adds next to nothing to that, `full` is other work."""
+    return name != "ceiling" or task != "full"
+
+
+def compare(
+    work: Work, names: Sequence[Name], rounds: int, seconds: float, records: int
+) -> tuple[Comparison, dict[Name, str]]:
+    """Measure each contestant once a round, alone; the first round, where pipelines tune themselves, does not count.
+
+    Returns:
+        The rates, and the contestants that are absent with the reason.
+    """
+    rates: dict[Name, list[float]] = {}
+    absent: dict[Name, str] = {}
+    with ExitStack() as stack:
+        contestants = [stack.enter_context(closing(Contestant(name, work))) for name in names]
+        for contestant in contestants:
+            try:
+                contestant.wait()
+                rates[contestant.name] = []
+            except ImportError as error:
+                if contestant.name not in PEERS:
+                    raise
+                absent[contestant.name] = f"{error}: pip install {PEERS[contestant.name]}"
+        present = [contestant for contestant in contestants if contestant.name in rates]
+        for number, contestant in itertools.product(range(rounds + 1), present):
+            measured = contestant.measure(seconds)
+            check_work(contestant.name, measured, work, records)
+            if number > 0:
+                rates[contestant.name].append(sum(one.images / one.seconds for one in measured))
+    return Comparison(work.task, work.image_size, rates), absent
+
+
+def check_work(name: Name, measured: Sequence[Measured], work: Work, records: int) -> None:
+    """Refuse batches of another kind than asked for, or of the same few of the data set's `records` again and again.
+
+    Raises:
+        RuntimeError: saying what was expected and found.
+    """
+    expected = ("uint8", (work.batch_size, work.image_size, work.image_size, 3))
+    for one in measured:
+        if one.layouts != {expected}:
+            raise RuntimeError(f"{name}: expected batches of {expected} only, found {sorted(one.layouts)}")
+        enough = min(one.pulled, records, IN_MEMORY) // 2  # drawn at random, some come twice
+        if one.different < enough:
+            raise RuntimeError(f"{name}: expected at least {enough} different ids, found {one.different}")

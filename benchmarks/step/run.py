@@ -1,0 +1,209 @@
+"""How long a training step takes: the program's own model, trainer and loops, on random images."""
+
+from __future__ import annotations
+
+import functools
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
+from torch.optim.lr_scheduler import ConstantLR
+from torch.utils.data import DataLoader
+
+from flowers.errors import InputError
+from flowers.instantiate import instantiate
+from flowers.interfaces import Batch
+from flowers.models.classifier import FlowerClassifier
+from flowers.models.image_sizes import check_image_sizes
+from flowers.training.compilation import CompileCounts, Compiling
+
+WINDOW = 5
+"""Steps between two looks at the clock, for which the host must wait for the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepBenchmark:
+    """A result.
+
+    device: what ran it, and how many of them.
+    batch_size: of all processes together.
+    start_seconds: what the first steps took beyond a step's usual time, compilation for the most part.
+    step_seconds: the median over windows of five steps.
+    compilations: programs compiled in the whole run; None where nothing counts them, as for the next three.
+    compile_seconds: spent on them.
+    late_compilations: those among the measured steps, where there should be none.
+    fallbacks: operations run on the host among the measured steps.
+    """
+
+    time: str
+    device: str
+    backbone: str
+    image_size: int
+    precision: str
+    batch_size: int
+    start_seconds: float
+    step_seconds: float
+    compilations: int | None = None
+    compile_seconds: float | None = None
+    late_compilations: int | None = None
+    fallbacks: int | None = None
+
+    @property
+    def images_per_second(self) -> float:
+        return self.batch_size / self.step_seconds
+
+
+class _Clock(Callback):
+    """Takes the time of the warm-up and of each window after it."""
+
+    def __init__(self, warmup: int) -> None:
+        self.warmup = warmup
+        self.warmup_seconds = 0.0
+        self.windows: list[float] = []
+        self.counts: list[CompileCounts] = []
+        self._start = 0.0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._count(trainer)
+
+    def _count(self, trainer: L.Trainer) -> None:
+        if isinstance(trainer.strategy, Compiling):
+            self.counts.append(trainer.strategy.compile_counts())
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 0:
+            self._start = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        steps = batch_idx + 1 - self.warmup
+        if steps < 0 or steps % WINDOW:
+            return
+        outputs["loss"].cpu()  # waits for the device
+        now = time.perf_counter()
+        if steps == 0:
+            self.warmup_seconds = now - self._start
+        else:
+            self.windows.append((now - self._start) / WINDOW)
+        self._count(trainer)
+        self._start = time.perf_counter()
+
+
+def benchmark_step(config: DictConfig) -> StepBenchmark:
+    """Time training steps as configured in configs/benchmark_step.yaml.
+
+    Raises:
+        InputError: nothing to measure, or what the trainer or the model refuse.
+    """
+    if config.steps < WINDOW:
+        raise InputError(f"steps={config.steps}: expected at least {WINDOW}, the time is taken over so many at once.")
+    L.seed_everything(config.seed, verbose=False)
+    clock = _Clock(config.warmup)
+    trainer: L.Trainer = instantiate(
+        config.trainer,
+        callbacks=[clock],
+        default_root_dir=str(Path(config.results).parent),
+        max_epochs=1,
+        max_steps=config.warmup + config.steps,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    model: FlowerClassifier = instantiate(
+        config.model,
+        class_names=[f"class {label}" for label in range(config.class_count)],
+        optimizer=instantiate(config.optimizer),
+        scheduler=functools.partial(ConstantLR, factor=1.0),
+        image_size=config.image_size,
+    )
+    check_image_sizes(model.backbone, {"image_size": [config.image_size]})
+    warnings.filterwarnings("ignore", message=".*no `val_dataloader`")
+    trainer.fit(model, _loader(config))
+    if not clock.windows:
+        raise InputError(
+            f"steps={config.steps}: expected {config.warmup + config.steps} steps with the warm-up, but the trainer "
+            "was made to stop before. Leave trainer.fast_dev_run and trainer.limit_train_batches as they are."
+        )
+    step = statistics.median(clock.windows)
+    whole = clock.counts[-1].since(clock.counts[0]) if clock.counts else None
+    late = clock.counts[-1].since(clock.counts[1]) if clock.counts else None
+    return StepBenchmark(
+        time=datetime.now().isoformat(timespec="seconds"),
+        device=_device(trainer),
+        backbone=config.model.backbone,
+        image_size=config.image_size,
+        precision=str(config.trainer.precision),
+        batch_size=config.batch_size * trainer.world_size,
+        start_seconds=max(0.0, clock.warmup_seconds - config.warmup * step),
+        step_seconds=step,
+        compilations=whole.compilations if whole else None,
+        compile_seconds=whole.seconds if whole else None,
+        late_compilations=late.compilations if late else None,
+        fallbacks=sum(late.fallbacks.values()) if late else None,
+    )
+
+
+def _loader(config: DictConfig) -> DataLoader[Batch]:
+    """The same random batch for each step: reading and decoding are not measured here."""
+    size = (config.batch_size, config.image_size, config.image_size, 3)
+    batch = Batch(
+        image=torch.randint(0, 256, size, dtype=torch.uint8),
+        label=torch.randint(0, config.class_count, size[:1]),
+        id=[""] * config.batch_size,
+        valid=torch.ones(size[0], dtype=torch.bool),
+        skipped=[],
+    )
+    rows = range(config.batch_size * (config.warmup + config.steps))
+    loader = DataLoader(cast(Any, rows), config.batch_size, collate_fn=lambda _: batch)
+    return cast(DataLoader[Batch], loader)
+
+
+def _device(trainer: L.Trainer) -> str:
+    if isinstance(trainer.strategy, Compiling):
+        return trainer.strategy.device_name()
+    if trainer.strategy.root_device.type == "cuda":
+        return f"{torch.cuda.get_device_name(trainer.strategy.root_device)} x {trainer.num_devices}"
+    return f"{trainer.strategy.root_device.type.upper()}, {torch.get_num_threads()} threads x {trainer.num_devices}"
+
+
+@rank_zero_only
+def write_result(path: Path, result: StepBenchmark) -> None:
+    """Add a result to a file of them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(asdict(result)) + "\n")
+
+
+def read_results(path: Path) -> Sequence[StepBenchmark]:
+    """The results in a file, oldest first; none where there is no file.
+
+    Raises:
+        InputError: a line is none of them.
+    """
+    results: list[StepBenchmark] = []
+    if not path.exists():
+        return results
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            results.append(StepBenchmark(**json.loads(line)))
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}, line {number}: expected a result of `python -m benchmarks.step`, found {error}. Remove "
+                "the line, or name another file with results=PATH."
+            ) from error
+    return results

@@ -1,0 +1,241 @@
+"""Remote shards, read through a local mirror: what is read once is read from the local disk ever after.
+
+A shard's mirror is a sparse file of its size, in which each record stands where it stands in the shard, so that reading
+is that of a local shard. A second file says which records are there: a byte each, written after the record itself and
+only if that matches its CRCs. Any number of processes may share a mirror, and be killed at any moment: they write the
+same bytes to the same places.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from upath import UPath
+
+from flowers.data.storage.remote import AnyPath, content_state, read_ranges, read_text, size_and_state
+from flowers.data.tfrecord.framing import FOOTER, HEADER, ShardIndex, frame_fault, index_shard
+from flowers.data.tfrecord.index import open_indexes, parse_index, save_index
+from flowers.data.tfrecord.reader import ShardReader
+from flowers.errors import BadRecord, InputError
+from flowers.progress import progress
+
+_THREADS = 8  # they wait for the network, each with a chunk in memory
+_CHUNK = 8 << 20
+"""Bytes that a shard without an index is downloaded in, at a time."""
+_TOGETHER = 32
+"""Neighbouring records that are fetched by one request, at most: more would not arrive at once."""
+
+
+def open_reader(paths: Sequence[AnyPath], cache_dir: Path) -> ShardReader:
+    """A reader of shards that are all local, or all remote.
+
+    Raises:
+        InputError: they cannot be reached, or the mirror cannot be written.
+    """
+    local = [path for path in paths if isinstance(path, Path)]
+    if len(local) == len(paths):
+        try:
+            return ShardReader(open_indexes(local, cache_dir))
+        except OSError as error:
+            raise InputError(
+                f"{error.filename}: expected a shard that can be read, found this: {error.strerror}. Copy or download "
+                "it again, or give yourself the right to read it."
+            ) from error
+    with ThreadPoolExecutor(_THREADS) as pool:
+        mirrors = list(pool.map(lambda path: Mirror.of(path, cache_dir), cast(Sequence[UPath], paths)))
+        indexes = {mirror.path: index for mirror in mirrors if (index := mirror.kept_index())}
+        missing = [mirror for mirror in mirrors if mirror.path not in indexes]
+        if missing:
+            found = progress(pool.map(Mirror.find_index, missing), "Indexing shards", len(missing))
+            indexes |= zip([mirror.path for mirror in missing], found, strict=True)
+    return RemoteReader([indexes[mirror.path] for mirror in mirrors], mirrors)
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """The local copy, whole or in part, of a remote shard `source` of `size` bytes in one state: the file `path`."""
+
+    source: UPath
+    size: int
+    path: Path
+
+    @staticmethod
+    def of(source: UPath, cache_dir: Path) -> Mirror:
+        """The mirror of a shard as it is now: a shard that has changed has another."""
+        size, state = size_and_state(source)
+        state = state or content_state(source, size)
+        key = hashlib.sha256(f"{source} {size} {state}".encode()).hexdigest()[:32]
+        return Mirror(source, size, cache_dir / "remote" / key / source.name)
+
+    def kept_index(self) -> ShardIndex | None:
+        """The index that an earlier `find_index` has kept."""
+        place = self.path.with_suffix(".tfindex")
+        try:
+            if not (place.exists() and self.path.exists()):
+                return None
+            return parse_index(self.source, place.read_text(), self.size)
+        except UnicodeDecodeError:
+            return None
+        except OSError as error:
+            raise self._unwritten(error) from error
+
+    def find_index(self) -> ShardIndex:
+        """The shard's index: the one that stands beside it or, failing that, made by downloading the shard."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.path.with_suffix(".lock")):  # else each rank would download it
+                if index := self.kept_index():
+                    return index
+                self._marks.unlink(missing_ok=True)  # of a mirror that was deleted in part
+                with self.path.open("ab") as file:
+                    file.truncate(self.size)  # to a sparse file, which takes no space
+                beside = read_text(self.source.with_suffix(".tfindex"))
+                index = parse_index(self.source, beside, self.size) if beside else None
+                index = index or self._download()
+                if index.fault is None:
+                    save_index(index, f"# {self.source}", [self.path.with_suffix(".tfindex")])
+                return index
+        except OSError as error:
+            raise self._unwritten(error) from error
+
+    def _download(self) -> ShardIndex:
+        for _ in range(2):  # a length that is damaged may have been so by the transfer
+            for start in range(0, self.size, _CHUNK):
+                [data] = read_ranges([(self.source, start, min(start + _CHUNK, self.size))])
+                _write(self.path, data, start)
+            index = index_shard(self.path)
+            if index.fault is None:
+                break
+        frames = ((record, *frame_range(index, record, 1)) for record in range(len(index)))
+        with self.path.open("rb") as file:
+            whole = [frame_fault(os.pread(file.fileno(), end - start, start)) is None for _, start, end in frames]
+        _write(self._marks, bytes(whole), 0)
+        fault = index.fault and index.fault.replace(str(self.path), str(self.source))
+        return replace(index, path=self.source, fault=fault)
+
+    @property
+    def _marks(self) -> Path:
+        return self.path.with_suffix(".present")
+
+    def present(self, count: int) -> NDArray[np.bool_]:
+        """Which of the shard's `count` records are in the mirror, bool `[count]`."""
+        try:
+            marks = self._marks.read_bytes() if self._marks.exists() else b""
+        except OSError as error:
+            raise self._unwritten(error) from error
+        return np.frombuffer(marks.ljust(count, b"\0")[:count], np.bool_).copy()
+
+    def keep(self, record: int, frame: bytes, position: int) -> None:
+        """Write a record, of whose frame the CRCs match, to its place; then say that it is there."""
+        try:
+            _write(self.path, frame, position)
+            _write(self._marks, b"\1", record)
+        except OSError as error:
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: OSError) -> InputError:
+        return InputError(
+            f"{self.path}: expected to keep what was read of {self.source} here, found this: {error}. Make room there, "
+            "or set paths.cache_dir to another place."
+        )
+
+
+def _write(path: Path, data: bytes, position: int) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        while data:
+            written = os.pwrite(file, data, position)
+            data, position = data[written:], position + written
+    finally:
+        os.close(file)
+
+
+def frame_range(index: ShardIndex, record: int, count: int) -> tuple[int, int]:
+    """Where `count` records from `record` on start and end in their shard, headers and footers included, in bytes."""
+    last = record + count - 1
+    return int(index.offsets[record]) - HEADER.size, int(index.offsets[last] + index.lengths[last]) + FOOTER.size
+
+
+class RemoteReader(ShardReader):
+    """The payloads of remote shards, by number over all shards in order; those not yet mirrored are fetched."""
+
+    def __init__(self, indexes: Sequence[ShardIndex], mirrors: Sequence[Mirror]) -> None:
+        super().__init__(indexes)
+        self.mirrors = mirrors
+        self._present: dict[int, NDArray[np.bool_]] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**super().__getstate__(), "_present": {}}
+
+    def state(self) -> str:
+        return repr([str(mirror.path) for mirror in self.mirrors])
+
+    def prefetch(self, numbers: Iterable[int]) -> None:
+        """Fetch, all at once, those of these records that are not there; one that arrives damaged is left to `read`."""
+        self._fetch({number for number in numbers if not self._is_present(number)})
+
+    def read(self, number: int, *, check: bool = True) -> bytes:
+        """Payload `number`, as of a local shard. It is checked, whatever `check` says: disks lose power.
+
+        Raises:
+            BadRecord: the payload does not match its CRC, though it was fetched twice.
+            InputError: the shard cannot be reached, or the mirror cannot be written.
+        """
+        if self._is_present(number):
+            try:
+                return super().read(number)
+            except BadRecord:
+                pass  # a power cut or a disk has damaged the mirror: fetched anew, it is whole again
+        for _ in range(2):
+            if not (faults := self._fetch({number})):
+                return super().read(number)
+        raise BadRecord(
+            f"{self.where(number)}: {faults[number]} The shard is damaged, or another than when it was opened: upload "
+            "it again, with the .tfindex beside it if there is one, or start again."
+        )
+
+    def _is_present(self, number: int) -> bool:
+        shard, record = self._locate(number)
+        if shard not in self._present or not self._present[shard][record]:  # another process may have fetched it
+            self._present[shard] = self.mirrors[shard].present(len(self.indexes[shard]))
+        return bool(self._present[shard][record])
+
+    def _fetch(self, numbers: set[int]) -> dict[int, str]:
+        """Fetch records and keep them; what is wrong with those that arrived damaged and are not kept, by number."""
+        runs = list(self._runs(numbers))
+        ranges = [(shard, *frame_range(self.indexes[shard], run[0][1], len(run))) for shard, run in runs]
+        answers = read_ranges([(self.mirrors[shard].source, start, end) for shard, start, end in ranges])
+        faults: dict[int, str] = {}
+        for (shard, run), (_, start, _), answer in zip(runs, ranges, answers, strict=True):
+            for number, record in run:
+                first, end = frame_range(self.indexes[shard], record, 1)
+                frame = answer[first - start : end - start]
+                if fault := frame_fault(frame):
+                    faults[number] = fault
+                else:
+                    self.mirrors[shard].keep(record, frame, first)
+        return faults
+
+    def _runs(self, numbers: set[int]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+        """The records in runs of neighbours: the shard of each, and number and place in the shard of its records."""
+        placed = []
+        for position, number in enumerate(sorted(numbers)):
+            shard, record = self._locate(number)
+            run = (shard, number - position, record // _TOGETHER)  # neighbours' numbers grow as their positions do
+            placed.append((run, number, record))
+        for (shard, _, _), records in groupby(placed, key=itemgetter(0)):
+            yield shard, [(number, record) for _, number, record in records]
+
+    def _local(self, shard: int) -> Path:
+        return self.mirrors[shard].path

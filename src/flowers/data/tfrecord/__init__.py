@@ -1,0 +1,1 @@
+"""The TFRecord file format: framing, checksums, index, tf.train.Example."""

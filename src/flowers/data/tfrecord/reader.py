@@ -1,0 +1,108 @@
+"""Records by number over all shards of a split, each checked against its CRC."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import cast
+
+from flowers.data.tfrecord.framing import FOOTER, ShardIndex, payload_fault
+from flowers.errors import BadRecord, InputError
+
+OPEN_FILES = 128
+"""Of one process at a time: a set may have more shards than a process may open files."""
+
+
+class ShardReader:
+    """The payloads of local shards, by number over all shards in order.
+
+    Files are opened at first use in each process, and read with `pread`: processes and threads share nothing but the
+    page cache, and a file that is cut short meanwhile is a message, not a bus error.
+    """
+
+    def __init__(self, indexes: Sequence[ShardIndex]) -> None:
+        self.indexes = indexes
+        self._ends = list(accumulate(len(index) for index in indexes))
+        self._files: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_files": {}}
+
+    def __del__(self) -> None:
+        for file in self.__dict__.get("_files", {}).values():
+            os.close(file)
+
+    def __getitem__(self, number: int) -> bytes:
+        return self.read(number)
+
+    def where(self, number: int) -> str:
+        """The record's place for messages: its shard and its number in it."""
+        shard, record = self._locate(number)
+        return f"{self.indexes[shard].path}: record {record}"
+
+    def state(self) -> str:
+        """What is another when a shard is another."""
+        found = [(index.path.resolve(), index.path.stat()) for index in self.indexes]
+        return repr([(str(path), status.st_size, status.st_mtime_ns) for path, status in found])
+
+    def prefetch(self, numbers: Iterable[int]) -> None:
+        """Told of the records that are read next: local shards need no preparation."""
+
+    def read(self, number: int, *, check: bool = True) -> bytes:
+        """Payload `number`, 0 to `len(self) - 1`; without `check`, its CRC is not computed.
+
+        Raises:
+            BadRecord: the payload does not match its CRC, or is no longer all there.
+            InputError: the shard is gone, or cannot be read.
+            IndexError: there is no such number.
+        """
+        shard, record = self._locate(number)
+        index = self.indexes[shard]
+        length = int(index.lengths[record])
+        file = self._file(shard)
+        try:
+            found = os.pread(file, length + FOOTER.size, int(index.offsets[record]))
+        except OSError as error:
+            raise self._gone(shard, error) from error
+        payload = found[:length]
+        if len(found) < length + FOOTER.size:
+            raise BadRecord(
+                f"{self.where(number)}: expected a payload of {length} bytes, found {len(payload)}: the shard was cut "
+                "off since it was opened. Copy or download it again."
+            )
+        if check and (fault := payload_fault(payload, found[length:])):
+            raise BadRecord(f"{self.where(number)}: {fault} The file is damaged: copy or download it again.")
+        return payload
+
+    def _locate(self, number: int) -> tuple[int, int]:
+        if not 0 <= number < len(self):
+            raise IndexError(f"record {number} of {len(self)}")
+        shard = bisect_right(self._ends, number)
+        return shard, number - (self._ends[shard - 1] if shard else 0)
+
+    def _file(self, shard: int) -> int:
+        if shard not in self._files:
+            if len(self._files) == OPEN_FILES:
+                os.close(self._files.pop(next(iter(self._files))))
+            try:
+                self._files[shard] = os.open(self._local(shard), os.O_RDONLY)
+            except OSError as error:
+                raise self._gone(shard, error) from error
+        return self._files[shard]
+
+    def _gone(self, shard: int, error: OSError) -> InputError:
+        # No bad record, which could be skipped: where one shard is gone, all may be.
+        return InputError(
+            f"{self._local(shard)}: expected the shard that was there when the data set was opened, found this: "
+            f"{error.strerror}. Put it back or mount its disk again, then start again."
+        )
+
+    def _local(self, shard: int) -> Path:
+        """The file that a shard is read from."""
+        return cast(Path, self.indexes[shard].path)

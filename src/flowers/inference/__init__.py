@@ -1,0 +1,1 @@
+"""One model used: evaluation, predictions with test-time augmentation, the submission."""

@@ -1,0 +1,219 @@
+"""The predictions file: what a run says of each image of a split, and what ensembles are made of.
+
+A parquet file with a row an image: `id` (string), `label` (int64, null where the split has none), then a
+float32 probability for each class, named by the class. The metadata (`flowers`, JSON) is the `Provenance`; a file of
+another program needs none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from flowers.errors import InputError
+from flowers.interfaces import NO_LABEL
+from flowers.system.atomic import atomic_path
+
+METADATA_KEY = "flowers"
+
+_ROWS = 4096
+"""Rows that are written at once: of each such group the file keeps words on every column, in memory until it ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where predictions come from; what a file does not tell is empty or None.
+
+    Args:
+        run: the run's directory.
+        split: of the data set.
+        image_size: the resolution of the stored pictures, in pixels a side.
+        eval_size: the side at which the model saw them.
+        tta: the test-time augmentation.
+        class_names: in label order.
+        backbone: timm's name of it.
+        parameters: of the model.
+        images_per_second: at which the file was predicted, all views of a picture counted as one.
+        trained_on: `train`, or `train+val` for a model that was trained on both; empty where it is not told.
+        folds: train and val were cut into so many, for this model and its siblings; None: they were not.
+        fold: the one that was not trained on; to this model, that is the split `val`.
+        recipe: a digest of the configuration but for the fold: the siblings have the same.
+        skipped: records of the split that could not be read, and so are missing here.
+        weights: a digest of the model's weights; empty for an ensemble, and in files of earlier versions.
+    """
+
+    run: str
+    split: str
+    image_size: int | None
+    tta: str
+    class_names: list[str]
+    eval_size: int | None = None
+    backbone: str = ""
+    parameters: int | None = None
+    images_per_second: float | None = None
+    trained_on: str = ""
+    folds: int | None = None
+    fold: int | None = None
+    recipe: str = ""
+    skipped: int = 0
+    weights: str = ""
+
+
+class PredictionsWriter:
+    """Writes a predictions file batch by batch, in constant memory but for the ids; whole or not at all."""
+
+    def __init__(self, path: Path, class_names: Sequence[str]) -> None:
+        self._path = path
+        classes = [pa.field(name, pa.float32()) for name in class_names]
+        self._schema = pa.schema([pa.field("id", pa.string()), pa.field("label", pa.int64()), *classes])
+        self._seen: set[str] = set()
+        self._due: list[pa.Table] = []
+        self._provenance: Provenance | None = None
+
+    def __enter__(self) -> PredictionsWriter:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as exits:
+            unfinished = exits.enter_context(atomic_path(self._path))
+            self._writer = pq.ParquetWriter(unfinished, self._schema, use_dictionary=False)  # hardly any value twice
+            exits.push(self._close)
+            self._exits = exits.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._exits.__exit__(kind, error, traceback)
+
+    def _close(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._write_due()
+            if kind is None and self._provenance is not None:
+                self._writer.add_key_value_metadata({METADATA_KEY: json.dumps(asdict(self._provenance))})
+        finally:
+            self._writer.close()
+
+    @property
+    def count(self) -> int:
+        """Rows written."""
+        return len(self._seen)
+
+    def write(self, ids: Sequence[str], labels: Sequence[int | None], probabilities: NDArray[np.float32]) -> None:
+        """Add a batch: `N` ids, labels, and probabilities `[N, K]`.
+
+        Raises:
+            InputError: an id comes a second time, or a probability is not a finite number.
+        """
+        finite = np.isfinite(probabilities).all(axis=1)
+        if not finite.all():
+            raise InputError(
+                f"id {ids[int(finite.argmin())]}: expected finite probabilities, found NaN or infinity in "
+                f"{int(np.logical_not(finite).sum())} rows of its batch. The model's weights are not usable, or its "
+                "precision does not suffice. Try trainer.precision=32-true, or train again with a lower optimizer.lr."
+            )
+        for identity in ids:
+            if identity in self._seen:
+                raise InputError(
+                    f"id {identity}: expected each id once in a split, found it a second time. Remove the duplicate "
+                    "from the shards."
+                )
+            self._seen.add(identity)
+        by_class = np.array(probabilities.T, np.float32, order="C")  # a copy: pyarrow takes columns as they lie
+        columns = [pa.array(ids, pa.string()), pa.array(labels, pa.int64()), *map(pa.array, by_class)]
+        self._due.append(pa.Table.from_arrays(columns, schema=self._schema))
+        if sum(table.num_rows for table in self._due) >= _ROWS:
+            self._write_due()
+
+    def _write_due(self) -> None:
+        if self._due:
+            self._writer.write_table(pa.concat_tables(self._due), row_group_size=_ROWS)
+            self._due.clear()
+
+    def finish(self, provenance: Provenance) -> None:
+        """Say where the rows come from: at the end, when their speed is known."""
+        self._provenance = provenance
+
+
+def read_provenance(path: Path) -> Provenance:
+    """Where a predictions file comes from; of another program's file, what its columns tell.
+
+    Raises:
+        InputError: the file is missing or no predictions file.
+    """
+    try:
+        metadata: Mapping[bytes, bytes] = pq.read_metadata(path).metadata or {}
+        columns = pq.read_schema(path).names
+        if columns[:2] != ["id", "label"] or len(columns) < 4:
+            raise ValueError(f"columns {', '.join(columns[:4])}, not id, label and then one for each class")
+        if twice := [name for name, times in Counter(columns).items() if times > 1]:
+            raise ValueError(f"a column {twice[0]} more than once")
+        told = metadata.get(METADATA_KEY.encode())
+        unknown = Provenance(str(path), "", None, "", columns[2:])
+        provenance = unknown if told is None else TypeAdapter(Provenance).validate_json(told, strict=True)
+        if provenance.class_names != columns[2:]:
+            raise ValueError("columns that are not the classes of its metadata")
+        return provenance
+    except (OSError, pa.ArrowException, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: expected a predictions file, found {type(error).__name__}: {str(error).rstrip('.')}. "
+            "Write it with `python src/predict.py`."
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some rows of a file: ids, labels int64 `[N]` (`NO_LABEL` for none), probabilities float32 `[N, K]`."""
+
+    ids: pa.Array
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+
+
+def read_ids(path: Path) -> pa.Array:
+    """The ids of a predictions file, in its order."""
+    with _readable(path):
+        table = pq.ParquetFile(path, pre_buffer=False).read(columns=["id"], use_threads=False)
+        ids: pa.Array = table["id"].cast(pa.string()).combine_chunks()
+    return ids
+
+
+def read_rows(path: Path, class_names: Sequence[str]) -> Iterator[Part]:
+    """The rows of a predictions file in its order, some thousands at a time.
+
+    Raises:
+        InputError: the file is damaged, or an id is no text, a probability or a label no number.
+    """
+    with _readable(path):
+        for batch in pq.ParquetFile(path, pre_buffer=False).iter_batches(batch_size=8192):
+            labels = batch.column("label").cast(pa.int64()).fill_null(NO_LABEL).to_numpy(zero_copy_only=False)
+            columns = [batch.column(name).cast(pa.float32()) for name in class_names]
+            filled = (column.fill_null(float("nan")).to_numpy(zero_copy_only=False) for column in columns)
+            yield Part(batch.column("id").cast(pa.string()), labels, np.stack(list(filled), axis=1))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"{path}: expected ids as text and numbers as labels and probabilities in a whole file, found "
+            f"{type(error).__name__}: {str(error).partition(chr(10))[0]}. Predict again, or copy the file again."
+        ) from error
+
+
+def metadata_of(provenance: Provenance) -> dict[str, Any]:
+    """What a report says of where predictions come from: all but the class names."""
+    return {key: value for key, value in asdict(provenance).items() if key != "class_names"}

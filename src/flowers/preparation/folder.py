@@ -1,0 +1,241 @@
+"""From a source of photographs to a data set in Kaggle's layout: scan, plan, write. Killed, it goes on where it was.
+
+    OUTPUT/scan/*.csv       what each photograph is, in parts; gone when all is written
+    OUTPUT/plan.csv         every decision; renamed to manifest.csv as the last act of all
+    OUTPUT/prepare.json     the settings; there once the plan is whole
+    OUTPUT/classes.txt      the class names; there before the first shard
+    OUTPUT/unreadable.csv, OUTPUT/tfrecords-jpeg-SxS/{train,val,test}/*.tfrec
+
+A directory with a plan and no manifest is unfinished: nothing opens it as a data set (`flowers.data.layout`).
+
+The steps pass files or small tasks, not objects, so that they may run on other processes and other machines.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from upath import UPath
+
+from flowers.data.layout import SPLITS, check_plan
+from flowers.errors import UNWRITABLE, InputError, first_few
+from flowers.preparation.manifest import PlannedImage, UnreadableImage, read_settings
+from flowers.preparation.plan import (
+    Settings,
+    classes_without,
+    equal_files_of_several_classes,
+    groups_of_several_classes,
+    make_plan,
+    settings_differences,
+    settings_json,
+    source_differences,
+)
+from flowers.preparation.runner import Spread
+from flowers.preparation.scan import changed_photographs, scan_source
+from flowers.preparation.source import Source, class_names, describe_ignored, list_source, open_path
+from flowers.preparation.tables import entries, read_table, write_table
+from flowers.preparation.writing import ShardTask, missing_shards, write_shards
+from flowers.system.atomic import remove_parts, whole_name, write_atomic
+
+log = logging.getLogger(__name__)
+
+_BEFORE_PLAN = {".lock", "scan", "unreadable.csv", "plan.csv", "prepare.json"}
+
+
+def prepare_folder(source: str, output: str, settings: Settings, spread: Spread) -> None:
+    """Write a data set in Kaggle's layout from photographs, going on where an earlier call stopped.
+
+    Args:
+        source: a directory of class folders or a CSV file of `path,label`; local or an fsspec URL.
+        output: the data set's directory, likewise.
+        settings: what decides over the output.
+        spread: what runs the tasks: `run_on_processes`, or `run_on_beam` on a runner. The output is the same.
+
+    Raises:
+        InputError: the source or the settings cannot give a data set, images cannot be read, or `output` cannot be
+            written or holds something else: what another source or other settings gave.
+    """
+    target = open_path(output)
+    _check_output(target, open_path(source))
+    found = list_source(source)
+    with _alone(target):
+        _remove_unfinished(target)
+        planned = (target / "prepare.json").exists()
+        plan = _planned(found, target, settings) if planned else _new_plan(found, target, settings, spread)
+        tasks = missing_shards(target, plan, settings.sizes)
+        if planned:
+            _check_unchanged(found, target, plan, tasks)
+        if (target / "manifest.csv").exists() and not tasks:
+            log.info("%s is finished already: nothing to do. For another, set output to a new directory.", target)
+            return
+        _write_class_names(target, plan)
+        write_shards(found, target, tasks, settings.sizes, spread)
+        _finish(target)
+    counts = Counter(image.split for image in plan)
+    log.info("Wrote %s: %s images.", target, ", ".join(f"{counts[split]} {split}" for split in SPLITS))
+    if isinstance(target, Path):
+        command = "python src/train.py data=tfrecords data.root=%s data.image_size=%d"
+        log.info(f"Train on it: {command}", target, settings.sizes[0])
+
+
+def _check_output(output: UPath, source: UPath) -> None:
+    """Refuse an output within the source, or with anything in it but what an earlier call has begun."""
+    if f"{_resolved(output)}/".startswith(f"{_resolved(source)}/"):
+        raise InputError(
+            f"output={output}: expected a directory outside the source, found one in it, where folders are taken for "
+            "classes. Set output to another."
+        )
+    try:
+        names = [entry.name for entry in entries(output)]
+    except OSError as error:
+        raise _cannot_write(output, error) from None
+    others = [name for name in names if whole_name(name) not in _BEFORE_PLAN]
+    if others and "prepare.json" not in names:
+        raise InputError(
+            f"{output}: expected nothing, or what an earlier run has begun, found {first_few(others, ', ')}. "
+            "Set output to a new directory."
+        )
+    check_plan(output, names)
+
+
+def _resolved(path: UPath) -> UPath:
+    """The path without links; of a URL, as it is."""
+    return path.resolve() if isinstance(path, Path) else path.absolute()
+
+
+@contextmanager
+def _alone(output: UPath) -> Iterator[None]:
+    """Make the directory, lock a local one against a second run, and report why it cannot be written."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(output, error) from None
+    try:
+        if isinstance(output, Path):
+            with FileLock(output / ".lock", timeout=0):
+                yield
+        else:
+            yield
+    except Timeout:
+        raise InputError(f"{output}: another run is writing into it. Wait for its end, or stop it.") from None
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise _cannot_write(output, error) from None
+
+
+def _remove_unfinished(output: UPath) -> None:
+    """Remove the files that a killed run was writing: locally, where no other run writes now."""
+    if isinstance(output, Path):
+        for pattern in ("*.part", "scan/*.part", "tfrecords-jpeg-*/*/*.part"):
+            for part in output.glob(pattern):
+                remove_parts(part.with_name(whole_name(part.name)))
+
+
+def _cannot_write(output: UPath, error: OSError) -> InputError:
+    return InputError(f"{output}: cannot be written: {error.strerror or error}. Mend that, or set output to another.")
+
+
+def _write_class_names(output: UPath, plan: Sequence[PlannedImage]) -> None:
+    write_atomic(output / "classes.txt", "\n".join(class_names(image.label for image in plan)) + "\n")
+
+
+def _finish(output: UPath) -> None:
+    """The last acts: of these, the manifest is the very last."""
+    if entries(output / "scan"):
+        output.fs.rm((output / "scan").path, recursive=True)
+    if not (output / "manifest.csv").exists():
+        (output / "plan.csv").rename(output / "manifest.csv")
+
+
+def _planned(source: Source, output: UPath, settings: Settings) -> list[PlannedImage]:
+    """The plan of an earlier call, whose settings and source must be those of this one."""
+    finished = output / "manifest.csv"
+    plan = read_table(finished if finished.exists() else output / "plan.csv", PlannedImage)
+    differences = [
+        *settings_differences(read_settings(output / "prepare.json"), settings),
+        *source_differences([*plan, *_skipped(output)], source.photographs),
+    ]
+    _refuse(output, differences)
+    return plan
+
+
+def _skipped(output: UPath) -> list[UnreadableImage]:
+    return read_table(output / "unreadable.csv", UnreadableImage) if (output / "unreadable.csv").exists() else []
+
+
+def _check_unchanged(source: Source, output: UPath, plan: Sequence[PlannedImage], tasks: Sequence[ShardTask]) -> None:
+    """Refuse photographs that changed at equal size; those that are yet to be written are read and checked then."""
+    due = {(task.split, task.shard) for task in tasks}
+    written = [image for image in plan if (image.split, image.shard) not in due]
+    _refuse(output, changed_photographs(source.directory, written, _skipped(output)))
+
+
+def _refuse(output: UPath, differences: Sequence[str]) -> None:
+    if differences:
+        raise InputError(
+            f"{output}: expected the same settings and source as when it was begun, found\n  {first_few(differences)}\n"
+            "Put them back, set output to a new directory, or remove this one to have it written anew."
+        )
+
+
+def _new_plan(source: Source, output: UPath, settings: Settings, spread: Spread) -> list[PlannedImage]:
+    """Scan the photographs, decide, and write the plan."""
+    if source.ignored:
+        log.info("Passed over in %s: %s.", source.directory, describe_ignored(source.ignored))
+    scans = scan_source(source, output, spread)
+    faults = {path: scan.fault for path, scan in scans.items() if scan.fault}
+    bad = [UnreadableImage(p.path, p.label, p.bytes, faults[p.path]) for p in source.photographs if p.path in faults]
+    (output / "unreadable.csv").unlink(missing_ok=True)  # an earlier call's
+    if bad:
+        write_table(output / "unreadable.csv", UnreadableImage, bad)
+    _check_readable(source, bad, output, settings)
+    plan = make_plan([p for p in source.photographs if p.path not in faults], scans, settings)
+    _report(plan)
+    write_table(output / "plan.csv", PlannedImage, plan)
+    write_atomic(output / "prepare.json", settings_json(settings))  # last: with it, the plan holds
+    return plan
+
+
+def _check_readable(source: Source, bad: Sequence[UnreadableImage], output: UPath, settings: Settings) -> None:
+    found = f"{len(bad)} of {len(source.photographs)} files are no images, or damaged"
+    if bad and settings.on_bad_image == "stop":
+        raise InputError(
+            f"{source.directory}: {found}:\n  {first_few([f'{image.path}: {image.fault}' for image in bad])}\n"
+            f"All of them are in {output / 'unreadable.csv'}. Mend or remove them, or leave them out with "
+            "on_bad_image=skip; the others need no second scan."
+        )
+    if bad:
+        log.warning("Left out: %s. They are in %s.", found, output / "unreadable.csv")
+    names = {photograph.label for photograph in source.photographs}
+    paths = {image.path for image in bad}
+    left = {photograph.label for photograph in source.photographs if photograph.path not in paths}
+    if names - left:
+        raise InputError(
+            f"{source.directory}: expected an image of every class that can be read, found none of "
+            f"{first_few(sorted(names - left), ', ')}. Add some, or remove the class."
+        )
+
+
+def _report(plan: Sequence[PlannedImage]) -> None:
+    """Say what the user should look at."""
+    sizes = [count for count in Counter(image.group for image in plan).values() if count > 1]
+    if sizes:
+        log.info(
+            "Near-duplicates, kept in one split as a group of the manifest: %d images, %d groups.",
+            sum(sizes),
+            len(sizes),
+        )
+    if several := groups_of_several_classes(plan):
+        log.warning("Groups of near-duplicates with several classes, put into train: %d.", several)
+    if equal := equal_files_of_several_classes(plan):
+        log.warning("Equal files with different labels:\n  %s", first_few(equal))
+    for split in SPLITS[1:]:
+        missing = classes_without(plan, split)
+        if missing and any(image.split == split for image in plan):
+            log.warning("%s has no image of %d classes: %s", split, len(missing), first_few(missing, ", "))

@@ -1,0 +1,158 @@
+"""The plan: everything that is decided before the first shard is written. Finished, it is the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowers.data.layout import SPLITS, Split
+from flowers.errors import InputError
+from flowers.preparation.manifest import PlannedImage, UnreadableImage
+from flowers.preparation.scan import Scan
+from flowers.preparation.source import Photograph, class_names
+from flowers.preparation.split import hash_words, near_duplicate_groups, stratified_split
+
+ID_DIGITS = 9  # as in the competition's data
+
+LEAST_RECORDS = 32
+"""In a shard: a small set gets fewer shards, so that none is all but empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What decides over the output: `configs/prepare_folder.yaml` says what each setting means."""
+
+    sizes: tuple[int, ...]
+    val: float
+    test: float
+    seed: int
+    shards: int
+    duplicate_distance: int
+    on_bad_image: Literal["stop", "skip"]
+
+    @classmethod
+    def of(cls, config: Mapping[Any, Any]) -> Settings:
+        """From `configs/prepare_folder.yaml`, as it is composed: sizes in order, and each once.
+
+        Raises:
+            InputError: val and test leave nothing for train.
+        """
+        values = {field.name: config[field.name] for field in fields(cls)}
+        settings = cls(**{**values, "sizes": tuple(sorted(set(values["sizes"])))})
+        if settings.val + settings.test >= 1:
+            raise InputError(
+                f"val={settings.val} test={settings.test}: expected less than 1 together. Leave some for train."
+            )
+        return settings
+
+
+def make_plan(photographs: Sequence[Photograph], scans: Mapping[str, Scan], settings: Settings) -> list[PlannedImage]:
+    """Decide on everything: a pure function of the readable photographs, what their scan has shown, and the settings.
+
+    Raises:
+        InputError: a split that was asked for would be empty.
+    """
+    numbers = {name: label for label, name in enumerate(class_names(photograph.label for photograph in photographs))}
+    labels = np.array([numbers[photograph.label] for photograph in photographs], np.int64)
+    words = hash_words([scans[photograph.path].hash for photograph in photographs])
+    groups = near_duplicate_groups(words, settings.duplicate_distance)
+    splits = stratified_split(labels, groups, settings.val, settings.test, settings.seed)
+    _check_splits(splits, settings)
+    ids = image_ids([photograph.path for photograph in photographs])
+    plan: list[PlannedImage] = []
+    for number, split in enumerate(SPLITS):
+        rng = np.random.default_rng([settings.seed, *split.encode()])
+        for shard, members in enumerate(deal(np.flatnonzero(splits == number), settings.shards, rng)):
+            for member in members:
+                image, scan = photographs[member], scans[photographs[member].path]
+                group = int(groups[member])
+                where = (ids[member], image.path, image.label, split, group, shard)
+                plan.append(PlannedImage(*where, image.bytes, scan.sha256, scan.hash))
+    return plan
+
+
+def _check_splits(splits: NDArray[np.int64], settings: Settings) -> None:
+    counts = np.bincount(splits, minlength=len(SPLITS))
+    for split, share, count in (("val", settings.val, counts[1]), ("test", settings.test, counts[2])):
+        if share > 0 and count == 0:
+            raise InputError(
+                f"{split}={share}: expected enough images for it, found {len(splits)}, of which no class can spare one "
+                f"(near-duplicates stay together). Add images, raise {split}, or set {split}=0."
+            )
+
+
+def deal(members: NDArray[np.int64], shards: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Deal a split's members to shards in an order drawn from `rng`: as many to each, or one more."""
+    count = max(1, min(shards, len(members) // LEAST_RECORDS))
+    return np.array_split(rng.permutation(members), count) if len(members) else []
+
+
+def image_ids(paths: Sequence[str]) -> list[str]:
+    """An id for each path, from the path alone: 9 hex digits, more for all of them if two were the same."""
+    digests = [hashlib.sha256(path.encode()).hexdigest() for path in paths]
+    digits = ID_DIGITS
+    while len({digest[:digits] for digest in digests}) < len(set(paths)):
+        digits += 1
+    return [digest[:digits] for digest in digests]
+
+
+def settings_json(settings: Settings) -> str:
+    """The settings as the text of `prepare.json`."""
+    return json.dumps(asdict(settings), indent=2) + "\n"
+
+
+def settings_differences(found: Mapping[str, Any], settings: Settings) -> list[str]:
+    """`seed: 42 there, 43 here`, for every setting that differs from those found in an output's `prepare.json`."""
+    wanted = json.loads(settings_json(settings))
+    keys = [*wanted, *(key for key in found if key not in wanted)]
+    return [
+        f"{key}: {found.get(key)} there, {wanted.get(key)} here" for key in keys if found.get(key) != wanted.get(key)
+    ]
+
+
+def source_differences(
+    planned: Sequence[PlannedImage | UnreadableImage], photographs: Sequence[Photograph]
+) -> list[str]:
+    """What has been added to, removed from or changed in the source since it was planned."""
+    before = {image.path: (image.label, image.bytes) for image in planned}
+    now = {image.path: (image.label, image.bytes) for image in photographs}
+    return [
+        *(f"{path}: not there then" for path in sorted(now.keys() - before.keys())),
+        *(f"{path}: not there now" for path in sorted(before.keys() - now.keys())),
+        *(
+            f"{path}: {before[path][0]}, {before[path][1]} bytes then; {now[path][0]}, {now[path][1]} bytes now"
+            for path in sorted(now.keys() & before.keys())
+            if now[path] != before[path]
+        ),
+    ]
+
+
+def equal_files_of_several_classes(plan: Sequence[PlannedImage]) -> list[str]:
+    """Files that are equal byte for byte but have different labels, each set of them as one line."""
+    alike: dict[str, list[PlannedImage]] = {}
+    for image in sorted(plan, key=lambda image: image.path):
+        alike.setdefault(image.sha256, []).append(image)
+    return [
+        " = ".join(f"{image.path} ({image.label})" for image in images)
+        for images in alike.values()
+        if len({image.label for image in images}) > 1
+    ]
+
+
+def groups_of_several_classes(plan: Sequence[PlannedImage]) -> int:
+    """How many groups of near-duplicates hold images of more than one class."""
+    pairs = {(image.group, image.label) for image in plan}
+    return sum(count > 1 for count in Counter(group for group, _ in pairs).values())
+
+
+def classes_without(plan: Sequence[PlannedImage], split: Split) -> list[str]:
+    """The classes of which a split has no image."""
+    there = {image.label for image in plan if image.split == split}
+    return [name for name in class_names(image.label for image in plan) if name not in there]

@@ -1,0 +1,52 @@
+"""Rows of one kind as CSV files, and the directories that hold them; local or on an object store."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
+from upath import UPath
+
+from flowers.data.storage.remote import unreadable
+from flowers.errors import InputError
+from flowers.system.atomic import write_atomic
+
+Row = TypeVar("Row")
+
+
+def write_table(path: UPath, kind: type[Any], rows: Sequence[Any]) -> None:
+    """Write dataclasses of one kind as CSV, whole or not at all."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [field.name for field in fields(kind)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    write_atomic(path, text.getvalue())
+
+
+def read_table(path: UPath, kind: type[Row]) -> list[Row]:
+    """Read what `write_table` wrote.
+
+    Raises:
+        InputError: it is no longer that, or cannot be read.
+    """
+    try:
+        rows = csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""))
+        return TypeAdapter(list[kind]).validate_python(list(rows))  # type: ignore[valid-type]
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except (ValueError, csv.Error) as error:
+        columns = ",".join(field.name for field in fields(kind))  # type: ignore[arg-type]
+        raise InputError(
+            f"{path}: expected the table that was written, of the columns {columns}, found this: "
+            f"{' '.join(str(error).split())[:300]} Put the file back as it was."
+        ) from None
+
+
+def entries(directory: UPath) -> list[UPath]:
+    """What a directory holds now; nothing where there is none, as on object stores, which have no empty directories."""
+    directory.fs.invalidate_cache()  # other processes write, too
+    return sorted(directory.iterdir(), key=lambda path: path.name) if directory.is_dir() else []

@@ -1,0 +1,221 @@
+"""Drawing one photograph-like picture of a species: pose, light, background and occlusion vary, traits do not."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from flowers.synthetic.species import LINE_PERIOD, PetalTip, Species
+
+Picture = NDArray[np.uint8]
+
+SIDE = 512
+"""Pictures are drawn at this many pixels a side, and reduced from there."""
+
+_SUBPIXEL_BITS = 4  # cv2 takes polygon corners as fixed-point numbers with this many fractional bits
+_BACKGROUND_SIDE = 128  # drawn small and enlarged: that is the lens's blur
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """One flower head: centre and radius in pixels, `squash` its foreshortening, angles in radians."""
+
+    x: float
+    y: float
+    radius: float
+    angle: float
+    squash: float
+    lean: float
+
+
+def draw_picture(species: Species, rng: np.random.Generator) -> Picture:
+    """One picture of `species`, uint8 `[512, 512, 3]` RGB; everything that is not a trait comes from `rng`."""
+    picture = _background(rng)
+    heads = _pose(species, rng)
+    _draw_stems(picture, heads, species, rng)
+    for head in heads:
+        _draw_head(picture, head, species, rng)
+    _occlude(picture, species, rng)
+    return _light(picture, rng)
+
+
+def reduce_picture(picture: Picture, size: int) -> Picture:
+    """The picture at `size` pixels a side, blurred first, so that detail too fine for `size` vanishes, not aliases."""
+    if size == len(picture):
+        return picture
+    blurred = cv2.GaussianBlur(picture, (0, 0), 0.5 * len(picture) / size)
+    return cv2.resize(blurred, (size, size), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+
+
+def _pose(species: Species, rng: np.random.Generator) -> list[Head]:
+    """Where the heads stand: one for a single flower, several for the other inflorescences."""
+    x, y = rng.uniform(0.38, 0.62, 2) * SIDE
+    size = rng.uniform(0.8, 1.25)
+    lean = rng.uniform(0, math.pi)
+
+    def head(dx: float, dy: float, radius: float) -> Head:
+        squash = rng.uniform(0.65, 1.0)
+        return Head(x + size * dx, y + size * dy, size * radius, rng.uniform(0, 2 * math.pi), squash, lean)
+
+    if species.inflorescence == "single":
+        return [head(0, 0, 165)]
+    if species.inflorescence == "spike":
+        sway = rng.uniform(-0.25, 0.25)
+        return [head(sway * dy + rng.normal(0, 14), dy, 34 + 0.11 * (dy + 190)) for dy in range(-190, 200, 42)]
+    if species.inflorescence == "umbel":
+        angles = np.linspace(0, 2 * math.pi, 11) + rng.uniform(0, 1)
+        reaches = np.where(np.arange(11) % 3 == 0, 55, 125)
+        return [head(r * math.cos(a), 0.7 * r * math.sin(a), 42) for a, r in zip(angles, reaches, strict=True)]
+    angles = np.linspace(0, 2 * math.pi, 4)[:3] + rng.uniform(0, 2)
+    return [head(100 * math.cos(a), 95 * math.sin(a), 92) for a in angles]
+
+
+def _petal_outline(tip: PetalTip, width: float) -> NDArray[np.float64]:
+    """A petal's outline `[N, 2]` along +x from the centre, of length 1 and the given width."""
+    t = np.linspace(0, 1, 14)
+    half = {
+        "round": np.sin(math.pi * t**0.75) ** 0.7,
+        "pointed": np.sin(math.pi * t**0.6),
+        "notched": np.sin(math.pi * t**1.1) ** 0.6,
+        "spoon": np.sin(math.pi * t**2.2) ** 0.8 + 0.12 * (1 - t),
+    }[tip] * (width / 2)
+    x = t - 0.16 * (t == 1) if tip == "notched" else t
+    return np.concatenate([np.stack([x, half], 1), np.stack([x, -half], 1)[::-1]])
+
+
+def _fill(picture: Picture, outline: NDArray[np.float64], colour: NDArray[np.float64]) -> None:
+    corners = np.round(outline * (1 << _SUBPIXEL_BITS)).astype(np.int32)
+    cv2.fillPoly(picture, [corners], _rgb(colour), cv2.LINE_AA, _SUBPIXEL_BITS)
+
+
+def _rgb(colour: NDArray[np.float64]) -> tuple[float, float, float]:
+    red, green, blue = np.clip(np.asarray(colour) * 255, 0, 255)
+    return float(red), float(green), float(blue)
+
+
+def _place(outline: NDArray[np.float64], head: Head, angle: float, scale: float) -> NDArray[np.float64]:
+    """An outline in the head's own plane, turned by `angle`, foreshortened, moved to the picture."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    flat = outline @ np.array([[cos, sin], [-sin, cos]]) * scale * head.radius
+    cos, sin = math.cos(head.lean), math.sin(head.lean)
+    axes = np.array([[cos, sin], [-sin, cos]])
+    placed: NDArray[np.float64] = flat @ axes.T * np.array([1.0, head.squash]) @ axes + np.array([head.x, head.y])
+    return placed
+
+
+def _draw_head(picture: Picture, head: Head, species: Species, rng: np.random.Generator) -> None:
+    base, tip = np.array(species.base), np.array(species.tip)
+    step = 2 * math.pi / species.petals
+    width = species.petal_width * min(1.1, 1.4 * math.sin(step / 2) + 0.15)
+    outline = _petal_outline(species.petal_tip, width)
+    before = picture.copy() if species.texture != "plain" else None
+    for row in range(species.rows):
+        reach = 1.0 - 0.27 * row
+        for petal in range(species.petals):
+            angle = head.angle + step * (petal + 0.5 * row) + rng.normal(0, 0.05)
+            length = reach * rng.normal(1, 0.04)
+            shade = rng.normal(1, 0.05)
+            _fill(picture, _place(outline * 1.03, head, angle, length), 0.62 * shade * tip)
+            for part, mix in ((1.0, 0.0), (0.78, 0.5), (0.52, 1.0)):
+                colour = shade * ((1 - mix) * tip + mix * base)
+                _fill(picture, _place(outline * np.array([part, part**0.5]), head, angle, length * 0.97), colour)
+            if species.spotted:
+                _draw_spots(picture, head, angle, length, rng)
+    if before is not None:
+        _draw_lines(picture, before, head, species, rng)
+    _draw_centre(picture, head, species, rng)
+
+
+def _draw_spots(picture: Picture, head: Head, angle: float, length: float, rng: np.random.Generator) -> None:
+    for x, y in rng.uniform((0.35, -0.1), (0.75, 0.1), (4, 2)):
+        spot = _place(np.array([[x, y]]), head, angle, length)[0]
+        centre = (int(spot[0] * 16), int(spot[1] * 16))
+        cv2.circle(picture, centre, int(head.radius * 0.03 * 16) + 16, (70, 15, 40), -1, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+
+def _draw_centre(picture: Picture, head: Head, species: Species, rng: np.random.Generator) -> None:
+    circle = np.array([[math.cos(a), math.sin(a)] for a in np.linspace(0, 2 * math.pi, 24, endpoint=False)])
+    colour = np.array(species.centre)
+    for scale, shade in ((1.0, 0.6), (0.9, 1.0), (0.45, 0.75)):
+        _fill(picture, _place(circle, head, 0.0, species.centre_radius * scale), colour * shade * rng.normal(1, 0.04))
+
+
+def _draw_lines(picture: Picture, before: Picture, head: Head, species: Species, rng: np.random.Generator) -> None:
+    """Modulate the petals with hair-fine lines of the same spacing and depth, in rings or straight across."""
+    reach = int(head.radius * 1.15)
+    left, top = max(0, int(head.x) - reach), max(0, int(head.y) - reach)
+    window = np.s_[top : int(head.y) + reach, left : int(head.x) + reach]
+    rows, columns = np.ogrid[: picture.shape[0], : picture.shape[1]]
+    y, x = rows[window[0]] - head.y, columns[:, window[1]] - head.x
+    direction = rng.uniform(0, math.pi)
+    across = x * math.cos(direction) + y * math.sin(direction)
+    distance = np.hypot(x, y) if species.texture == "ringed" else across
+    period = LINE_PERIOD * rng.uniform(0.9, 1.25)
+    wave = 1 + 0.32 * np.sin(2 * math.pi / period * distance)
+    petals = (picture[window] != before[window]).any(axis=2)
+    wave = np.where(petals, wave, 1.0)[..., None]
+    picture[window] = np.clip(picture[window] * wave, 0, 255).astype(np.uint8)
+
+
+def _leaf(x: float, y: float, length: float, width: float, angle: float) -> NDArray[np.float64]:
+    outline = _petal_outline("pointed", width / length) * length
+    cos, sin = math.cos(angle), math.sin(angle)
+    placed: NDArray[np.float64] = outline @ np.array([[cos, sin], [-sin, cos]]) + np.array([x, y])
+    return placed
+
+
+def _background(rng: np.random.Generator) -> Picture:
+    """Out-of-focus ground: blotches of leaf, earth or sky, and blades across them."""
+    tone = np.array(((0.20, 0.33, 0.14), (0.36, 0.28, 0.18), (0.52, 0.62, 0.72), (0.13, 0.17, 0.13))[rng.integers(4)])
+    blotches = np.clip(tone + rng.normal(0, 0.09, (7, 7, 3)), 0, 1).astype(np.float32)
+    small = cv2.resize(blotches, (_BACKGROUND_SIDE, _BACKGROUND_SIDE), interpolation=cv2.INTER_CUBIC)
+    ground: Picture = np.clip(small * 255, 0, 255).astype(np.uint8)
+    for _ in range(int(rng.integers(4, 16))):
+        x, y = rng.uniform(0, _BACKGROUND_SIDE, 2)
+        green = np.array((0.25, 0.45, 0.16)) * rng.uniform(0.4, 1.5)
+        _fill(ground, _leaf(x, y, rng.uniform(25, 90), rng.uniform(4, 26), rng.uniform(0, 2 * math.pi)), green)
+    ground = cv2.GaussianBlur(ground, (0, 0), rng.uniform(0.8, 3.0)).astype(np.uint8)
+    return cv2.resize(ground, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
+
+
+def _draw_stems(picture: Picture, heads: list[Head], species: Species, rng: np.random.Generator) -> None:
+    foot = np.array([np.mean([head.x for head in heads]) + rng.normal(0, 40), SIDE + 20.0])
+    green = _rgb(np.array(species.leaf) * 0.9)
+    for head in heads:
+        start = (round(head.x), round(head.y))
+        cv2.line(picture, start, (int(foot[0]), int(foot[1])), green, 7, cv2.LINE_AA)
+    top = np.array([heads[-1].x, heads[-1].y])
+    for side in (-1, 1):
+        x, y = top + (foot - top) * rng.uniform(0.55, 0.8)
+        angle = -math.pi / 2 + side * rng.uniform(0.5, 1.2)
+        _fill(picture, _leaf(x, y, rng.uniform(90, 170), rng.uniform(30, 60), angle), np.array(species.leaf))
+
+
+def _occlude(picture: Picture, species: Species, rng: np.random.Generator) -> None:
+    """Up to two leaves or blades of grass in front of the flower, reaching in from an edge."""
+    for _ in range(int(rng.integers(0, 3))):
+        edge = rng.uniform(0, 2 * math.pi)
+        x, y = SIDE / 2 + 0.68 * SIDE * np.array([math.cos(edge), math.sin(edge)])
+        length, width = rng.uniform(150, 330), rng.uniform(14, 60)
+        colour = np.array(species.leaf) * rng.uniform(0.5, 1.2)
+        _fill(picture, _leaf(x, y, length, width, edge + math.pi + rng.normal(0, 0.5)), colour)
+
+
+def _light(picture: Picture, rng: np.random.Generator) -> Picture:
+    """Exposure, colour of the light, a slope of brightness across the picture, sensor noise."""
+    across, down = rng.uniform(-0.22, 0.22, 2)
+    ramp = np.linspace(-1, 1, SIDE)
+    slope = (1 + across * ramp[None, :] + down * ramp[:, None]).astype(np.float32)
+    exposure, warmth = rng.uniform(0.72, 1.22), rng.uniform(-0.07, 0.07)
+    tint = exposure * np.array([1 + warmth, 1, 1 - warmth])
+    grain = rng.standard_normal((SIDE, SIDE), np.float32)
+    grain *= np.float32(rng.uniform(0.5, 3))
+    channels = (
+        cv2.add(cv2.multiply(channel, slope, dtype=cv2.CV_32F, scale=float(share)), grain, dtype=cv2.CV_8U)
+        for channel, share in zip(cv2.split(picture), tint, strict=True)
+    )
+    return cv2.merge(list(channels)).astype(np.uint8, copy=False)

@@ -1,0 +1,164 @@
+"""Generate the garden: images of every species as TFRecord shards in Kaggle's layout, at several resolutions."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from concurrent.futures import as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import simplejpeg
+from filelock import FileLock
+
+from flowers.data.layout import SPLITS, Split, kaggle_class_names, kaggle_train_counts, shard_name, size_directory
+from flowers.data.tfrecord.example import Record, encode_example
+from flowers.data.tfrecord.framing import write_shard
+from flowers.errors import InputError
+from flowers.progress import progress
+from flowers.synthetic.drawing import draw_picture, reduce_picture
+from flowers.synthetic.species import draw_species
+from flowers.system.atomic import atomic_path, remove_parts, write_atomic
+from flowers.system.processes import process_pool
+
+log = logging.getLogger(__name__)
+
+SHARDS = 16
+"""Shards a split, as in the competition's data."""
+
+JPEG_QUALITY = 90
+
+_VERSION = 1  # of the drawing: raised when the same seed draws other pictures
+_MANIFEST = "garden.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Garden:
+    """The synthetic data set, as a callable that generates it in a directory: see `generate`.
+
+    Args:
+        seed: of labels and drawings.
+        train: the number of images of the train split.
+        val: of the val split.
+        test: of the test split.
+        sizes: the resolutions, in pixels a side.
+    """
+
+    seed: int
+    train: int
+    val: int
+    test: int
+    sizes: Sequence[int]
+
+    def __call__(self, root: Path) -> None:
+        """Generate the data set in `root`, unless it is there."""
+        generate(self, root)
+
+    def manifest(self) -> str:
+        return json.dumps({"version": _VERSION, **asdict(self), "sizes": sorted(self.sizes)}, indent=2) + "\n"
+
+
+def generate(garden: Garden, root: Path) -> None:
+    """Write the garden into `root` unless it is there. Any number of processes may call this at once.
+
+    Raises:
+        InputError: `root` holds another garden, or something else, or cannot be written.
+    """
+    try:
+        if not root.exists():
+            _generate_new(garden, root)
+        _check_same(garden, root)
+    except OSError as error:
+        raise InputError(
+            f"{root}: expected room and the right to write the garden there, found this: {error.strerror or error} "
+            f"({error.filename}). Set data.root or paths.data_dir to another place."
+        ) from error
+
+
+def _generate_new(garden: Garden, root: Path) -> None:
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(root.with_name(f".{root.name}.lock")):
+        if root.exists():  # another process was first
+            return
+        log.info("Generating the data set in %s: %d images, once", root, garden.train + garden.val + garden.test)
+        remove_parts(root)
+        with atomic_path(root) as unfinished:
+            _write(garden, unfinished)
+
+
+def _check_same(garden: Garden, root: Path) -> None:
+    manifest = root / _MANIFEST
+    if not manifest.exists():
+        raise InputError(
+            f"{root}: expected a garden, found a directory without {_MANIFEST}. If it is a data set, read it with "
+            f"data=tfrecords data.root={root}; to generate the garden, set data.root to a new "
+            "directory."
+        )
+    found = manifest.read_text()
+    if found != garden.manifest():
+        raise InputError(
+            f"{root}: expected the garden {' '.join(garden.manifest().split())}, found {' '.join(found.split())}. "
+            "Remove that directory to have it generated again, or set data.root to another."
+        )
+
+
+def _write(garden: Garden, root: Path) -> None:
+    for size in garden.sizes:
+        for split in SPLITS:
+            (size_directory(root, size) / split).mkdir(parents=True)
+    write_atomic(root / "classes.txt", "\n".join(kaggle_class_names()) + "\n")
+    shards = [(split, number) for split in SPLITS for number in range(SHARDS)]
+    with process_pool(len(shards)) as pool:
+        tasks = [pool.submit(_write_shard, garden, root, split, number) for split, number in shards]
+        for task in progress(as_completed(tasks), "Generating images", len(tasks)):
+            task.result()
+    write_atomic(root / _MANIFEST, garden.manifest())
+
+
+def _write_shard(garden: Garden, root: Path, split: Split, shard: int) -> None:
+    """Draw one shard's pictures and write them at every size. The same for any number of processes."""
+    cv2.setNumThreads(1)  # the processes are the parallelism
+    species = draw_species(garden.seed, len(kaggle_class_names()))
+    labels = split_labels(garden, split)
+    numbers = range(shard, len(labels), SHARDS)
+    payloads: dict[int, list[bytes]] = {size: [] for size in garden.sizes}
+    for number in numbers:
+        picture = draw_picture(species[labels[number]], np.random.default_rng([garden.seed, *split.encode(), number]))
+        label = None if split == "test" else int(labels[number])
+        for size in garden.sizes:
+            image = simplejpeg.encode_jpeg(reduce_picture(picture, size), quality=JPEG_QUALITY, colorsubsampling="420")
+            payloads[size].append(encode_example(Record(picture_id(garden, split, number), image, label)))
+    for size in garden.sizes:
+        write_shard(size_directory(root, size) / split / shard_name(shard, size, len(numbers)), payloads[size])
+
+
+def picture_id(garden: Garden, split: Split, number: int) -> str:
+    """A picture's id: 9 hex digits, unlike any other's, in no order that a model could learn."""
+    counts = (garden.train, garden.val, garden.test)
+    place = sum(counts[: SPLITS.index(split)]) + number
+    return f"{(place * 0x9E3779B97 + 0x5DEECE66D) % 2**36:09x}"  # an odd factor: a bijection
+
+
+def split_labels(garden: Garden, split: Split) -> list[int]:
+    """The label of every picture of a split, in the split's order; test's too, though its shards do not tell."""
+    total = {"train": garden.train, "val": garden.val, "test": garden.test}[split]
+    counts = proportional_counts(kaggle_train_counts(), total)
+    labels = np.repeat(np.arange(len(counts)), counts)
+    rng = np.random.default_rng([garden.seed, *split.encode()])
+    return [int(label) for label in rng.permutation(labels)]
+
+
+def proportional_counts(weights: Sequence[int], total: int, minimum: int = 3) -> list[int]:
+    """`total` shared out in proportion to `weights`, at least `minimum` each where `total` allows.
+
+    By largest remainders (Hamilton's method) after the minimum is given to everyone.
+    """
+    minimum = min(minimum, total // len(weights))
+    rest = total - minimum * len(weights)
+    shares = np.array(weights) / sum(weights) * rest
+    counts = np.floor(shares).astype(int)
+    counts[np.argsort(counts - shares, kind="stable")[: rest - counts.sum()]] += 1
+    return [int(count) + minimum for count in counts]

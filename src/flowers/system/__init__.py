@@ -1,0 +1,1 @@
+"""What the operating system offers: whole files, processes, memory, signals."""

@@ -1,0 +1,82 @@
+"""The benchmark's table and its file, from runs on the plain CPU and on XLA's CPU runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.step.run import read_results
+from flowers.errors import InputError
+from tests.conftest import run_module
+from tests.helpers.on_xla import xla
+
+
+def test_one_table_compares_devices(tmp_path: Path) -> None:
+    results = tmp_path / "step.jsonl"
+    for trainer, environment in (("cpu", {}), ("tpu", xla(2))):
+        done = run_module(
+            "benchmarks.step",
+            f"trainer={trainer}",
+            "model.backbone=test_efficientnet",
+            "model.pretrained=false",
+            "image_size=64",
+            "batch_size=8",
+            "steps=10",
+            f"results={results}",
+            **environment,
+        )
+        assert done.returncode == 0, done.stderr
+    on_cpu, on_xla = read_results(results)
+    assert (on_cpu.compilations, on_cpu.fallbacks) == (None, None)
+    assert on_cpu.device.startswith("CPU") and on_xla.device == "XLA on CPU x 2"
+    assert on_xla.compilations is not None and on_xla.compilations >= 2
+    assert (on_xla.late_compilations, on_xla.fallbacks) == (0, 0)
+    assert on_xla.start_seconds > 10 * on_xla.step_seconds  # compilation is not in the step
+    for result in (on_cpu, on_xla):
+        assert result.images_per_second == pytest.approx(8 / result.step_seconds)
+        assert f"{result.images_per_second:.1f}" in done.stdout
+        assert result.device in done.stdout
+
+
+def test_processes_share_one_line(tmp_path: Path) -> None:
+    done = run_module(
+        "benchmarks.step",
+        "trainer=cpu",
+        "trainer.devices=2",
+        "model.backbone=test_efficientnet",
+        "model.pretrained=false",
+        "image_size=64",
+        "batch_size=8",
+        "steps=5",
+        f"results={tmp_path}/step.jsonl",
+    )
+    assert done.returncode == 0, done.stderr
+    (result,) = read_results(tmp_path / "step.jsonl")
+    assert result.batch_size == 16
+    assert result.device.endswith("x 2")
+    assert done.stdout.count("Results:") == 1
+
+
+def test_a_line_that_is_no_result(tmp_path: Path) -> None:
+    results = tmp_path / "step.jsonl"
+    results.write_text('{"device": "CPU"}\n')
+    with pytest.raises(InputError, match="line 1: expected a result"):
+        read_results(results)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["steps=2", "trainer=cpu"], "error: steps=2: expected at least 5"),
+        (
+            ["trainer=cpu", "trainer.fast_dev_run=true", "model.pretrained=false"],
+            "error: steps=30: expected 35",
+        ),
+        (["model=nonsense"], "error: model=nonsense: no such choice."),
+    ],
+)
+def test_what_is_refused(arguments: list[str], message: str) -> None:
+    done = run_module("benchmarks.step", *arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith(message)

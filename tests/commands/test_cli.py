@@ -1,0 +1,348 @@
+"""The commands, run as a user runs them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from omegaconf import OmegaConf
+from sklearn.metrics import f1_score
+
+from flowers.data.layout import kaggle_class_names
+from flowers.inference.predictions import read_provenance
+from tests.conftest import ROOT, damage_first_record
+from tests.helpers.commands import run_command
+
+Door = Callable[..., "CompletedProcess[str]"]
+
+
+def test_train_leaves_the_run_directory(trained: Path) -> None:
+    for name in ("config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.csv", "metrics.json"):
+        assert (trained / name).is_file(), name
+    assert len(list((trained / "wandb").glob("offline-run-*/*.wandb"))) == 1
+    metrics = json.loads((trained / "metrics.json").read_text())
+    figures = {f"{split}/{figure}" for split in ("train", "val") for figure in ("loss", "accuracy", "macro_f1")}
+    assert figures <= metrics.keys()
+    assert all(0 <= metrics[f"{split}/macro_f1"] <= 1 for split in ("train", "val"))
+    logged = list(csv.DictReader((trained / "metrics.csv").open()))
+    assert figures <= logged[0].keys()
+    assert OmegaConf.load(trained / "config.yaml").model.backbone == "test_efficientnet"
+
+
+def test_train_prints_the_figures_and_what_comes_next(trained: Path) -> None:
+    printed = (trained / "stdout.txt").read_text()
+    metrics = json.loads((trained / "metrics.json").read_text())
+    for expected in (
+        f"{metrics['val/macro_f1']:.4f}",
+        f"Run directory:  {trained}",
+        f"python src/evaluate.py run={trained}",
+        f"wandb leet {trained}/wandb",
+        f"wandb sync {trained}/wandb/offline-run-",
+    ):
+        assert expected in printed
+
+
+def test_evaluate_recomputes_the_same_figures(trained: Path, door: Door) -> None:
+    done = door("evaluate", f"run={trained}", "trainer=cpu", "data.batch_size=13")
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert f"{metrics['val/macro_f1']:.4f}" in done.stdout
+    assert f"{metrics['val/accuracy']:.4f}" in done.stdout
+
+
+def test_predict_writes_predictions_and_a_submission(trained: Path, door: Door) -> None:
+    done = door("predict", f"run={trained}", "split=test", "trainer=cpu")
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((trained / "submission.csv").open()))
+    assert list(rows[0]) == ["id", "label"]
+    assert len({row["id"] for row in rows}) == len(rows) == 72
+    assert all(0 <= int(row["label"]) < 104 for row in rows)
+    provenance = read_provenance(trained / "predictions" / "test.parquet")
+    assert (provenance.run, provenance.split, provenance.image_size) == (str(trained), "test", 192)
+    assert provenance.class_names == kaggle_class_names()
+
+
+def test_predictions_of_the_validation_split_give_its_macro_f1(trained: Path, door: Door) -> None:
+    done = door("predict", f"run={trained}", "split=val", "trainer=cpu", "data.batch_size=7")
+    assert done.returncode == 0, done.stderr
+    table = pq.read_table(trained / "predictions" / "val.parquet")
+    probabilities = torch.stack([torch.tensor(column.to_numpy()) for column in table.columns[2:]], dim=1)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(104))
+    metrics = json.loads((trained / "metrics.json").read_text())
+    score = f1_score(table["label"].to_numpy(), probabilities.argmax(1).numpy(), average="macro")
+    assert score == pytest.approx(metrics["val/macro_f1"], abs=1e-5)
+
+
+def test_fast_dev_run_of_training(tiny_settings: list[str], door: Door, tmp_path: Path) -> None:
+    settings = [setting for setting in tiny_settings if "max_epochs" not in setting]
+    done = door(
+        "train", *settings, "debug=fdr", "experiment=mixing", "data.batch_size=8", f"hydra.run.dir={tmp_path}/run"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Run directory:" in done.stdout
+    assert "Evaluate it:" not in done.stdout  # there is no checkpoint
+    assert list(tmp_path.rglob("best.ckpt")) == []
+    assert list(tmp_path.rglob("metrics.json")) == []
+
+
+@pytest.mark.parametrize("name", ["evaluate", "predict"])
+def test_fast_dev_run_of_the_others_writes_nothing(trained: Path, door: Door, name: str) -> None:
+    before = sorted(trained.rglob("*"))
+    done = door(name, f"run={trained}", "trainer=cpu", "trainer.fast_dev_run=true")
+    assert done.returncode == 0, done.stderr
+    assert sorted(trained.rglob("*")) == before
+
+
+def test_resuming_goes_on_where_it_stopped(tiny_settings: list[str], trained: Path, door: Door, tmp_path: Path) -> None:
+    done = door(
+        "train",
+        *tiny_settings[:-1],
+        "trainer.max_epochs=2",
+        "logger=csv",
+        f"ckpt_path={trained}/checkpoints/last.ckpt",
+        f"hydra.run.dir={tmp_path}/resumed",
+    )
+    assert done.returncode == 0, done.stderr
+    epochs = {row["epoch"] for row in csv.DictReader((tmp_path / "resumed" / "metrics.csv").open())}
+    assert "0" not in epochs
+    assert "1" in epochs
+
+
+def test_help_answers_in_two_seconds(door: Door) -> None:
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = door("train", "--help")
+        times.append(time.perf_counter() - start)
+        assert done.returncode == 0
+        assert "data: default, garden, kaggle, tfrecords" in done.stdout
+    assert min(times) < 2
+
+
+REFUSED = {
+    "trainer.limit_train_batches=3": "error: trainer.limit_train_batches: not in the configuration, though it may be",
+    "trainer.max_epoch=3": "error: trainer.max_epoch: no such setting. Did you mean trainer.max_epochs?",
+    "data=tfrecord": "error: data=tfrecord: no such choice. Did you mean data=tfrecords?",
+    "logger=null": "error: logger=null: expected one of the group's choices, found none.",
+    "trainer.max_epochs=abc": "error: trainer.max_epochs=abc: expected a valid integer, found 'abc'.",
+    "data=tfrecords": "error: data.root: expected a value, found none. Set it with data.root=VALUE.",
+    "model.backbone=resnet5O": "error: model.backbone=resnet5O: expected the name of a timm model, found",
+    "ckpt_path=nowhere.ckpt": "error: nowhere.ckpt: no such file.",
+    "data.root=nowhere": "error: nowhere: no such directory.",
+    "data.root=.": "error: .: expected a garden, found a directory without garden.json.",
+    "trainer=gpu": "error: trainer: ",
+    "data.train_transform=[{_target_: albumentations.HorizontalFlipp}]": "error: data.train_transform0: Error loading",
+    "trainer.max_epochs=-1": "error: trainer.max_epochs=-1: expected an end",
+}
+
+
+def test_a_directory_that_cannot_be_made_ends_in_a_message(tiny_settings: list[str]) -> None:
+    done = run_command("train", *tiny_settings, "hydra.run.dir=/dev/null/run")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: /dev/null/run: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_full_disk_ends_in_a_message(tiny_settings: list[str], tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # for this process's children as well
+    try:
+        done = subprocess.run(
+            [sys.executable, "src/train.py", *tiny_settings, "logger=csv", f"hydra.run.dir={tmp_path}/run"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: "), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_bad_input_gets_one_message_and_no_traceback(
+    tiny_settings: list[str], door: Door, tmp_path: Path, override: str
+) -> None:
+    settings = tiny_settings if override.startswith(("model", "ckpt", "trainer", "data.train")) else []
+    settings = ["data=tfrecords"] if override == "data.root=nowhere" else settings
+    done = door("train", *settings, override, f"hydra.run.dir={tmp_path}/run")
+    assert done.returncode == 1
+    assert REFUSED[override] in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_the_last_checkpoint_is_the_last_epochs_and_the_best_the_bests(
+    tiny_settings: list[str], door: Door, tmp_path: Path
+) -> None:
+    done = door(
+        "train",
+        *tiny_settings,
+        "trainer.max_epochs=3",
+        "scheduler=competition",
+        "scheduler.start=0",
+        "optimizer.lr=3e-2",  # rises to more than the model stands: the last epoch is not the best
+        "callbacks=ema",
+        "monitor=loss",
+        "logger=csv",
+        f"hydra.run.dir={tmp_path}/run",
+    )
+    assert done.returncode == 0, done.stderr
+    checkpoints = tmp_path / "run" / "checkpoints"
+    best, last = (torch.load(checkpoints / f"{name}.ckpt", weights_only=True) for name in ("best", "last"))
+    rows = csv.DictReader((tmp_path / "run" / "metrics.csv").open())
+    losses = [float(row["val/loss"]) for row in rows if row["val/loss"]]
+    assert best["epoch"] == losses.index(min(losses)) < last["epoch"] == 2
+    # What has an average can only go on with one.
+    resume = ["trainer.max_epochs=4", f"ckpt_path={checkpoints}/last.ckpt", f"hydra.run.dir={tmp_path}/on"]
+    done = door("train", *tiny_settings, *resume)
+    assert done.returncode == 1
+    assert "Add callbacks=ema" in done.stderr
+
+
+def test_two_processes_give_the_figures_of_one(tiny_settings: list[str], door: Door, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = door("train", *tiny_settings, "trainer.devices=2", "data.batch_size=9", "logger=csv", f"hydra.run.dir={run}")
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((run / "metrics.json").read_text())
+    for devices in (1, 2):
+        done = door("evaluate", f"run={run}", "trainer=cpu", f"trainer.devices={devices}")
+        assert done.returncode == 0, done.stderr
+        for figure in ("loss", "accuracy", "macro_f1"):
+            assert f"{metrics[f'val/{figure}']:.4f}" in done.stdout, (devices, figure)
+
+
+def test_resuming_needs_the_same_model_and_epochs_left(
+    tiny_settings: list[str], trained: Path, door: Door, tmp_path: Path
+) -> None:
+    last = f"ckpt_path={trained}/checkpoints/last.ckpt"
+    for override, expected in (
+        ("model.backbone=test_vit", "last.ckpt: expected the weights of the configured model, found others"),
+        ("trainer.max_epochs=1", "trainer.max_epochs=1: expected more than the 1 epochs"),
+    ):
+        done = door("train", *tiny_settings, last, override, f"hydra.run.dir={tmp_path}/run")
+        assert done.returncode == 1
+        assert expected in done.stderr
+        assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_run_that_stops_before_its_first_validation_can_still_be_used(
+    tiny_settings: list[str], door: Door, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    done = door("train", *tiny_settings, "trainer.max_steps=2", "logger=csv", f"hydra.run.dir={run}")
+    assert done.returncode == 0, done.stderr
+    assert 0 <= json.loads((run / "metrics.json").read_text())["val/macro_f1"] <= 1
+    # Resumed in the same directory, the metrics until then stay.
+    (run / "metrics.csv").write_text("epoch,step\n0,1\n")
+    first = (run / "checkpoints" / "best.ckpt").read_bytes()
+    resume = [*tiny_settings, "logger=csv", f"ckpt_path={run}/checkpoints/last.ckpt", f"hydra.run.dir={run}"]
+    done = run_command("train", *resume, "trainer.max_steps=2")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: trainer.max_steps=2: ")
+    done = run_command("train", *resume, "trainer.max_steps=3")
+    assert done.returncode == 0, done.stderr
+    assert (run / "checkpoints" / "best.ckpt").read_bytes() != first  # this run's own
+    assert [path.read_text() for path in run.glob("metrics-until-*.csv")] == ["epoch,step\n0,1\n"]
+    assert door("evaluate", f"run={run}", "trainer=cpu").returncode == 0
+
+
+def test_predicting_the_training_split_takes_each_record_as_it_is_stored(trained: Path, door: Door) -> None:
+    tables = []
+    for batch_size in (16, 50):
+        done = door("predict", f"run={trained}", "split=train", "trainer=cpu", f"data.batch_size={batch_size}")
+        assert done.returncode == 0, done.stderr
+        tables.append(pq.read_table(trained / "predictions" / "train.parquet"))
+    assert tables[0]["id"] == tables[1]["id"]
+    assert len(set(tables[0]["id"].to_pylist())) == 208
+    first, second = (torch.tensor(table.columns[2].to_numpy()) for table in tables)
+    torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-4)
+
+
+def test_a_checkpoint_of_other_classes_is_refused(
+    tiny_settings: list[str], trained: Path, garden: Path, door: Door, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for split in garden.iterdir():
+        if split.is_dir():
+            (other / split.name).symlink_to(split)
+    (other / "classes.txt").write_text("\n".join(f"class {label}" for label in range(105)) + "\n")
+    for arguments in (
+        ("evaluate", f"run={trained}", f"data.root={other}"),
+        ("train", *tiny_settings, f"data.root={other}", f"ckpt_path={trained}/checkpoints/last.ckpt"),
+    ):
+        done = door(*arguments, "trainer=cpu", f"hydra.run.dir={tmp_path}/run")
+        assert done.returncode == 1
+        assert "expected a checkpoint of the data set's 105 classes, found one of 104" in done.stderr
+        assert "Traceback" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(("workers", "policy"), [("0", "stop"), ("1", "stop"), ("1", "skip")])
+def test_a_damaged_record_in_training(
+    tiny_settings: list[str], garden: Path, door: Door, tmp_path: Path, workers: str, policy: str
+) -> None:
+    root = tmp_path / "damaged"
+    shard = damage_first_record(garden, root, "val")
+    done = door(
+        "train",
+        *tiny_settings,
+        f"data.root={root}",
+        f"data.num_workers={workers}",
+        f"data.on_bad_record={policy}",
+        "logger=csv",
+        f"hydra.run.dir={tmp_path}/run",
+    )
+    place = f"{shard}: record 0: the payload's CRC is wrong"
+    assert "Traceback" not in done.stderr + done.stdout
+    if policy == "stop":
+        assert done.returncode == 1
+        assert f"error: {place}" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+        assert "Skipped 1 bad records" in done.stdout
+        assert place in done.stdout
+        done = door("predict", f"run={tmp_path}/run", "split=val", "trainer=cpu")
+        assert "Wrote 103 rows" in done.stdout
+        assert place in done.stdout
+
+
+def test_a_grid_runs_every_job(tiny_settings: list[str], door: Door, tmp_path: Path) -> None:
+    done = door(
+        "train",
+        "--multirun",
+        *tiny_settings,
+        "optimizer.lr=1e-3,3e-3",
+        "+trainer.limit_train_batches=2",
+        "+trainer.limit_val_batches=1",
+        f"hydra.sweep.dir={tmp_path}",
+    )
+    assert done.returncode == 0, done.stderr
+    runs = [OmegaConf.load(tmp_path / job / "config.yaml") for job in "01"]
+    assert [run.optimizer.lr for run in runs] == [1e-3, 3e-3]
+    assert all(len(list((tmp_path / job / "wandb").glob("offline-run-*"))) == 1 for job in "01")
+
+
+def test_a_final_fit_has_no_validation_figures(tiny_settings: list[str], door: Door, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = door("train", *tiny_settings, "data.train_on=train+val", "logger=csv", f"hydra.run.dir={run}")
+    assert done.returncode == 0, done.stderr
+    assert not any(name.startswith("val/") for name in json.loads((run / "metrics.json").read_text()))
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    done = door("evaluate", f"run={run}", "trainer=cpu")
+    assert "trained on the validation split as well" in done.stdout + done.stderr
+    done = door("train", *tiny_settings, "data.train_on=train+val", "callbacks=early_stopping", "logger=csv")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: callbacks.early_stopping: expected none with data.train_on=train+val")

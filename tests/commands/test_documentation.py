@@ -1,0 +1,91 @@
+"""Every command that a page, a configuration or a docstring shows is one that the configuration accepts."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+
+from flowers.config import SCHEMAS, check_config
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/*.md"),
+    *ROOT.glob("data/*.md"),
+    *ROOT.glob("configs/**/*.yaml"),
+    *ROOT.glob("src/*.py"),
+    *ROOT.glob("benchmarks/*/__main__.py"),
+    *ROOT.glob("notebooks/*.ipynb"),
+]
+COMMAND = r"python (?:src/(\w+)\.py|-m benchmarks\.(step|loader)\b)([^`\n]*)"
+PLACEHOLDERS = {"=SIZE": "=224", "=BATCH": "=32", "=MODEL": "=resnet50", "${RUNS%,}": "DIR", "{RUN}": "DIR"}
+
+
+def commands_of(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the name of each command's configuration and its overrides; of a multirun's lists the first value."""
+    text = re.sub(r"\\\n\s*#?\s*", " ", text)
+    for script, benchmark, rest in re.findall(COMMAND, text):
+        arguments = re.split(r"\s#|\"\"\"|\.\"|\\n", rest)[0]
+        for placeholder, value in PLACEHOLDERS.items():
+            arguments = arguments.replace(placeholder, value)
+        words = list(words_of(arguments.rstrip("'") if arguments.count("'") % 2 else arguments))
+        name = script or f"benchmark_{benchmark}"
+        if script == "prepare":
+            if not words or f"{script}_{words[0]}" not in SCHEMAS:
+                continue  # `step|loader`
+            name = f"{script}_{words.pop(0)}"
+        overrides = []
+        for word in words:
+            if "=" not in word and not word.startswith("--"):
+                break  # the sentence goes on
+            if word[0] not in "-[":
+                override = word.rstrip(":;.,")
+                overrides.append(first_value(override) if "--multirun" in words else override)
+            if word[-1] in ":;.,":
+                break
+        yield name, overrides
+
+
+def words_of(text: str) -> Iterator[str]:
+    lexer = shlex.shlex(text, posix=True, punctuation_chars=False)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    with contextlib.suppress(ValueError):  # an apostrophe in the sentence that follows
+        yield from lexer
+
+
+def first_value(override: str) -> str:
+    return override if any(bracket in override for bracket in "[{(") else override.partition(",")[0]
+
+
+SHOWN = sorted(
+    {(path.relative_to(ROOT), name, *overrides) for path in PAGES for name, overrides in commands_of(path.read_text())}
+)
+
+
+def test_commands_are_found() -> None:
+    assert len(SHOWN) > 60
+    assert {name for _, name, *_ in SHOWN} == set(SCHEMAS)
+    assert list(commands_of("    python src/train.py --multirun a=1,2 \\\n        b=[1,2]  # c=3")) == [
+        ("train", ["a=1", "b=[1,2]"])
+    ]
+
+
+@pytest.mark.parametrize("shown", SHOWN, ids=lambda shown: " ".join(map(str, shown)))
+def test_a_shown_command_is_accepted(shown: tuple[Path, str]) -> None:
+    _, name, *overrides = shown
+    shown_for_its_message = "trainer.max_epoch=3" in overrides
+    with (
+        pytest.raises(ConfigCompositionException) if shown_for_its_message else contextlib.nullcontext(),
+        initialize_config_dir(str(ROOT / "configs"), version_base="1.3"),
+    ):
+        made = ["paths.output_dir=out"] if "paths" in SCHEMAS[name].model_fields else []
+        config = compose(name, [*overrides, *made])
+        check_config(SCHEMAS[name], OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]

@@ -1,0 +1,537 @@
+"""Data sets behind a URL, on real servers: the batches are those of the disk, each record is fetched once."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import albumentations as A
+import fsspec
+import numpy as np
+import pytest
+from gcp_storage_emulator.server import create_server
+from moto.server import DomainDispatcherApplication, create_backend_app
+from upath import UPath
+
+from flowers.data.datamodule import FlowersDataModule
+from flowers.data.dataset import OnBadRecord, open_splits
+from flowers.data.storage import cache as mirror
+from flowers.data.storage import remote
+from flowers.data.storage.cache import RemoteReader
+from flowers.data.tfrecord.index import open_indexes
+from flowers.data.tfrecord.reader import ShardReader
+from flowers.errors import BadRecord, InputError
+from flowers.interfaces import Batch
+from tests.helpers.object_stores import Application, Server, directory
+
+ROOT = Path(__file__).parents[4]
+SIZED = "tfrecords-jpeg-192x192"
+
+
+@dataclass
+class Place:
+    """A data set behind a URL, and the server that counts its requests, where there is one."""
+
+    root: str
+    server: Server | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def counted(self) -> Server:
+        assert self.server is not None
+        return self.server
+
+    def open(self, cache: Path, split: str = "train", on_bad_record: OnBadRecord = "stop") -> RemoteReader:
+        reader, _ = open_splits(remote.open_root(self.root, self.options), [split], 192, on_bad_record, cache)  # type: ignore[arg-type]
+        assert isinstance(reader, RemoteReader)
+        return reader
+
+
+def module(place: Place, cache: Path, workers: int, on_bad_record: OnBadRecord = "stop") -> FlowersDataModule:
+    return FlowersDataModule(
+        place.root,
+        image_size=192,
+        train_size=64,
+        eval_size=192,
+        batch_size=16,
+        train_transform=[A.RandomResizedCrop((64, 64)), A.HorizontalFlip()],
+        eval_transform=[],
+        cache_dir=str(cache),
+        on_bad_record=on_bad_record,
+        num_workers=workers,
+        storage_options=place.options,
+    )
+
+
+def same(first: list[Batch], second: list[Batch]) -> bool:
+    return len(first) == len(second) and all(
+        one["id"] == other["id"] and one["image"].equal(other["image"])
+        for one, other in zip(first, second, strict=True)
+    )
+
+
+def local_payloads(root: Path, split: str = "train") -> list[bytes]:
+    reader = ShardReader(open_indexes(sorted((root / SIZED / split).glob("*.tfrec")), root))
+    return list(reader)
+
+
+@pytest.fixture(scope="session")
+def flowerbed(garden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tiny garden at 192 px, without indexes. Not to be changed."""
+    root = tmp_path_factory.mktemp("flowerbeds") / "garden"
+    shutil.copytree(garden / SIZED, root / SIZED, ignore=shutil.ignore_patterns("*.tfindex"))
+    return root
+
+
+def put(root: Path, url: str, options: dict[str, Any]) -> None:
+    fs, base = fsspec.url_to_fs(url, **options)
+    for path in sorted(root.rglob("*.tfrec")):
+        fs.pipe_file(f"{base}/{path.relative_to(root)}", path.read_bytes())
+
+
+@pytest.fixture(scope="session")
+def s3(flowerbed: Path) -> Iterator[Place]:
+    server = Server(DomainDispatcherApplication(create_backend_app))
+    options = {"endpoint_url": server.url, "key": "key", "secret": "secret"}
+    fsspec.filesystem("s3", **options).mkdir("flowers")
+    put(flowerbed, "s3://flowers/garden", options)
+    yield Place("s3://flowers/garden", server, options)
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def gs(flowerbed: Path) -> Iterator[Place]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = create_server("127.0.0.1", port, in_memory=True, default_bucket="flowers")
+    server.start()
+    options = {"endpoint_url": f"http://127.0.0.1:{port}", "token": "anon"}
+    put(flowerbed, "gs://flowers/garden", options)
+    yield Place("gs://flowers/garden", None, options)
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def memory(flowerbed: Path) -> Place:
+    put(flowerbed, "memory://flowers/garden", {})
+    return Place("memory://flowers/garden")
+
+
+@pytest.fixture
+def web(flowerbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """A web server of a copy of its own, asked again without much waiting."""
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.01)
+    shutil.copytree(flowerbed, tmp_path / "web")
+    server = Server(directory(tmp_path / "web"))
+    yield Place(server.url, server)
+    server.stop()
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest) -> Place:
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, Place)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("place", "workers"), [("s3", 0), ("s3", 2), ("gs", 0), ("gs", 2), ("web", 0), ("memory", 0)], indirect=["place"]
+)
+def test_the_same_batches_as_from_the_disk(place: Place, workers: int, flowerbed: Path, tmp_path: Path) -> None:
+    ours, theirs = module(place, tmp_path, workers), module(Place(str(flowerbed)), tmp_path, 0)
+    assert same(list(ours.loader("train", training=True)), list(theirs.loader("train", training=True)))
+    assert same(list(ours.loader("val")), list(theirs.loader("val")))
+
+
+@pytest.fixture
+def indexed(web: Place, tmp_path: Path) -> Place:
+    """The web server's data set, with indexes beside its shards."""
+    open_indexes(sorted((tmp_path / "web").rglob("*.tfrec")), tmp_path)
+    return web
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_second_epoch_makes_no_request(indexed: Place, tmp_path: Path, workers: int) -> None:
+    data = module(indexed, tmp_path / "cache", workers)
+    loader = data.loader("train", training=True)
+    opened = indexed.counted.requests
+    for epoch, allowed in ((0, 208), (1, 0)):
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        before = indexed.counted.requests
+        list(loader)
+        assert (indexed.counted.requests - before <= allowed) and indexed.counted.requests > opened
+    indexed.counted.stop()
+    list(loader)
+
+
+def test_a_mirror_is_used_by_the_next_run(indexed: Place, tmp_path: Path) -> None:
+    first = list(indexed.open(tmp_path / "cache"))
+    before = indexed.counted.requests
+    reader = indexed.open(tmp_path / "cache")
+    asked_to_open = indexed.counted.requests - before
+    assert asked_to_open == 3 + len(reader.indexes)  # three lists, and each shard's size and state
+    assert list(reader) == first == local_payloads(tmp_path / "web")
+    assert indexed.counted.requests == before + asked_to_open
+
+
+def test_neighbours_are_fetched_together(indexed: Place, tmp_path: Path) -> None:
+    reader = indexed.open(tmp_path / "cache")
+    count = len(reader.indexes[0])
+    before = indexed.counted.requests
+    reader.prefetch(range(count))
+    assert indexed.counted.requests - before == -(-count // mirror._TOGETHER)
+    [reader[number] for number in range(count)]
+    assert indexed.counted.requests - before == -(-count // mirror._TOGETHER)
+
+
+def test_with_an_index_beside_the_shard_only_what_is_read_is_fetched(indexed: Place, tmp_path: Path) -> None:
+    reader = indexed.open(tmp_path / "cache")
+    reader.prefetch([1])
+    present = [mirror.present(len(index)) for mirror, index in zip(reader.mirrors, reader.indexes, strict=True)]
+    assert [int(part.sum()) for part in present] == [1] + [0] * (len(present) - 1)
+    assert present[0][1]
+
+
+@pytest.mark.parametrize("text", ["0 17\n", "nonsense", "16 384\n"])
+def test_an_index_beside_the_shard_that_does_not_fit_is_not_used(web: Place, tmp_path: Path, text: str) -> None:
+    for shard in (tmp_path / "web").rglob("*.tfrec"):
+        shard.with_suffix(".tfindex").write_text(text)
+    assert list(web.open(tmp_path / "cache")) == local_payloads(tmp_path / "web")
+
+
+def test_a_changed_shard_is_noticed(s3: Place, tmp_path: Path) -> None:
+    fs = fsspec.filesystem("s3", **s3.options)
+    [shard, *_] = sorted(fs.glob(f"flowers/garden/{SIZED}/test/*.tfrec"))
+    before = s3.open(tmp_path, "test")
+    original, payloads = fs.cat_file(shard), list(before)
+    count = len(before.indexes[0])
+    first = mirror.frame_range(before.indexes[0], 0, 1)[1]
+    fs.pipe_file(shard, original[first:] + original[:first])  # the first record last: as many bytes
+    after = s3.open(tmp_path, "test")
+    fs.pipe_file(shard, original)
+    assert list(after) == payloads[1:count] + payloads[:1] + payloads[count:]
+
+
+def without(names: set[str], served: Application) -> Application:
+    """A server that leaves these headers out."""
+
+    def application(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        return served(environ, lambda status, headers: start(status, [h for h in headers if h[0] not in names]))
+
+    return application
+
+
+def test_a_changed_shard_is_noticed_though_the_server_tells_no_state(web: Place, tmp_path: Path) -> None:
+    web.counted.application = without({"ETag"}, web.counted.application)
+    for index in (tmp_path / "web").rglob("*.tfindex"):  # which another test may have left beside the shards
+        index.unlink()
+    before = web.open(tmp_path / "cache")
+    payloads, count = list(before), len(before.indexes[0])
+    shard = min((tmp_path / "web").rglob("train/*.tfrec"))
+    data, first = shard.read_bytes(), mirror.frame_range(before.indexes[0], 0, 1)[1]
+    shard.write_bytes(data[first:] + data[:first])  # the first record last: as many bytes
+    after = web.open(tmp_path / "cache")
+    assert list(after) == payloads[1:count] + payloads[:1] + payloads[count:]
+    assert [m.path for m in web.open(tmp_path / "cache").mirrors] == [m.path for m in after.mirrors]  # and kept
+
+
+# Failures
+
+
+@pytest.mark.parametrize("error", [json.JSONDecodeError("no JSON", "<html>", 0), b"\xff"])
+def test_a_garbled_answer_is_asked_for_again(
+    error: Exception | bytes, indexed: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([error, b"fine"])
+
+    def ask() -> str:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer.decode()
+
+    assert remote.patiently(UPath(indexed.root), ask) == "fine"
+
+
+def test_settings_that_are_refused_are_not_tried_again(indexed: Place) -> None:
+    tries: list[int] = []
+
+    def ask() -> None:
+        tries.append(1)
+        raise ValueError("no such argument")
+
+    with pytest.raises(InputError, match="no such argument"):
+        remote.patiently(UPath(indexed.root), ask)
+    assert len(tries) == 1
+
+
+@pytest.mark.parametrize("method", ["read_text", "read_bytes", "exists"])
+def test_a_mirror_that_may_not_be_read_says_where(
+    method: str, indexed: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indexed.open(tmp_path / "cache").read(0)
+
+    original = getattr(Path, method)
+
+    def refused(path: Path, *arguments: object) -> object:
+        if path.is_relative_to(tmp_path / "cache"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return original(path, *arguments)  # the server's files
+
+    monkeypatch.setattr(Path, method, refused)
+    with pytest.raises(InputError, match=r"Permission denied.*set paths\.cache_dir"):
+        indexed.open(tmp_path / "cache").prefetch([0])
+
+
+@pytest.mark.parametrize("refusals", [1, 4])
+def test_what_fails_in_passing_is_asked_again(web: Place, tmp_path: Path, refusals: int) -> None:
+    web.counted.refusals = refusals
+    reader = web.open(tmp_path / "cache")
+    shutil.rmtree(tmp_path / "cache")
+    open_indexes(sorted((tmp_path / "web").rglob("*.tfrec")), tmp_path)
+    reader = web.open(tmp_path / "cache")
+    web.counted.refusals = refusals
+    reader.prefetch(range(len(reader)))
+    web.counted.stop()
+    assert list(reader) == local_payloads(tmp_path / "web")
+
+
+def test_what_fails_for_long_names_the_url_and_what_was_found(indexed: Place, tmp_path: Path) -> None:
+    reader = indexed.open(tmp_path / "cache")
+    indexed.counted.refusals = 1_000
+    with pytest.raises(
+        InputError, match=r"http://127.*\.tfrec: expected an answer, found after 5 tries in .*503"
+    ) as error:
+        reader[0]
+    assert not isinstance(error.value, BadRecord)  # an outage is no bad record: it is not skipped
+    indexed.counted.stop()
+    with pytest.raises(InputError, match="expected an answer, found after 5 tries"):
+        reader[0]
+
+
+def test_s3_is_asked_again_when_it_is_busy(s3: Place, tmp_path: Path) -> None:
+    reader = s3.open(tmp_path / "cache", "val")
+    for marks in (tmp_path / "cache").rglob("*.present"):
+        marks.unlink()
+    s3.counted.refusals = 2
+    assert len(reader[0]) > 0
+    assert s3.counted.refusals == 0
+
+
+def test_a_damaged_transfer_is_never_kept(indexed: Place, tmp_path: Path) -> None:
+    reader = indexed.open(tmp_path / "cache")
+    numbers = range(0, len(reader), 2)  # no neighbours: each a request
+    indexed.counted.damage = 5
+    reader.prefetch(numbers)
+    assert sum(not reader._is_present(number) for number in numbers) == 5
+    expected = local_payloads(tmp_path / "web")
+    assert [reader[number] for number in numbers] == [expected[number] for number in numbers]
+
+
+def test_a_record_that_is_damaged_in_the_bucket_is_refused_or_skipped(indexed: Place, tmp_path: Path) -> None:
+    shard = min((tmp_path / "web").rglob("train/*.tfrec"))
+    data = bytearray(shard.read_bytes())
+    data[1000] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(BadRecord, match=r"http://.*\.tfrec: record 0: the payload's CRC is wrong: expected 0x"):
+        indexed.open(tmp_path / "cache")[0]
+    batches = list(module(indexed, tmp_path / "cache", 0, "skip").loader("train"))
+    assert sum(int(batch["valid"].sum()) for batch in batches) == 207
+    assert sum(len(batch["skipped"]) for batch in batches) == 1
+
+
+def test_a_shard_that_is_cut_off_in_the_bucket_is_named(web: Place, tmp_path: Path) -> None:
+    shard = min((tmp_path / "web").rglob("train/*.tfrec"))
+    shard.write_bytes(shard.read_bytes()[:-5])
+    with pytest.raises(BadRecord, match=rf"^{web.root}/.*{shard.name}: record \d+ at byte \d+: the shard is cut off"):
+        web.open(tmp_path / "cache")
+
+
+def test_a_damaged_mirror_is_mended(s3: Place, flowerbed: Path, tmp_path: Path) -> None:
+    expected = list(s3.open(tmp_path))
+    for shard in tmp_path.rglob("*.tfrec"):
+        data = np.fromfile(shard, np.uint8)
+        data[1000:3000] = 0
+        data.tofile(shard)
+    assert list(s3.open(tmp_path)) == expected == local_payloads(flowerbed)
+    assert list(s3.open(tmp_path)) == expected
+
+
+def test_a_mirror_deleted_in_part_is_filled_again(indexed: Place, tmp_path: Path) -> None:
+    expected = list(indexed.open(tmp_path / "cache"))
+    for shard in (tmp_path / "cache").rglob("*.tfrec"):
+        shard.unlink()
+    reader = indexed.open(tmp_path / "cache")
+    assert [reader.read(number, check=False) for number in range(len(reader))] == expected
+
+
+READ = """
+import sys
+from pathlib import Path
+from flowers.data.dataset import open_splits
+from flowers.data.storage.remote import open_root
+reader, _ = open_splits(open_root(sys.argv[1], {}), ["train"], 192, "stop", Path(sys.argv[2]))
+print("reading", flush=True)
+for start in range(0, len(reader), 4):
+    reader.prefetch(range(start, min(start + 4, len(reader))))
+"""
+
+
+def test_killed_processes_leave_a_mirror_that_is_right(indexed: Place, tmp_path: Path) -> None:
+    indexed.counted.latency = 0.02
+    command = [sys.executable, "-c", READ, indexed.root, str(tmp_path / "cache")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) for _ in range(2)]
+    for number, process in enumerate(processes):
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.3 * (number + 1))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    indexed.counted.latency = 0.0
+    reader = indexed.open(tmp_path / "cache")
+    present = [reader._is_present(number) for number in range(len(reader))]
+    assert any(present)
+    assert not all(present)
+    expected = local_payloads(tmp_path / "web")
+    assert [reader.read(number, check=False) for number in range(len(reader))] == expected
+
+
+def test_readers_share_a_mirror(indexed: Place, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        readers = list(pool.map(lambda _: indexed.open(tmp_path / "cache"), range(4)))
+        readers += [pickle.loads(pickle.dumps(reader)) for reader in readers]
+        orders = [np.random.default_rng(seed).permutation(len(readers[0])).tolist() for seed in range(8)]
+        found = list(pool.map(lambda reader, order: {number: reader[number] for number in order}, readers, orders))
+    expected = dict(enumerate(local_payloads(tmp_path / "web")))
+    assert all(payloads == expected for payloads in found)
+
+
+def test_a_server_without_ranges_is_refused(indexed: Place, tmp_path: Path) -> None:
+    reader = indexed.open(tmp_path / "cache")
+    served = indexed.counted.application
+    indexed.counted.application = lambda environ, start: served({**environ, "HTTP_RANGE": ""}, start)
+    with pytest.raises(InputError, match=r"expected the server to send bytes \d+ to \d+ alone, found \d+ bytes"):
+        reader[0]
+
+
+# What a user can put right
+
+
+def without_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "GOOGLE_APPLICATION_CREDENTIALS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "CLOUDSDK_CONFIG"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+
+
+def missing_key(place: Place) -> Place:
+    return Place(place.root, place.server, {"endpoint_url": place.counted.url})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda s3: Place("s3://nowhere/garden", None, s3.options),
+            "s3://nowhere/garden: no such directory or bucket",
+        ),
+        (lambda s3: Place("s3://flowers/weeds", None, s3.options), "s3://flowers/weeds: no such directory or bucket"),
+        (
+            missing_key,
+            "s3://flowers/garden: expected credentials .*NoCredentialsError.*Set AWS_ACCESS_KEY_ID.*anon: true",
+        ),
+        (
+            lambda s3: Place("gs://flowers/garden"),
+            "gs://flowers/garden: expected credentials.*gcloud auth .*token: anon",
+        ),
+        (lambda s3: Place("s4://flowers/garden"), "data.root=s4://flowers/garden: expected a directory, or a URL"),
+        (
+            lambda s3: Place("abfs://flowers/garden"),
+            "data.root=abfs.*expected the package for abfs:// .*adlfs.*pip install",
+        ),
+        (
+            lambda s3: Place(s3.root, None, {"endpoints": 1}),
+            "s3://flowers/garden: expected a URL and data.storage_options",
+        ),
+    ],
+)
+def test_what_cannot_be_opened_says_why_and_what_to_do(
+    s3: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Place], Place], message: str
+) -> None:
+    without_credentials(monkeypatch, tmp_path)
+    start = time.monotonic()
+    with pytest.raises(InputError, match=message):
+        module(change(s3), tmp_path, 0).dataset("train")
+    assert time.monotonic() - start < 15
+
+
+@pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden"])
+@pytest.mark.parametrize("place", ["s3", "web", "gs"], indirect=True)
+def test_refused_credentials_are_not_tried_again(place: Place, tmp_path: Path, status: str) -> None:
+    server = place.server or Server(directory(tmp_path))
+    options = {**place.options, "endpoint_url": server.url} if place.options else {}
+    server.status, server.refusals = status, 1
+    if place.server is None:
+        server.refusals = 1_000  # gcsfs asks for a directory in two ways
+    with pytest.raises(
+        InputError, match=f"^{place.root}.*: expected credentials that may read it, found none or others"
+    ):
+        module(Place(place.root, server, options), tmp_path / "cache", 0).dataset("train")
+    server.status, server.refusals = "503 Service Unavailable", 0
+
+
+def test_a_worker_that_is_refused_says_the_same(indexed: Place, tmp_path: Path) -> None:
+    loader = module(indexed, tmp_path / "cache", 1).loader("train")
+    indexed.counted.status, indexed.counted.refusals = "403 Forbidden", 1_000
+    with pytest.raises(InputError) as error:
+        list(loader)
+    assert str(error.value).startswith(f"{indexed.root}/{SIZED}/train/")
+    assert "Traceback" not in str(error.value)
+
+
+def test_a_mirror_without_room_says_where(indexed: Place, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file, where a directory should be")
+    with pytest.raises(InputError, match=r"expected to keep what was read of http://.* here, .*set paths.cache_dir"):
+        indexed.open(tmp_path / "cache")
+
+
+def test_a_garden_is_not_planted_in_a_bucket(s3: Place, tmp_path: Path) -> None:
+    data = module(s3, tmp_path, 0)
+    data.prepare = print
+    with pytest.raises(InputError, match=r"set data=tfrecords data\.root=s3://flowers/garden"):
+        data.prepare_data()
+
+
+def test_training_by_the_door(
+    s3: Place, tiny_settings: list[str], tmp_path: Path, door: Callable[..., CompletedProcess[str]]
+) -> None:
+    settings = [setting for setting in tiny_settings if not setting.startswith("data.root")]
+    done = door(
+        "train",
+        *settings,
+        f"data.root={s3.root}",
+        f"data.storage_options={{key: key, secret: secret, client_kwargs: {{endpoint_url: '{s3.counted.url}'}}}}",
+        "trainer.fast_dev_run=true",
+        f"hydra.run.dir={tmp_path / 'run'}",
+        FLOWERS_CACHE=str(tmp_path / "cache"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "cache").rglob("*.present"))

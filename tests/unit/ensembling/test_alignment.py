@@ -1,0 +1,373 @@
+"""Members' rows joined on the id, compared with dictionaries, and what is refused."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from flowers.ensembling.alignment import Joined, check_same_classes, join_test, join_validation
+from flowers.ensembling.members import Member, find_members
+from flowers.errors import InputError
+from flowers.interfaces import NO_LABEL
+from tests.helpers.members import CLASSES, Rows, predicted, write_foreign, write_run
+
+VAL = [predicted(12, seed) for seed in range(3)]
+TEST = [predicted(8, seed, first=100) for seed in range(3)]
+
+
+def run_of(root: Path, name: str, val: Rows, test: Rows | None = None, **provenance: Any) -> str:
+    return write_run(root / name, val, test, **provenance)
+
+
+def members_of(root: Path, vals: list[Rows], tests: list[Rows] | None = None) -> list[Member]:
+    """Members `a`, `b`, ... of these validation and test rows."""
+    tested: list[Rows | None] = [*(tests or [None] * len(vals))]
+    named = zip("abcdef", vals, tested, strict=False)
+    return find_members([run_of(root, name, val, test) for name, val, test in named])
+
+
+def by_id(rows: Rows) -> dict[str, np.ndarray]:
+    """Each id's probabilities, normalised in double precision."""
+    wide = rows.probabilities.astype(np.float64)
+    return dict(zip(rows.ids, wide / wide.sum(1, keepdims=True), strict=True))
+
+
+def assert_joined(joined: Joined, ids: list[str], answers: list[dict[str, np.ndarray]]) -> None:
+    """That the rows are those of `ids`, with what each member's dictionary says of them."""
+    assert joined.ids.to_pylist() == ids
+    expected = np.array([[answer.get(identity, np.zeros(3)) for identity in ids] for answer in answers])
+    there = np.array([[identity in answer for identity in ids] for answer in answers])
+    np.testing.assert_array_equal(joined.there, there)
+    np.testing.assert_allclose(joined.probabilities, expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(joined.probabilities.sum(-1, dtype=np.float64), there, rtol=0, atol=3e-7)
+
+
+def refused_validation(members: list[Member], scratch: Path, *, allow_missing: bool = False) -> str:
+    """The message with which the validation rows are refused."""
+    with pytest.raises(InputError) as caught:
+        join_validation(members, scratch, allow_missing=allow_missing)
+    return str(caught.value)
+
+
+def refused_test(members: list[Member], scratch: Path, *, allow_missing: bool = False) -> str:
+    """The message with which the test rows are refused."""
+    with pytest.raises(InputError) as caught:
+        join_test(members, scratch, allow_missing=allow_missing)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("allow_missing", [False, True])
+def test_rows_in_any_order_are_joined_on_the_id(tmp_path: Path, allow_missing: bool) -> None:
+    members = members_of(
+        tmp_path, [rows.shuffled(seed) for seed, rows in enumerate(VAL)], [rows.shuffled(9) for rows in TEST]
+    )
+    joined = join_validation(members, tmp_path, allow_missing=allow_missing)
+    first = VAL[0].shuffled(0)
+    assert_joined(joined, first.ids, [by_id(rows) for rows in VAL])
+    assert joined.labels.tolist() == first.labels
+    joined = join_test(members, tmp_path, allow_missing=allow_missing)
+    assert_joined(joined, TEST[0].shuffled(9).ids, [by_id(rows) for rows in TEST])
+    assert joined.labels.tolist() == [NO_LABEL] * 8
+
+
+def test_many_rows_are_joined_batch_by_batch(tmp_path: Path) -> None:
+    names = [*CLASSES, "tulip", "thistle"]
+    rows = [predicted(20_000, seed, classes=5).shuffled(seed) for seed in range(2)]
+    members = find_members([write_run(tmp_path / f"{i}", own, own, class_names=names) for i, own in enumerate(rows)])
+    joined = join_validation(members, tmp_path, allow_missing=False)
+    assert_joined(joined, rows[0].ids, [by_id(own) for own in rows])
+    assert joined.labels.tolist() == rows[0].labels
+    assert_joined(join_test(members, tmp_path, allow_missing=False), rows[0].ids, [by_id(own) for own in rows])
+
+
+def test_rows_are_normalised(tmp_path: Path) -> None:
+    coarse = [Rows(rows.ids, rows.labels, rows.probabilities * np.float32(1.0009)) for rows in VAL[:2]]
+    joined = join_validation(members_of(tmp_path, coarse), tmp_path, allow_missing=False)
+    assert_joined(joined, VAL[0].ids, [by_id(rows) for rows in VAL[:2]])
+
+
+def test_a_file_of_another_program_is_joined(tmp_path: Path) -> None:
+    write_foreign(tmp_path / "0_val.parquet", VAL[0])
+    numbered = {"id": pa.array(VAL[0].ids).dictionary_encode(), "label": pa.array(VAL[0].labels, pa.int8())}
+    write_foreign(tmp_path / "1_val.parquet", VAL[1], numbered)
+    joined = join_validation(find_members([str(tmp_path / "*_val.parquet")]), tmp_path, allow_missing=False)
+    assert_joined(joined, VAL[0].ids, [by_id(rows) for rows in VAL[:2]])
+    assert joined.labels.tolist() == VAL[0].labels
+
+
+def fold_runs(root: Path, tests: list[Rows] | None = None, **provenance: Any) -> list[str]:
+    """Three runs on folds of `VAL[1]`, each with all of the test rows."""
+    return [
+        run_of(root, f"fold{fold}", VAL[1].taken(range(fold, 12, 3)), test, folds=3, fold=fold, **provenance)
+        for fold, test in enumerate(tests or TEST)
+    ]
+
+
+def test_folds_are_concatenated_on_validation_and_averaged_on_test(tmp_path: Path) -> None:
+    folds = fold_runs(tmp_path, [TEST[0], TEST[1].shuffled(1), TEST[2].shuffled(2)])
+    members = find_members([*folds, run_of(tmp_path, "single", VAL[0].shuffled(3), TEST[0].shuffled(4))])
+    order = [row for fold in range(3) for row in range(fold, 12, 3)]
+    joined = join_validation(members, tmp_path, allow_missing=False)
+    assert_joined(joined, [VAL[1].ids[row] for row in order], [by_id(VAL[1]), by_id(VAL[0])])
+    assert joined.labels.tolist() == [VAL[1].labels[row] for row in order]
+    mean = {identity: np.mean([by_id(rows)[identity] for rows in TEST], axis=0) for identity in TEST[0].ids}
+    assert_joined(join_test(members, tmp_path, allow_missing=False), TEST[0].ids, [mean, by_id(TEST[0])])
+
+
+def test_missing_validation_rows_are_left_out_if_allowed(tmp_path: Path) -> None:
+    vals = [VAL[0].taken(range(9)), VAL[1].taken(range(2, 12)).shuffled(0), VAL[2].taken([11, 5, 8, 3])]
+    joined = join_validation(members_of(tmp_path, vals), tmp_path, allow_missing=True)
+    assert_joined(joined, [VAL[0].ids[row] for row in (3, 5, 8)], [by_id(rows) for rows in vals])
+    assert joined.labels.tolist() == [VAL[0].labels[row] for row in (3, 5, 8)]
+
+
+def test_members_without_a_common_validation_row_are_refused(tmp_path: Path) -> None:
+    members = members_of(tmp_path, [VAL[0].taken(range(6)), VAL[1].taken(range(6, 12))])
+    message = refused_validation(members, tmp_path, allow_missing=True)
+    assert message == "runs: expected validation images that all members have predicted, found none."
+
+
+@pytest.mark.parametrize("allow_missing", [False, True])
+def test_files_without_rows_are_refused(tmp_path: Path, allow_missing: bool) -> None:
+    members = members_of(tmp_path, [VAL[0].taken([])] * 2, [TEST[0].taken([])] * 2)
+    assert "expected validation images" in refused_validation(members, tmp_path, allow_missing=allow_missing)
+    assert "expected test images" in refused_test(members, tmp_path, allow_missing=allow_missing)
+
+
+def test_a_test_row_that_a_member_lacks_is_zero_and_marked_if_allowed(tmp_path: Path) -> None:
+    tests = [TEST[0].taken([4, 1, 2]), TEST[1].taken([0, 1, 2, 4]), TEST[2].taken([5, 4, 2, 1])]
+    members = members_of(tmp_path, VAL, tests)
+    answers = [by_id(rows) for rows in tests]
+    ids = [TEST[0].ids[row] for row in (4, 1, 2, 0, 5)]
+    assert_joined(join_test(members, tmp_path, allow_missing=True), ids, answers)
+
+
+def test_a_test_row_that_some_folds_lack_is_the_mean_of_the_other_folds(tmp_path: Path) -> None:
+    folds = fold_runs(tmp_path, [TEST[0], TEST[1].taken(range(7)), TEST[2].taken(range(6))])
+    members = find_members([*folds, run_of(tmp_path, "single", VAL[0], TEST[0])])
+    joined = join_test(members, tmp_path, allow_missing=True)
+    own = [by_id(rows) for rows in TEST]
+    mean = {i: np.mean([each[i] for each in own[: 3 if at < 6 else 9 - at - 1]], 0) for at, i in enumerate(own[0])}
+    assert_joined(joined, TEST[0].ids, [mean, own[0]])
+
+
+def test_ids_that_differ_are_refused_with_examples(tmp_path: Path) -> None:
+    other = VAL[1].taken(range(5, 12))
+    strange = Rows([*other.ids[:-1], "stranger"], other.labels, other.probabilities)
+    members = members_of(tmp_path, [VAL[0], strange], [TEST[0].taken([0]), TEST[1].taken([0, 3])])
+    message = refused_validation(members, tmp_path)
+    assert message == (
+        f"{tmp_path / 'b'}: expected the 12 validation ids of {tmp_path / 'a'}, found 6 missing (000000000, 000000001, "
+        "000000002, ...) and 1 that the other lacks (stranger). Predict both from the same data set, or set "
+        "allow_missing=true."
+    )
+    message = refused_test(members, tmp_path)
+    first, second = (f"{tmp_path / name} (predictions/test.parquet)" for name in "ab")
+    assert message.startswith(f"{first}: expected the 2 test ids of {second}, found 1 missing (")
+    assert "(000000067). Predict" in message
+
+
+def test_a_fold_that_lacks_test_ids_is_refused(tmp_path: Path) -> None:
+    members = find_members(fold_runs(tmp_path, [TEST[0], TEST[1].taken(range(6)), TEST[2]]))
+    assert "(fold1/predictions/test.parquet): expected the 8 test ids of" in refused_test(members, tmp_path)
+
+
+@pytest.mark.parametrize("allow_missing", [False, True])
+def test_an_id_twice_is_refused(tmp_path: Path, allow_missing: bool) -> None:
+    rows = VAL[0].taken([*range(12), 3, 4, 3])
+    for name in ("val", "test"):
+        write_foreign(tmp_path / f"{name}.parquet", rows)
+    members = find_members([str(tmp_path / "val.parquet")])
+    found = "more than once: 000000003, 000000004. Predict again"
+    message = refused_validation(members, tmp_path, allow_missing=allow_missing)
+    assert message.startswith(f"{members[0].name}: expected each id once in val.parquet, found 2 {found}")
+    message = refused_test(members, tmp_path, allow_missing=allow_missing)
+    assert message.startswith(f"{members[0].name}: expected each id once in test.parquet, found 2 {found}")
+
+
+def test_an_id_in_two_folds_is_refused(tmp_path: Path) -> None:
+    folds = [run_of(tmp_path, f"{fold}", VAL[0].taken([0, fold + 1]), folds=2, fold=fold) for fold in range(2)]
+    message = refused_validation(find_members(folds), tmp_path)
+    assert message.startswith(f"{folds[0]} + {folds[1]}: expected each id once")
+    assert "found 1 more than once: 000000000" in message
+
+
+@pytest.mark.parametrize("allow_missing", [False, True])
+def test_rows_without_an_id_are_refused(tmp_path: Path, allow_missing: bool) -> None:
+    for name in ("val", "test"):
+        write_foreign(tmp_path / f"{name}.parquet", VAL[0], {"id": [None, *VAL[0].ids[1:]]})
+    members = find_members([str(tmp_path / "val.parquet")])
+    for message in (
+        refused_validation(members, tmp_path, allow_missing=allow_missing),
+        refused_test(members, tmp_path, allow_missing=allow_missing),
+    ):
+        assert "expected an id in each row" in message and "found 1 without" in message
+
+
+@pytest.mark.parametrize(
+    ("others", "found"),
+    [
+        (["rose", "iris", "tulip"], "3; label 2 is 'moon orchid' there, 'tulip' here"),
+        (["iris", "rose", "moon orchid"], "3; label 0 is 'rose' there, 'iris' here"),
+        (["rose", "iris"], "2"),
+        ([*CLASSES, "tulip"], "4"),
+    ],
+)
+def test_other_classes_are_refused(tmp_path: Path, others: list[str], found: str) -> None:
+    first = run_of(tmp_path, "a", VAL[0])
+    second = run_of(tmp_path, "b", predicted(12, 1, classes=len(others)), class_names=others)
+    members = find_members([first, second])
+    message = f"{second}: expected the 3 classes of {first} in their order, found {found}. Only members"
+    with pytest.raises(InputError, match=re.escape(message)):
+        check_same_classes(members)
+    assert message in refused_validation(members, tmp_path)
+    assert message in refused_test(members, tmp_path)
+
+
+NAN, INFINITE = float("nan"), float("inf")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("row", "expected", "example"),
+    [
+        ([0.5, 0.4, 0.0], "probabilities that sum to one", "0000000XX: 0.9"),
+        ([0.0, 0.0, 0.0], "probabilities that sum to one", "0000000XX: 0"),
+        ([3.0, 1.0, -1.0], "probabilities of at least 0", "0000000XX"),
+        ([1.1, 0.0, -0.1], "probabilities of at least 0", "0000000XX"),
+        ([NAN, 0.5, 0.5], "finite numbers as probabilities", "0000000XX"),
+        ([INFINITE, 0.0, 0.0], "finite numbers as probabilities", "0000000XX"),
+        ([INFINITE, -INFINITE, 1.0], "finite numbers as probabilities", "0000000XX"),
+    ],
+)
+def test_rows_that_are_none_of_probabilities_are_refused(
+    tmp_path: Path, row: list[float], expected: str, example: str
+) -> None:
+    members = members_of(tmp_path, VAL[:2], TEST[:2])
+    # As another program could write them: ours refuses numbers that are not finite.
+    write_foreign(members[1].val[0], VAL[1].changed(10, probabilities=row))
+    write_foreign(members[1].test[0], TEST[1].changed(6, probabilities=row))
+    for split, message, number in (
+        ("val", refused_validation(members, tmp_path), "0a"),
+        ("test", refused_test(members, tmp_path), "6a"),
+    ):
+        assert message == (
+            f"{tmp_path / 'b'} (predictions/{split}.parquet): expected {expected} in each row, found 1 row that is "
+            f"otherwise ({example.replace('XX', number)}). Predict again, or leave the member out."
+        )
+
+
+def test_faults_are_counted_over_the_whole_file(tmp_path: Path) -> None:
+    many = predicted(20_000, 0)
+    many.probabilities[8000:8500] *= 2
+    message = refused_validation(members_of(tmp_path, [many]), tmp_path)
+    assert "found 500 rows that are otherwise (000001f40: 2, 000001f41: 2, 000001f42: 2, ...)" in message
+
+
+def test_a_probability_that_is_missing_is_refused(tmp_path: Path) -> None:
+    path = write_foreign(tmp_path / "val.parquet", VAL[0], {"rose": [None, *[0.5] * 11]})
+    message = refused_validation(find_members([str(path)]), tmp_path)
+    assert message.startswith(f"{path}: expected finite numbers as probabilities in each row, found 1 row that")
+
+
+def test_text_in_place_of_a_number_is_refused(tmp_path: Path) -> None:
+    for column, values in (("rose", ["much"] * 12), ("label", ["rose"] * 12), ("label", [0.5] * 12)):
+        path = write_foreign(tmp_path / "val.parquet", VAL[0], {column: values})
+        message = refused_validation(find_members([str(path)]), tmp_path)
+        assert message.startswith(
+            f"{path}: expected ids as text and numbers as labels and probabilities in a whole file, found "
+        )
+
+
+@pytest.mark.parametrize(("label", "found"), [(3, "3"), (-2, "-2"), (None, "none")])
+def test_a_label_that_is_no_class_is_refused(tmp_path: Path, label: int | None, found: str) -> None:
+    labels = [*VAL[1].labels[:11], label]
+    members = members_of(tmp_path, [VAL[0], Rows(VAL[1].ids, labels, VAL[1].probabilities)])
+    message = refused_validation(members, tmp_path)
+    expected = "b (predictions/val.parquet): expected a label from 0 to 2 in each row, found 1 row that is otherwise"
+    assert f"{expected} (00000000b: {found})" in message
+
+
+def test_labels_that_differ_are_refused(tmp_path: Path) -> None:
+    own = VAL[0].labels[7]
+    assert own is not None
+    other = (own + 1) % 3
+    members = members_of(tmp_path, [VAL[0], VAL[1].shuffled(0), VAL[2].changed(7, label=other).shuffled(1)])
+    assert refused_validation(members, tmp_path).startswith(
+        f"{tmp_path / 'c'} (predictions/val.parquet): expected the label of the first member in each row, found 1 row "
+        f"that is otherwise (000000007: {other}, not {own})."
+    )
+
+
+def test_skipped_test_records_are_refused_unless_missing_ones_are_allowed(tmp_path: Path) -> None:
+    runs = [run_of(tmp_path, name, VAL[0], TEST[0], test_skipped=skipped) for name, skipped in (("a", 0), ("b", 4))]
+    members = find_members(runs)
+    message = refused_test(members, tmp_path)
+    assert message.startswith(
+        f"{runs[1]} (predictions/test.parquet): expected every record of the data set, found that 4 had been skipped"
+    )
+    assert_joined(join_test(members, tmp_path, allow_missing=True), TEST[0].ids, [by_id(TEST[0])] * 2)
+
+
+def test_skipped_test_records_of_any_fold_are_refused(tmp_path: Path) -> None:
+    folds = [
+        run_of(tmp_path, f"{fold}", VAL[0].taken([fold]), TEST[0], folds=2, fold=fold, test_skipped=4 * fold)
+        for fold in range(2)
+    ]
+    assert "found that 4 had been skipped" in refused_test(find_members(folds), tmp_path)
+
+
+def test_skipped_validation_records_say_nothing_of_the_test_rows(tmp_path: Path) -> None:
+    run = run_of(tmp_path, "a", VAL[0], skipped=2, weights="same")
+    run_of(tmp_path / "other", "a", VAL[0], TEST[0], weights="same")
+    shutil.copy(tmp_path / "other/a/predictions/test.parquet", tmp_path / "a/predictions/test.parquet")
+    assert_joined(join_test(find_members([run]), tmp_path, allow_missing=False), TEST[0].ids, [by_id(TEST[0])])
+
+
+def test_too_little_room_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = members_of(tmp_path, VAL)
+    usage = namedtuple("usage", "total used free")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    needed = 4 * 3 * 12 * 3
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, needed - 1))
+    message = refused_validation(members, scratch)
+    assert message.startswith(f"{scratch}: expected 0.0 GB of room") and "paths.log_dir=DIR" in message
+    assert list(scratch.iterdir()) == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, needed))
+    assert len(join_validation(members, scratch, allow_missing=False).ids) == 12
+
+
+def test_a_damaged_page_is_refused(tmp_path: Path) -> None:
+    rows = predicted(5_000, 0)
+    path = write_foreign(tmp_path / "val.parquet", rows)
+    whole = path.read_bytes()
+    for place in range(200, len(whole) - 3_000, len(whole) // 40):
+        path.write_bytes(whole[:place] + bytes(40) + whole[place + 40 :])
+        try:
+            joined = join_validation(find_members([str(path)]), tmp_path, allow_missing=False)
+        except InputError as error:
+            assert "val.parquet" in str(error)
+        else:
+            assert len(joined.ids) == 5_000
+
+
+@pytest.mark.parametrize("ids", [[["a"]] * 12, [{"a": 1}] * 12, [b"\xff\xfe"] * 12])
+def test_ids_that_are_no_text_are_refused(tmp_path: Path, ids: list[object]) -> None:
+    path = write_foreign(tmp_path / "val.parquet", VAL[0], {"id": ids})
+    message = refused_validation(find_members([str(path)]), tmp_path)
+    assert message.startswith(f"{path}: expected ids as text")
+
+
+def test_a_member_without_test_rows_is_refused(tmp_path: Path) -> None:
+    members = members_of(tmp_path, VAL[:2], [TEST[0], TEST[1].taken([])])
+    for allow_missing in (False, True):
+        message = refused_test(members, tmp_path, allow_missing=allow_missing)
+        assert message.startswith(f"{tmp_path / 'b'} (predictions/test.parquet): expected test images, found none.")

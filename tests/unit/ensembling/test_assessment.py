@@ -1,0 +1,60 @@
+"""Where the truth is known, the figures that are reported tell it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from flowers.config import Method
+from tests.helpers.simulation import World, assessed, judged_worlds
+
+CLASSES = 12
+
+
+def test_the_interval_holds_the_true_score_and_auto_is_no_worse_than_the_best_member() -> None:
+    worlds = list(judged_worlds(120, CLASSES))
+    assert 0.90 <= np.mean([world.held for world in worlds]) <= 0.99
+    assert 0.90 <= np.mean([world.gain_held for world in worlds]) <= 0.99
+    assert min(world.margin for world in worlds) > -0.01  # a sixth of the interval's width
+    validated = np.mean([world.validated_error for world in worlds])
+    assert abs(validated) < 0.005  # the score to believe; the other flatters
+    assert np.mean([world.fitted_error for world in worlds]) > validated
+
+
+def test_a_blend_of_members_with_errors_of_their_own_gains() -> None:
+    rng = np.random.default_rng(0)
+    found = assessed(*World.random(rng, CLASSES, 4).draw(rng, 2000))
+    assert found.ensemble.gain.low > 0
+    assert found.ensemble.gain.value == pytest.approx(
+        found.ensemble.validated.value - found.members[found.best].macro_f1.value, abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("method", ["weights", "greedy", "stacked"])
+def test_a_copy_adds_nothing_and_a_member_of_its_own_kind_does(method: Method) -> None:
+    rng = np.random.default_rng(1)
+    labels, members = World.random(rng, CLASSES, 2).draw(rng, 3000)
+    found = assessed(labels, np.concatenate([members, members[:1]]), method=method)
+    first, own, copy = (figures.adds or 0.0 for figures in found.members)
+    assert first == pytest.approx(0, abs=0.005)
+    assert copy == pytest.approx(0, abs=0.005)
+    assert own > 0.02
+    truths = members[:, np.arange(len(labels)), labels]
+    np.testing.assert_allclose(found.correlations[0], [1, np.corrcoef(truths)[0, 1], 1], rtol=1e-4)
+
+
+def test_a_single_member_is_all_there_is() -> None:
+    rng = np.random.default_rng(1)
+    single = assessed(*World.random(rng, CLASSES, 1).draw(rng, 300))
+    assert single.members[0].adds is None
+    assert single.members[0].weight == 1
+
+
+def test_a_member_that_guesses_is_weighted_down_and_adds_nothing() -> None:
+    rng = np.random.default_rng(2)
+    labels, members = World.random(rng, CLASSES, 2).draw(rng, 2000)
+    guess = rng.dirichlet(np.ones(CLASSES), 2000).astype(np.float32)
+    found = assessed(labels, np.concatenate([members, guess[None]]), method="weights")
+    assert found.members[2].weight < 0.01
+    assert found.members[2].adds == pytest.approx(0, abs=0.003)
+    assert found.best != 2

@@ -1,0 +1,425 @@
+"""Members to a submission: what is written, and what is left when nothing can be."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from omegaconf import DictConfig, OmegaConf
+from sklearn.metrics import f1_score
+
+from flowers.ensembling.ensemble import Ensemble, ensemble
+from flowers.ensembling.members import find_members
+from flowers.errors import InputError
+from flowers.inference.predictions import read_provenance
+from tests.conftest import ROOT
+from tests.helpers.members import CLASSES, Rows, predicted, write_foreign, write_run
+
+Door = Callable[..., "CompletedProcess[str]"]
+
+VAL = [predicted(60, seed) for seed in range(3)]
+TEST = [predicted(30, seed, first=1000) for seed in range(3)]
+
+
+def settings(output: Path, runs: list[str], **changes: Any) -> DictConfig:
+    """configs/ensemble.yaml with fewer methods and resamples."""
+    config = OmegaConf.load(ROOT / "configs" / "ensemble.yaml")
+    assert isinstance(config, DictConfig)
+    del config["defaults"], config["hydra"]
+    config.paths = {"output_dir": str(output)}
+    config.update({"runs": runs, "methods": ["mean", "weights"], "resamples": 100} | changes)
+    return config
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[str]:
+    """Three runs, the rows of each in an order of its own."""
+    return [
+        write_run(tmp_path / f"run{at}", val.shuffled(at), test.shuffled(at), parameters=10, images_per_second=30.0)
+        for at, (val, test) in enumerate(zip(VAL, TEST, strict=True))
+    ]
+
+
+def probabilities_of(path: Path) -> dict[str, np.ndarray]:
+    """Each id's probabilities."""
+    table = pq.read_table(path)
+    columns = np.stack([table[name].to_numpy() for name in CLASSES], 1)
+    return dict(zip(table["id"].to_pylist(), columns, strict=True))
+
+
+def submitted(directory: Path) -> dict[str, int]:
+    """Each id's label in the submission, of which none is there twice."""
+    rows = list(csv.reader((directory / "submission.csv").open()))
+    assert rows[0] == ["id", "label"]
+    result = {identity: int(label) for identity, label in rows[1:]}
+    assert len(result) == len(rows) - 1
+    return result
+
+
+def summary_of(directory: Path) -> dict[str, Any]:
+    """ensemble.json, which is JSON to any reader: without NaN and Infinity."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} in ensemble.json")
+
+    summary: dict[str, Any] = json.loads((directory / "ensemble.json").read_text(), parse_constant=refuse)
+    return summary
+
+
+def blended_by_hand(directory: Path, runs: list[str], split: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Each id with the weighted mean of its calibrated probabilities, from the figures in ensemble.json."""
+    members = summary_of(directory)["members"]
+    files = [probabilities_of(Path(run) / "predictions" / f"{split}.parquet") for run in runs]
+    for identity in files[0]:
+        total = np.zeros(len(CLASSES))
+        for member, file in zip(members, files, strict=True):
+            scaled = file[identity].astype(np.float64) ** (1 / member["temperature"])
+            total += member["weight"] * scaled / scaled.sum()
+        yield identity, total
+
+
+def left_over(directory: Path) -> list[Path]:
+    """What a run that has ended must not leave."""
+    return [path for path in directory.rglob("*") if path.name.startswith(".joined-") or path.suffix == ".part"]
+
+
+def assert_refused(output: Path, runs: list[str], message: str, **changes: Any) -> None:
+    with pytest.raises(InputError, match=message):
+        ensemble(settings(output, runs, **changes))
+    assert left_over(output) == []
+    for name in ("ensemble.json", "submission.csv", "predictions"):
+        assert not (output / name).exists()
+
+
+def test_everything_is_written(tmp_path: Path, runs: list[str]) -> None:
+    output = tmp_path / "ensemble"
+    result = ensemble(settings(output, runs))
+    names = ("predictions/val.parquet", "predictions/test.parquet", "submission.csv", "ensemble.json")
+    assert result.files == [output / name for name in names]
+    assert sorted(path for path in output.rglob("*") if path.is_file()) == sorted(result.files)
+    assert left_over(output) == []
+    assert result.rows == (60, 30)
+    val = pq.read_table(output / "predictions/val.parquet")
+    assert dict(zip(val["id"].to_pylist(), val["label"].to_pylist(), strict=True)) == dict(
+        zip(VAL[0].ids, VAL[0].labels, strict=True)
+    )
+    test = pq.read_table(output / "predictions/test.parquet")
+    assert sorted(test["id"].to_pylist()) == sorted(TEST[0].ids)
+    assert test["label"].null_count == 30
+    for table in (val, test):
+        assert table.column_names == ["id", "label", *CLASSES]
+        np.testing.assert_allclose(sum(table[name].to_numpy() for name in CLASSES), 1, atol=1e-6)
+    assert submitted(output) == {
+        identity: row.argmax() for identity, row in probabilities_of(output / "predictions/test.parquet").items()
+    }
+
+
+def test_the_summary_tells_what_the_ensemble_is(tmp_path: Path, runs: list[str]) -> None:
+    output = tmp_path / "ensemble"
+    ensemble(settings(output, runs))
+    summary = summary_of(output)
+    assert summary["method"] in summary["methods"]
+    assert summary["chosen_by"] == "cross-validation"
+    assert [member["name"] for member in summary["members"]] == runs
+    for run, member in zip(runs, summary["members"], strict=True):
+        files = [f"{run}/predictions/{split}.parquet" for split in ("val", "test")]
+        assert member["sha256"] == {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files}
+        assert (member["backbone"], member["image_size"], member["parameters"]) == ("resnet18", 224, 10)
+        assert member["macro_f1"]["low"] <= member["macro_f1"]["value"] <= member["macro_f1"]["high"]
+    assert sum(member["weight"] for member in summary["members"]) == pytest.approx(1)
+    assert (summary["validation_rows"], summary["test_rows"]) == (60, 30)
+    assert summary["class_offsets"] is None
+    settings_told = {"folds": 5, "resamples": 100, "seed": 42, "allow_missing": False, "offsets": False}
+    assert summary["settings"] == settings_told | {"runs": runs, "method": "auto", "methods": ["mean", "weights"]}
+    written = ("predictions/val.parquet", "predictions/test.parquet", "submission.csv")
+    digests = {Path(name).name: hashlib.sha256((output / name).read_bytes()).hexdigest() for name in written}
+    assert summary["sha256"] == digests
+
+
+def test_the_members_figures_and_the_ensembles_are_scikit_learns(tmp_path: Path, runs: list[str]) -> None:
+    output = tmp_path / "ensemble"
+    ensemble(settings(output, runs))
+    summary = summary_of(output)
+    scores = [f1_score(rows.labels, rows.probabilities.argmax(1), average="macro") for rows in VAL]
+    assert [member["macro_f1"]["value"] for member in summary["members"]] == pytest.approx(scores, abs=1e-6)
+    assert summary["best_member"] == runs[int(np.argmax(scores))]
+    losses = [-np.log(rows.probabilities[np.arange(60), rows.labels]).mean() for rows in VAL]
+    assert [member["log_loss"] for member in summary["members"]] == pytest.approx(losses, rel=1e-5)
+    val = probabilities_of(output / "predictions/val.parquet")
+    blended = np.stack([val[identity] for identity in VAL[0].ids])
+    score = f1_score(VAL[0].labels, blended.argmax(1), average="macro")
+    assert summary["macro_f1"]["validated"]["value"] == pytest.approx(score, abs=1e-6)
+    assert summary["macro_f1"]["gain"]["value"] == pytest.approx(score - max(scores), abs=1e-6)
+
+
+@pytest.mark.parametrize("method", ["mean", "weights"])
+def test_test_rows_are_blended_as_the_summary_tells(tmp_path: Path, method: str) -> None:
+    skills = (0.5, 1.5, 3.0)
+    runs = [
+        write_run(
+            tmp_path / f"{at}",
+            predicted(200, at, skill=skill),
+            predicted(5000, at, first=1000, skill=skill).shuffled(at),
+        )
+        for at, skill in enumerate(skills)
+    ]
+    output = tmp_path / "ensemble"
+    ensemble(settings(output, runs, method=method))
+    assert summary_of(output)["chosen_by"] == "the user"
+    weights = [member["weight"] for member in summary_of(output)["members"]]
+    assert weights == pytest.approx([1 / 3] * 3) if method == "mean" else weights[2] > 0.6
+    blended = probabilities_of(output / "predictions/test.parquet")
+    answer = dict(blended_by_hand(output, runs, "test"))
+    assert list(blended) == list(answer)
+    np.testing.assert_allclose(list(blended.values()), list(answer.values()), atol=2e-6)
+
+
+def test_validation_rows_are_not_what_the_fit_on_them_says(tmp_path: Path, runs: list[str]) -> None:
+    output = tmp_path / "ensemble"
+    ensemble(settings(output, runs, method="weights"))
+    written = probabilities_of(output / "predictions/val.parquet")
+    fitted = dict(blended_by_hand(output, runs, "val"))
+    distances = [np.abs(written[identity] - row).max() for identity, row in fitted.items()]
+    assert max(distances) > 1e-3
+    assert np.mean(distances) < 0.15
+
+
+def test_an_ensemble_is_a_member_of_another(tmp_path: Path, runs: list[str]) -> None:
+    inner, outer = tmp_path / "inner", tmp_path / "outer"
+    ensemble(settings(inner, runs[:2]))
+    [member] = find_members([str(inner)])
+    assert (member.name, member.title) == (str(inner), "ensemble of 2")
+    assert (member.provenance.parameters, member.provenance.images_per_second) == (20, pytest.approx(15))
+    result = ensemble(settings(outer, [str(inner), runs[2]]))
+    assert [member["name"] for member in summary_of(outer)["members"]] == [str(inner), runs[2]]
+    assert result.rows == (60, 30)
+    assert sorted(submitted(outer)) == sorted(TEST[0].ids)
+    for split in ("val", "test"):
+        assert read_provenance(outer / "predictions" / f"{split}.parquet").split == split
+
+
+def test_an_ensemble_costs_what_the_models_of_all_folds_cost(tmp_path: Path, runs: list[str]) -> None:
+    folds = [
+        write_run(
+            tmp_path / f"fold{fold}",
+            VAL[0].taken(range(fold, 60, 3)),
+            TEST[0],
+            folds=3,
+            fold=fold,
+            parameters=10,
+            images_per_second=30.0,
+        )
+        for fold in range(3)
+    ]
+    ensemble(settings(tmp_path / "ensemble", [*folds, runs[1]]))
+    cost = read_provenance(tmp_path / "ensemble/predictions/test.parquet")
+    assert cost.backbone == "ensemble of 2"
+    assert cost.parameters == 40
+    assert cost.images_per_second == pytest.approx(30 / 4)
+
+
+def test_costs_that_a_member_does_not_tell_are_unknown(tmp_path: Path, runs: list[str]) -> None:
+    write_foreign(tmp_path / "foreign/val.parquet", VAL[1])
+    write_foreign(tmp_path / "foreign/test.parquet", TEST[1])
+    ensemble(settings(tmp_path / "ensemble", [runs[0], str(tmp_path / "foreign/val.parquet")]))
+    cost = read_provenance(tmp_path / "ensemble/predictions/val.parquet")
+    assert (cost.parameters, cost.images_per_second) == (None, None)
+
+
+def test_an_ensemble_of_one_member(tmp_path: Path, runs: list[str]) -> None:
+    output = tmp_path / "ensemble"
+    ensemble(settings(output, runs[:1], method="mean"))
+    [member] = summary_of(output)["members"]
+    assert (member["weight"], member["adds"]) == (1, None)
+    assert summary_of(output)["correlations"] == [[1]]
+    votes = dict(zip(TEST[0].ids, TEST[0].probabilities.argmax(1), strict=True))
+    assert submitted(output) == votes
+
+
+def test_without_test_predictions_there_is_no_submission(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / f"{at}", rows) for at, rows in enumerate(VAL)]
+    output = tmp_path / "ensemble"
+    result = ensemble(settings(output, runs))
+    assert result.rows == (60, 0)
+    assert summary_of(output)["test_rows"] == 0
+    assert sorted(path.name for path in output.rglob("*.*")) == ["ensemble.json", "val.parquet"]
+
+
+def test_test_predictions_of_some_members_only_are_refused(tmp_path: Path, runs: list[str]) -> None:
+    untested = write_run(tmp_path / "untested", VAL[0])
+    message = f"{untested}: expected test predictions, as other members have them, found none beside .*val.parquet"
+    assert_refused(tmp_path / "ensemble", [*runs, untested], message)
+    assert not (tmp_path / "ensemble").exists()
+
+
+def test_a_refusal_leaves_nothing_half_done(tmp_path: Path, runs: list[str]) -> None:
+    fewer_val = write_run(tmp_path / "fewer_val", VAL[0].taken(range(50)), TEST[0])
+    fewer_test = write_run(tmp_path / "fewer_test", VAL[0], TEST[0].taken(range(20)))
+    broken = write_run(tmp_path / "broken", VAL[0], TEST[0].changed(3, probabilities=[2, 2, 2]))
+    assert_refused(tmp_path / "ensemble", [*runs, fewer_val], "expected the 60 validation ids")
+    assert_refused(tmp_path / "ensemble", [*runs, fewer_test], "expected the 30 test ids")
+    assert_refused(tmp_path / "ensemble", [*runs, broken], "expected probabilities that sum to one")
+    ensemble(settings(tmp_path / "ensemble", [*runs, fewer_val, fewer_test], allow_missing=True))
+    assert summary_of(tmp_path / "ensemble")["validation_rows"] == 50
+    assert sorted(submitted(tmp_path / "ensemble")) == sorted(TEST[0].ids)
+
+
+def test_more_folds_than_rows_are_refused(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / f"{at}", rows.taken(range(4))) for at, rows in enumerate(VAL)]
+    assert_refused(tmp_path / "ensemble", runs, "folds=5: expected from 2 to 4, one record a fold")
+    ensemble(settings(tmp_path / "ensemble", runs, folds=4))
+
+
+def test_a_method_that_is_not_compared_is_refused(tmp_path: Path, runs: list[str]) -> None:
+    message = r"method=greedy: expected auto or one of methods=\[mean,weights\]"
+    assert_refused(tmp_path / "ensemble", runs, message, method="greedy")
+
+
+def outputs_of(directory: Path) -> tuple[bytes, dict[str, np.ndarray], dict[str, Any]]:
+    """What depends on the members and the seed."""
+    submission = (directory / "submission.csv").read_bytes()
+    summary = summary_of(directory)
+    del summary["sha256"]  # of files that name the directory
+    return submission, probabilities_of(directory / "predictions/val.parquet"), summary
+
+
+def test_the_seed_decides_everything(tmp_path: Path, runs: list[str]) -> None:
+    for name, seed in (("first", 1), ("again", 1), ("other", 2)):
+        ensemble(settings(tmp_path / name, runs, seed=seed, method="weights", offsets=True))
+    first, again, other = (outputs_of(tmp_path / name) for name in ("first", "again", "other"))
+    assert first[0] == again[0]
+    np.testing.assert_equal(first[1:], again[1:])
+    assert any((first[1][identity] != row).any() for identity, row in other[1].items())
+
+
+def test_the_order_of_the_rows_in_the_first_member_changes_no_probability(tmp_path: Path, runs: list[str]) -> None:
+    ensemble(settings(tmp_path / "first", runs, method="weights"))
+    write_run(tmp_path / "run0", VAL[0].shuffled(5), TEST[0].shuffled(5))
+    ensemble(settings(tmp_path / "again", runs, method="weights"))
+    assert submitted(tmp_path / "first") == submitted(tmp_path / "again")
+    for split in ("val", "test"):
+        first, again = (
+            probabilities_of(tmp_path / name / "predictions" / f"{split}.parquet") for name in ("first", "again")
+        )
+        assert list(first) != list(again)
+        np.testing.assert_allclose([again[identity] for identity in first], list(first.values()), atol=1e-5)
+
+
+def rare(seed: int, first: int, count: int) -> Rows:
+    """Rows of which few are of the last class, and the model knows: it names that class too rarely for macro F1."""
+    rows = predicted(count, seed, first=first, skill=1.0)
+    kept = [row for row, label in enumerate(rows.labels) if label != 2 or row % 8 == 0]
+    tilted = rows.probabilities * np.float32([1, 1, 0.2])
+    rows.probabilities[:] = tilted / tilted.sum(1, keepdims=True)
+    return rows.taken(kept)
+
+
+def test_with_offsets_these_decide_the_submission(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / f"{at}", rare(at, 0, 600), rare(at, 1000, 300)) for at in range(2)]
+    output = tmp_path / "ensemble"
+    result: Ensemble = ensemble(settings(output, runs, offsets=True))
+    offsets = summary_of(output)["class_offsets"]
+    assert list(offsets) == CLASSES
+    assert result.assessment.offsets is not None and np.ptp(result.assessment.offsets) > 0.1
+    factors = np.exp([offsets[name] for name in CLASSES])
+    test = probabilities_of(output / "predictions/test.parquet")
+    votes = {identity: int((row * factors).argmax()) for identity, row in test.items()}
+    assert submitted(output) == votes
+    assert votes != {identity: int(row.argmax()) for identity, row in test.items()}
+
+
+def test_the_command_prints_logs_and_draws(tmp_path: Path, runs: list[str], door: Door) -> None:
+    output = tmp_path / "out"
+    foreign = write_foreign(tmp_path / "f/val.parquet", VAL[0])
+    write_foreign(tmp_path / "f/test.parquet", TEST[0])
+    entries = f'runs=["{tmp_path}/run*","{foreign}"]'
+    done = door("ensemble", entries, "methods=[mean,greedy]", "resamples=100", f"hydra.run.dir={output}")
+    assert done.returncode == 0, done.stderr
+    assert "Members" in done.stdout and "Methods" in done.stdout
+    assert done.stdout.count("resnet18, 224 px") == 3
+    assert "of 60 validation images" in done.stdout
+    summary = summary_of(output)
+    assert f"ensemble: {summary['method']}" in done.stdout
+    for member in summary["members"]:
+        assert f"{member['macro_f1']['value']:.4f}" in done.stdout
+    for name in ("submission.csv", "ensemble.json", "predictions/test.parquet", "report/scores.png"):
+        assert f"Wrote {output / name}" in done.stdout
+        assert (output / name).is_file()
+    assert len(list((output / "wandb").glob("offline-run-*/*.wandb"))) == 1
+    assert left_over(output) == []
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [("method=best", "method=best: expected "), ("folds=2", "folds=2: "), ("offset=true", "offset: no such setting")],
+)
+def test_a_mistake_ends_in_one_line(tmp_path: Path, runs: list[str], door: Door, mistake: str, message: str) -> None:
+    done = door("ensemble", f"runs=[{runs[0]}]", mistake, f"hydra.run.dir={tmp_path / 'out'}")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_what_was_missing_is_told_and_remembered(tmp_path: Path, runs: list[str]) -> None:
+    fewer = write_run(tmp_path / "fewer", VAL[0].taken(range(50)), TEST[0].taken(range(20)), test_skipped=10)
+    ensemble(settings(tmp_path / "inner", [*runs, fewer], allow_missing=True))
+    told = {Path(member["name"]).name: member for member in summary_of(tmp_path / "inner")["members"]}
+    assert [told[name]["validation_rows_left_out"] for name in ("run0", "fewer")] == [10, 0]
+    assert [told[name]["test_rows_missing"] for name in ("run0", "fewer")] == [0, 10]
+    assert read_provenance(tmp_path / "inner/predictions/test.parquet").skipped == 10
+    outer = [str(tmp_path / "inner"), write_run(tmp_path / "other", VAL[1].taken(range(50)), TEST[1])]
+    assert_refused(tmp_path / "outer", outer, "found that 10 had been skipped as unreadable")
+
+
+def test_the_blend_can_be_made_again_from_its_summary(tmp_path: Path, runs: list[str]) -> None:
+    ensemble(settings(tmp_path / "ensemble", runs, methods=["stacked"], method="stacked"))
+    told = summary_of(tmp_path / "ensemble")["blend"]
+    assert told["pool"] == "LogarithmicPool"
+    logits = np.tile(told["bias"], (30, 1))
+    for rows, temperature, exponents in zip(TEST, told["temperatures"], told["exponents"], strict=True):
+        calibrated = rows.probabilities.astype(np.float64) ** (1 / temperature)
+        logits += np.array(exponents) * np.log(calibrated / calibrated.sum(1, keepdims=True))
+    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    found = probabilities_of(tmp_path / "ensemble/predictions/test.parquet")
+    np.testing.assert_allclose([found[identity] for identity in TEST[0].ids], expected, rtol=1e-4)
+
+
+MEASURED = """
+import sys
+from pathlib import Path
+from omegaconf import OmegaConf
+from flowers.ensembling.ensemble import ensemble
+
+ensemble(OmegaConf.load(sys.argv[1]))
+print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process's memory in /proc")
+def test_test_rows_cost_no_memory_for_their_probabilities(tmp_path: Path) -> None:
+    """50,000 rows more of three members with 200 classes, 120 MB of probabilities, within half of that for all else."""
+    names = [f"class {label}" for label in range(200)]
+    peaks = []
+    for count in (10_000, 60_000):
+        directory = tmp_path / str(count)
+        for seed in range(3):
+            val, test = predicted(200, seed, classes=200), predicted(count, seed, classes=200, first=1000)
+            write_run(directory / "runs" / str(seed), val, test, class_names=names)
+        config = settings(directory / "out", [f"{directory}/runs/*"])
+        OmegaConf.save(config, directory / "config.yaml")
+        command = [sys.executable, "-c", MEASURED, str(directory / "config.yaml")]
+        done = subprocess.run(command, cwd=ROOT / "src", capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout))
+    assert peaks[1] - peaks[0] < 60_000, peaks

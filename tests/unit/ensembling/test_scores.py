@@ -1,0 +1,92 @@
+"""Scores are scikit-learn's, and their intervals hold the truth as often as they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from flowers.ensembling.scores import SMALLEST, estimate_gain, estimate_macro_f1, log_loss, macro_f1
+from tests.helpers.simulation import confusion_rows
+
+
+@pytest.mark.parametrize("rows", [1, 7, 500])
+def test_macro_f1_is_scikit_learns(rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    labels, predicted = rng.integers(0, 30, rows), rng.integers(0, 12, rows)  # some classes in one of them, or in none
+    assert macro_f1(labels, predicted, 40) == pytest.approx(
+        sklearn.metrics.f1_score(labels, predicted, average="macro")
+    )
+    assert estimate_macro_f1(labels, predicted, 40, resamples=100, seed=0).value == pytest.approx(
+        macro_f1(labels, predicted, 40), rel=1e-6
+    )
+
+
+def test_log_loss_is_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    labels, probabilities = rng.integers(0, 5, 100), rng.dirichlet(np.ones(5), 100).astype(np.float32)
+    assert log_loss(labels, probabilities) == pytest.approx(
+        sklearn.metrics.log_loss(labels, probabilities, labels=range(5)), rel=1e-5
+    )
+
+
+def test_a_truth_without_probability_costs_much_but_not_infinitely() -> None:
+    assert log_loss(np.array([1]), np.array([[1, 0]], np.float32)) == pytest.approx(-np.log(SMALLEST))
+
+
+@pytest.mark.parametrize(
+    ("classes", "rows", "accuracy"),
+    [(12, 120, 0.95), (12, 240, 0.995), (10, 300, 0.85), (104, 800, 0.9), (104, 800, 0.99)],
+)
+def test_the_interval_holds_the_truth(classes: int, rows: int, accuracy: float) -> None:
+    """Also where classes are rare or all predictions right, which plain percentiles do not stand (0.64 and 0)."""
+    rng = np.random.default_rng(classes + rows)
+    held = []
+    for _ in range(150):
+        labels, predicted, truth = confusion_rows(rng, classes, rows, accuracy)
+        estimate = estimate_macro_f1(labels, predicted, classes, resamples=400, seed=0)
+        held.append(estimate.low <= truth <= estimate.high)
+    assert np.mean(held) >= 0.9
+
+
+def test_the_interval_narrows_with_the_root_of_the_rows() -> None:
+    rng = np.random.default_rng(0)
+    widths = []
+    for rows in (400, 1600, 6400):
+        labels = rng.integers(0, 8, rows)
+        predicted = np.where(rng.random(rows) < 0.8, labels, rng.integers(0, 8, rows))
+        estimate = estimate_macro_f1(labels, predicted, 8, resamples=2000, seed=0)
+        widths.append(estimate.high - estimate.low)
+    assert widths[0] / widths[1] == pytest.approx(2, rel=0.15)
+    assert widths[1] / widths[2] == pytest.approx(2, rel=0.15)
+
+
+def test_a_perfect_score_is_no_certainty() -> None:
+    labels = np.arange(120) % 12
+    estimate = estimate_macro_f1(labels, labels, 12, resamples=1000, seed=0)
+    assert estimate.value == estimate.high == 1
+    assert 1 - 6 / 120 < estimate.low < 1 - 1 / 120  # no error in N rows: up to 3 / N are likely
+
+
+def test_a_gain_is_paired() -> None:
+    """Two predictions that share their errors differ by far less than each of them from the truth."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 2000)
+    reference = np.where(rng.random(2000) < 0.8, labels, 0)
+    better = reference.copy()
+    wrong = np.flatnonzero(reference != labels)[:60]
+    better[wrong] = labels[wrong]
+    gain = estimate_gain(labels, better, reference, 10, resamples=1000, seed=0)
+    alone = estimate_macro_f1(labels, better, 10, resamples=1000, seed=0)
+    assert gain.value == pytest.approx(macro_f1(labels, better, 10) - macro_f1(labels, reference, 10), abs=1e-6)
+    assert 0 < gain.low < gain.value < gain.high
+    assert gain.high - gain.low < (alone.high - alone.low) / 2
+    nothing = estimate_gain(labels, reference, reference, 10, resamples=1000, seed=0)
+    assert nothing.low < nothing.value == 0 < nothing.high
+
+
+def test_a_seed_gives_the_same_interval() -> None:
+    labels = np.arange(50) % 5
+    predicted = np.where(np.arange(50) % 7, labels, 0)
+    intervals = [estimate_macro_f1(labels, predicted, 5, resamples=200, seed=seed) for seed in (0, 0, 1)]
+    assert intervals[0] == intervals[1] != intervals[2]

@@ -1,0 +1,241 @@
+"""Prediction as a user runs it, against the same worked out by hand from the run's model and data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+from sklearn.metrics import f1_score
+from torch import Tensor, nn
+
+from flowers.data.datamodule import FlowersDataModule
+from flowers.ensembling.members import find_members
+from flowers.errors import InputError
+from flowers.inference.evaluate import evaluate
+from flowers.inference.predict import predict
+from flowers.inference.predictions import read_provenance, read_rows
+from flowers.models.classifier import FlowerClassifier
+from flowers.training.runs import Run
+from tests.conftest import damage_first_record
+
+Door = Callable[..., "CompletedProcess[str]"]
+Views = Callable[[Tensor], list[Tensor]]
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Run:
+    """A copy of the trained run, to write into."""
+    shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("predictions", "submission.csv"))
+    return Run(tmp_path / "run")
+
+
+def loaded(run: Run) -> tuple[FlowersDataModule, FlowerClassifier]:
+    datamodule, model = run.load({"num_workers": 0, "batch_size": 24})
+    return datamodule, model.eval().requires_grad_(False)
+
+
+def by_hand(run: Run, views: Views) -> NDArray[np.float32]:
+    """The mean probabilities of the views of each test picture, `[N, K]`."""
+    datamodule, model = loaded(run)
+    means = [
+        torch.stack([model(view).softmax(1) for view in views(batch["image"])]).mean(0)[batch["valid"]]
+        for batch in datamodule.loader("test")
+    ]
+    return torch.cat(means).numpy()
+
+
+def predicted(run: Run, door: Door, *settings: str) -> NDArray[np.float32]:
+    """What the command writes of each test picture, `[N, K]`."""
+    done = door("predict", f"run={run.directory}", "trainer=cpu", *settings)
+    assert done.returncode == 0, done.stderr
+    path = run.predictions("test")
+    return np.concatenate([part.probabilities for part in read_rows(path, read_provenance(path).class_names)])
+
+
+def test_flips_are_averaged_with_the_pictures_as_they_are(run: Run, door: Door) -> None:
+    found = predicted(run, door, "tta.symmetries=flip")
+    expected = by_hand(run, lambda images: [images, torch.from_numpy(images.numpy()[:, :, ::-1].copy())])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(found - by_hand(run, lambda images: [images])).max() > 1e-4  # what would be seen
+
+    provenance, config = read_provenance(run.predictions("test")), OmegaConf.load(run.config_path)
+    assert (provenance.run, provenance.split, provenance.image_size) == (str(run.directory), "test", 192)
+    assert (provenance.tta, provenance.backbone) == ("flip", config.model.backbone)
+    weights = torch.load(run.best, weights_only=True)["state_dict"]
+    learnt = [name for name, _ in loaded(run)[1].named_parameters()]
+    assert provenance.parameters == sum(weights[name].numel() for name in learnt) > 0
+    assert provenance.images_per_second is not None and provenance.images_per_second > 0
+    assert (provenance.trained_on, provenance.folds, provenance.fold) == ("train", None, None)
+    assert provenance.recipe == run.recipe()
+    assert provenance.skipped == 0
+
+
+def test_five_crops_at_another_size(run: Run, door: Door) -> None:
+    def views(images: Tensor) -> list[Tensor]:
+        crops = [images[:, top : top + 56, left : left + 56] for top, left in ((0, 0), (0, 8), (8, 0), (8, 8), (4, 4))]
+        pixels = [crop.permute(0, 3, 1, 2).float() for crop in crops]
+        resized = [nn.functional.interpolate(each, (48, 48), mode="bilinear", antialias=True) for each in pixels]
+        return [each.permute(0, 2, 3, 1) for each in resized]
+
+    found = predicted(run, door, "tta.five_crops=true", "tta.sizes=[48]")
+    np.testing.assert_allclose(found, by_hand(run, views), atol=1e-5)
+    assert read_provenance(run.predictions("test")).tta == "five crops, 48 px"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("tta.symmetries=diagonal", "tta.symmetries=diagonal: expected 'none', 'flip', 'flips' or 'all'"),
+        ("tta.sizes=[7]", "tta.sizes: expected sides from 32 to 256 pixels, four times what is resized, found 7."),
+    ],
+)
+def test_views_that_cannot_be_are_refused(run: Run, door: Door, setting: str, message: str) -> None:
+    done = door("predict", f"run={run.directory}", "trainer=cpu", setting)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr + done.stdout
+    errors = [line for line in done.stderr.splitlines() if "error" in line]
+    assert len(errors) == 1 and errors[0].startswith(f"error: {message}")
+    assert not run.predictions("test").parent.exists() and not run.submission.exists()
+
+
+def test_records_that_cannot_be_read_are_counted(run: Run, garden: Path, door: Door, tmp_path: Path) -> None:
+    root = tmp_path / "damaged"
+    damage_first_record(garden, root, "test")
+    found = predicted(run, door, f"data.root={root}", "data.on_bad_record=skip")
+    assert len(found) == 71
+    assert read_provenance(run.predictions("test")).skipped == 1
+
+
+TRAINER = {"_target_": "lightning.Trainer", "accelerator": "cpu", "devices": 1, "fast_dev_run": False}
+
+
+def asked(run: Run, **settings: Any) -> DictConfig:
+    """What `predict` and `evaluate` are asked, in this process."""
+    data = {"root": None, "num_workers": 0, "batch_size": 24}
+    values = {"run": str(run.directory), "split": "test", "data": data, "trainer": TRAINER, "tta": TTA, "trust": False}
+    return OmegaConf.merge(values, settings)  # type: ignore[return-value]
+
+
+TTA = {"_target_": "flowers.inference.tta.TTA"}
+
+
+def change_config(run: Run, **values: Any) -> None:
+    config = OmegaConf.load(run.config_path)
+    for key, value in values.items():
+        OmegaConf.update(config, key.replace("__", "."), value, force_add=True)
+    OmegaConf.save(config, run.config_path)
+
+
+@pytest.mark.parametrize("command", [predict, evaluate])
+def test_folds_of_another_data_set_are_refused(run: Run, tmp_path: Path, command: Callable[[DictConfig], Any]) -> None:
+    change_config(run, data__folds=5, data__fold=0)
+    with pytest.raises(InputError, match="expected the data set that the run was trained in folds of"):
+        command(asked(run, split="val", data={"root": str(tmp_path)}))
+
+
+@pytest.mark.parametrize("limit", [1, 0.5, 0])
+def test_a_part_of_a_split_never_replaces_the_whole(run: Run, limit: float) -> None:
+    predict(asked(run))
+    files = {path: path.read_bytes() for path in (run.predictions("test"), run.submission)}
+    assert files[run.submission].count(b"\n") == 73
+    with pytest.raises(InputError, match=f"trainer.limit_predict_batches={limit}: "):
+        predict(asked(run, trainer={"limit_predict_batches": limit}))
+    assert {path: path.read_bytes() for path in files} == files
+    predict(asked(run, trainer={"limit_predict_batches": 1.0}))
+    assert {path: path.read_bytes() for path in files if path.suffix == ".csv"} == {
+        path: content for path, content in files.items() if path.suffix == ".csv"
+    }
+
+
+def test_predictions_that_are_not_finite_are_refused(run: Run, door: Door) -> None:
+    checkpoint = torch.load(run.best, weights_only=True)
+    checkpoint["state_dict"]["backbone.classifier.bias"][3] = float("nan")
+    torch.save(checkpoint, run.best)
+    done = door("predict", f"run={run.directory}", "trainer=cpu", "data.num_workers=0")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: id ") and "NaN" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert not run.submission.exists() and list(run.predictions("test").parent.iterdir()) == []
+
+
+def test_predictions_record_the_weights_that_they_are_of(run: Run) -> None:
+    for split in ("val", "test"):
+        predict(asked(run, split=split))
+    val, test = (read_provenance(run.predictions(split)).weights for split in ("val", "test"))
+    assert val == test and len(val) == 64
+    checkpoint = torch.load(run.best, weights_only=True)
+    torch.save(dict(reversed(checkpoint.items())) | {"global_step": 7}, run.best)  # another file with the same weights
+    predict(asked(run))
+    assert read_provenance(run.predictions("test")).weights == val
+    checkpoint["state_dict"]["backbone.classifier.bias"][3] += 0.1  # another epoch's
+    torch.save(checkpoint, run.best)
+    predict(asked(run))
+    assert read_provenance(run.predictions("test")).weights != val
+    with pytest.raises(InputError, match=r"test\.parquet: expected the weights of the validation predictions"):
+        find_members([str(run.directory)])
+
+
+def test_metrics_that_are_not_finite_are_null_in_json(run: Run) -> None:
+    run.write_metrics({"val/loss": float("nan"), "train/loss": float("inf"), "val/accuracy": 0.5})
+    text = run.metrics_path.read_text()
+    assert json.loads(text) == {"val/loss": None, "train/loss": None, "val/accuracy": 0.5}
+    assert "NaN" not in text and "Infinity" not in text
+
+
+def test_a_run_with_an_average_predicts_with_it(tiny_settings: list[str], door: Door, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    done = door("train", *tiny_settings, "callbacks=ema", "logger=csv", f"hydra.run.dir={run.directory}")
+    assert done.returncode == 0, done.stderr
+    done = door("predict", f"run={run.directory}", "split=val", "trainer=cpu")
+    assert done.returncode == 0, done.stderr
+    (part,) = read_rows(run.predictions("val"), read_provenance(run.predictions("val")).class_names)
+    score = f1_score(part.labels, part.probabilities.argmax(1), average="macro")
+    assert score == pytest.approx(json.loads(run.metrics_path.read_text())["val/macro_f1"], abs=1e-5)
+
+    datamodule, model = loaded(run)
+    batch = next(iter(datamodule.loader("val")))
+    found = part.probabilities[:24]
+    np.testing.assert_allclose(found, model(batch["image"]).softmax(1).numpy(), atol=1e-5)
+    model.load_state_dict(torch.load(run.best, weights_only=True)["ema"]["weights"], strict=False)
+    assert np.abs(found - model(batch["image"]).softmax(1).numpy()).max() > 1e-4  # the weights that are averaged
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "same"),
+    [
+        ("data.fold", 3, True),
+        ("paths.data_dir", "/elsewhere", True),
+        ("paths.output_dir", "/elsewhere", True),
+        ("tags", ["another"], True),
+        ("callbacks.progress_bar", None, True),
+        ("data.folds", 7, False),
+        ("model.backbone", "resnet18", False),
+        ("optimizer.lr", 0.5, False),
+        ("seed", 43, False),
+        ("callbacks.ema", {"_target_": "flowers.training.ema.EMA", "decay": 0.9}, False),
+        ("callbacks.model_checkpoint.monitor", "val/loss", False),
+    ],
+)
+def test_siblings_have_the_same_recipe_and_others_another(
+    trained: Path, tmp_path: Path, key: str, value: Any, same: bool
+) -> None:
+    config = OmegaConf.load(trained / "config.yaml")
+    OmegaConf.update(config, "data.folds", 5)
+    OmegaConf.update(config, "data.fold", 0)
+    (tmp_path / "other").mkdir()
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    OmegaConf.update(config, key, value, merge=False)
+    OmegaConf.save(config, tmp_path / "other" / "config.yaml")
+    assert (Run(tmp_path).recipe() == Run(tmp_path / "other").recipe()) == same

@@ -1,0 +1,175 @@
+"""The predictions file and the submission made of it."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from flowers.errors import InputError
+from flowers.inference import submission
+from flowers.inference.predictions import PredictionsWriter, Provenance, read_ids, read_provenance, read_rows
+from flowers.inference.submission import write_submission
+
+PROVENANCE = Provenance("logs/run", "test", 192, "none", ["rose", "iris", "moon orchid"])
+
+
+def written(path: Path, rows: int) -> np.ndarray:
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(3), rows).astype(np.float32)
+    with PredictionsWriter(path, PROVENANCE.class_names) as writer:
+        for start in range(0, rows, 4):
+            part = probabilities[start : start + 4]
+            ids = [f"{start + row:09x}" for row in range(len(part))]
+            writer.write(ids, [None] * len(part), part)
+        writer.finish(PROVENANCE)
+        assert writer.count == rows
+    return probabilities
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "predictions" / "test.parquet"
+    probabilities = written(path, 10)
+    table = pq.read_table(path)
+    assert table.column_names == ["id", "label", "rose", "iris", "moon orchid"]
+    assert table["id"].to_pylist() == [f"{row:09x}" for row in range(10)]
+    assert table["label"].null_count == 10
+    np.testing.assert_array_equal(
+        np.stack([table[name].to_numpy() for name in PROVENANCE.class_names], 1), probabilities
+    )
+    assert read_provenance(path) == PROVENANCE
+
+
+def test_rows_come_in_few_parts_in_their_order_however_small_the_batches(tmp_path: Path) -> None:
+    """Each part has some words on every column in memory, and in the file's metadata."""
+    path = tmp_path / "test.parquet"
+    probabilities = written(path, 9999)
+    parts = list(read_rows(path, PROVENANCE.class_names))
+    np.testing.assert_array_equal(np.concatenate([part.probabilities for part in parts]), probabilities)
+    assert read_ids(path).to_pylist() == [f"{row:09x}" for row in range(9999)]
+    assert pq.read_metadata(path).num_row_groups <= 3
+
+
+def test_what_was_given_may_be_overwritten(tmp_path: Path) -> None:
+    batch = np.array([[0.5, 0.25, 0.25], [0, 1, 0]], np.float32, order="F")  # whose columns could be taken as they lie
+    expected = []
+    with PredictionsWriter(tmp_path / "test.parquet", PROVENANCE.class_names) as writer:
+        for identity in "abc":
+            writer.write([identity, identity * 2], [None] * 2, batch)
+            expected.append(batch.copy())
+            batch[:] = batch[:, [1, 2, 0]]
+        writer.finish(PROVENANCE)
+    (part,) = read_rows(tmp_path / "test.parquet", PROVENANCE.class_names)
+    np.testing.assert_array_equal(part.probabilities, np.concatenate(expected))
+
+
+def test_a_submission_has_each_id_once_with_its_most_probable_class(tmp_path: Path) -> None:
+    probabilities = written(tmp_path / "test.parquet", 10)
+    assert write_submission(tmp_path / "test.parquet", tmp_path / "submission.csv") == 10
+    rows = list(csv.reader((tmp_path / "submission.csv").open()))
+    assert rows[0] == ["id", "label"]
+    assert rows[1:] == [[f"{row:09x}", str(label)] for row, label in enumerate(probabilities.argmax(1))]
+
+
+def test_an_id_twice_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "test.parquet"
+    writing = PredictionsWriter(path, PROVENANCE.class_names)
+    with pytest.raises(InputError, match="id a: expected each id once"), writing as writer:
+        writer.write(["a", "b", "a"], [None] * 3, np.ones((3, 3), np.float32) / 3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
+    path, batch = tmp_path / "test.parquet", np.full((1, 3), 1 / 3, np.float32)
+    with PredictionsWriter(path, PROVENANCE.class_names) as one:
+        one.write(["a"], [None], batch)
+        with PredictionsWriter(path, PROVENANCE.class_names) as other:
+            other.write(["b"], [None], batch)
+        assert read_ids(path).to_pylist() == ["b"]
+    assert read_ids(path).to_pylist() == ["a"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    writing = PredictionsWriter(tmp_path / "test.parquet", PROVENANCE.class_names)
+    with pytest.raises(OSError, match="No space left"), writing as writer:
+        writer.write(["a"], [None], np.full((1, 3), 1 / 3, np.float32))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_submission_that_cannot_be_finished_leaves_the_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "test.parquet", 10)
+    (tmp_path / "submission.csv").write_text("earlier")
+    monkeypatch.setattr(submission, "read_rows", lambda *_: iter([None]))
+    with pytest.raises(AttributeError):
+        write_submission(tmp_path / "test.parquet", tmp_path / "submission.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["submission.csv", "test.parquet"]
+    assert (tmp_path / "submission.csv").read_text() == "earlier"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_probability_that_is_not_finite_is_refused_and_leaves_what_was_there(tmp_path: Path, value: float) -> None:
+    path = tmp_path / "test.parquet"
+    written(path, 4)
+    before = path.read_bytes()
+    batch = np.ones((2, 3), np.float32) / 3
+    batch[1, 2] = value
+    with pytest.raises(InputError, match="id b: "), PredictionsWriter(path, PROVENANCE.class_names) as writer:
+        writer.write(["a", "b"], [None] * 2, batch)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "text.parquet").write_text("no parquet")
+    for name in ("text.parquet", "nowhere.parquet"):
+        with pytest.raises(InputError, match=f"{name}: expected a predictions file"):
+            read_provenance(tmp_path / name)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from typing import Any
+import numpy as np
+from flowers.inference import submission
+from flowers.inference.predictions import PredictionsWriter, Provenance
+
+ROWS, BATCH, CLASSES = 200_000, 64, [f"class {label}" for label in range(104)]
+
+def resident():
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1])
+
+probabilities = np.random.default_rng(0).random((BATCH, len(CLASSES)), np.float32)
+with PredictionsWriter(Path(sys.argv[1]), CLASSES) as writer:
+    for start in range(0, ROWS, BATCH):
+        writer.write([f"{row:09x}" for row in range(start, start + BATCH)], [None] * BATCH, probabilities)
+        if start in (0, ROWS - BATCH):
+            print(resident())
+    writer.finish(Provenance("logs/run", "test", 192, "none", CLASSES))
+print(resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of processes in /proc")
+def test_writing_takes_no_more_memory_than_the_ids_and_some_rows(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "test.parquet")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    first, *others = (int(line) for line in done.stdout.split())
+    assert len(others) == 2
+    assert max(others) < first + 55_000, "the ids take about 25,000 KiB, all rows 81,000"

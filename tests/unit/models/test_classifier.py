@@ -1,0 +1,107 @@
+"""The LightningModule: input without a copy, masks, mixing that repeats."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
+
+from flowers.errors import InputError
+from flowers.interfaces import Batch
+from flowers.models.backbone import create_backbone
+from flowers.models.classifier import FlowerClassifier, _parameter_groups
+from flowers.training.schedules import warmup_decay
+
+NAMES = ["a", "b", "c"]
+
+
+def batch_of(size: int, valid: list[bool] | None = None) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    return Batch(
+        image=torch.randint(0, 256, (size, 64, 64, 3), dtype=torch.uint8, generator=generator),
+        label=torch.arange(size) % 3,
+        id=[str(row) for row in range(size)],
+        valid=torch.tensor(valid or [True] * size),
+        skipped=[],
+    )
+
+
+def classifier(**settings: float) -> FlowerClassifier:
+    torch.manual_seed(0)
+    return FlowerClassifier(NAMES, "test_efficientnet", **settings)  # type: ignore[arg-type]
+
+
+def test_images_become_channels_last_input_in_the_backbones_range() -> None:
+    model = classifier()
+    image = batch_of(2)["image"]
+    assert image.permute(0, 3, 1, 2).data_ptr() == image.data_ptr()
+    ready = model._normalise(image)
+    assert ready.is_contiguous(memory_format=torch.channels_last)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # ImageNet's
+    expected = ((image / 255 - mean) / std).permute(0, 3, 1, 2)
+    torch.testing.assert_close(ready, expected)
+
+
+def test_rows_that_are_not_valid_do_not_reach_loss_or_figures() -> None:
+    model = classifier(label_smoothing=0.1).eval()  # batch norm would mix rows
+    full, padded = batch_of(3), batch_of(4, [True, True, True, False])
+    padded["image"][:3], padded["image"][3] = full["image"], 255
+    figures = []
+    for batch in (full, padded):
+        model.validation_step(batch, 0)
+        figures.append({name: float(value) for name, value in model._metrics("val").compute().items()})
+        model._metrics("val").reset()
+    assert figures[0] == pytest.approx(figures[1], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("key", "optimizer", "scheduler"),
+    [
+        ("optimizer", {"betas": 3}, {"step_size": 1}),
+        ("optimizer", {"momentum": 0.9}, {"step_size": 1}),
+        ("optimizer", {"eps": -1.0}, {"step_size": 1}),
+        ("scheduler", {}, {"step_size": 1, "warmup_epochs": 2}),
+        ("scheduler", {}, {}),
+    ],
+)
+def test_settings_that_an_optimizer_or_a_schedule_does_not_take_are_refused(
+    key: str, optimizer: dict[str, float], scheduler: dict[str, float]
+) -> None:
+    model = classifier()
+    model._optimizer = functools.partial(torch.optim.AdamW, **optimizer)  # type: ignore[arg-type]
+    model._scheduler = functools.partial(StepLR, **scheduler)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=f"{key}: .*{'AdamW' if key == 'optimizer' else 'StepLR'}"):
+        model.configure_optimizers()
+
+
+def test_a_schedule_that_follows_a_metric_is_refused() -> None:
+    model = classifier()
+    model._optimizer, model._scheduler = torch.optim.AdamW, ReduceLROnPlateau  # type: ignore[assignment]
+    with pytest.raises(InputError, match=r"scheduler._target_: .*ReduceLROnPlateau"):
+        model.configure_optimizers()
+
+
+def test_weight_decay_spares_biases_and_normalisation() -> None:
+    model = classifier()
+    model._optimizer = functools.partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1)
+    model._scheduler = functools.partial(
+        warmup_decay, steps_per_epoch=1, epochs=3, warmup_epochs=1, start=0.1, decay=0.8
+    )
+    optimizer = model.configure_optimizers()["optimizer"]  # type: ignore[index, call-overload]
+    decayed, spared = optimizer.param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+    assert {parameter.ndim for parameter in spared["params"]} == {1}
+    names = {id(parameter): name for name, parameter in model.backbone.named_parameters()}
+    order = [name for name, parameter in model.backbone.named_parameters() if parameter.ndim > 1]
+    assert [names[id(parameter)] for parameter in decayed["params"]] == order
+    assert len(decayed["params"]) + len(spared["params"]) == len(list(model.parameters()))
+
+
+def test_weight_decay_spares_what_a_model_names_itself() -> None:
+    backbone = create_backbone("test_vit", 3, False)
+    decayed, spared = _parameter_groups(backbone)
+    names = {id(parameter): name for name, parameter in backbone.named_parameters()}
+    assert {"pos_embed", "cls_token"} <= {names[id(parameter)] for parameter in spared["params"]}
+    assert all(names[id(parameter)].endswith(".weight") for parameter in decayed["params"])

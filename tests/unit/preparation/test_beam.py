@@ -1,0 +1,68 @@
+"""The Beam pipeline, on the runner that executes it in this process.
+
+`DirectRunner` itself first looks for a program called Prism, and downloads it; `FnApiRunner` is what it is otherwise.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+from upath import UPath
+
+from flowers.errors import BadRecord, InputError
+from flowers.preparation.beam import run_on_beam
+from flowers.preparation.folder import prepare_folder
+from tests.conftest import Door
+from tests.unit.preparation.conftest import SETTINGS, tree
+
+
+def test_beam_writes_the_same_bytes(photographs: Path, prepared: Path, door: Door, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    done = door(
+        "prepare", "folder", f"source={photographs}", f"output={output}", "sizes=[48,64]", "runner=FnApiRunner",
+        "runner_options=['--direct_num_workers=1']",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert tree(output) == tree(prepared)
+
+
+def test_from_and_to_urls_the_same_bytes(photographs: Path, prepared: Path, tmp_path: Path) -> None:
+    source, output = UPath("memory://test-beam/photographs"), UPath("memory://test-beam/output")
+    for path in photographs.rglob("*.jpg"):
+        there = source / path.relative_to(photographs).as_posix()
+        there.parent.mkdir(parents=True, exist_ok=True)
+        there.write_bytes(path.read_bytes())
+    prepare_folder(str(source), str(output), SETTINGS, partial(run_on_beam, "FnApiRunner", []))
+    written = {path.removeprefix(f"{output.path}/"): output.fs.cat(path) for path in output.fs.find(output.path)}
+    assert written == tree(prepared)
+
+
+def refuse(task: int) -> int:
+    raise (InputError if task else BadRecord)(f"shard {task}: expected a record, found none. Write it again.")
+
+
+@pytest.mark.parametrize("task", [0, 1])
+def test_a_tasks_message_comes_through(task: int) -> None:
+    with pytest.raises(InputError) as raised:
+        run_on_beam("FnApiRunner", [], refuse, [task], "Refusing", 1)
+    assert str(raised.value) == f"shard {task}: expected a record, found none. Write it again."
+
+
+def test_our_own_mistakes_keep_their_traceback() -> None:
+    with pytest.raises(Exception, match="modulo by zero") as raised:
+        run_on_beam("FnApiRunner", [], lambda task: 1 // task, [0], "Dividing", 1)
+    assert not isinstance(raised.value, InputError)
+
+
+def test_an_unknown_runner_is_refused() -> None:
+    with pytest.raises(InputError, match="runner=Nonsense: expected a runner that Beam has"):
+        run_on_beam("Nonsense", [], refuse, [1], "Refusing", 1)
+
+
+def test_without_beam_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    with pytest.raises(InputError, match=r"pip install -e '\.\[beam\]'"):
+        run_on_beam("DirectRunner", [], refuse, [1], "Refusing", 1)

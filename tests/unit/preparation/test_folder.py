@@ -1,0 +1,549 @@
+"""Photographs to shards, end to end: what the shards hold, restarts, refusals, the command as a user runs it."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import simplejpeg
+from upath import UPath
+
+from flowers.data.dataset import FlowersDataset, open_splits
+from flowers.data.layout import SPLITS, find_shards, read_class_names
+from flowers.data.transforms import SeededTransform
+from flowers.errors import UNWRITABLE, InputError
+from flowers.preparation import folder
+from flowers.preparation.folder import prepare_folder
+from flowers.preparation.images import decode, square_jpeg
+from flowers.preparation.manifest import PlannedImage
+from flowers.preparation.runner import run_on_processes
+from flowers.preparation.tables import read_table
+from tests.conftest import ROOT, Door
+from tests.unit.preparation.conftest import SETTINGS, class_folders, file_of, one_by_one, picture, tree
+
+
+def manifest(output: Path) -> list[PlannedImage]:
+    return read_table(UPath(output) / "manifest.csv", PlannedImage)
+
+
+def dataset(output: Path, split: Any, size: int) -> FlowersDataset:
+    reader, faults = open_splits(output, [split], size, "stop", output.parent / "cache")
+    assert faults == []
+    return FlowersDataset(
+        reader,
+        image_size=size,
+        class_names=read_class_names(output),
+        labelled=split != "test",
+        transform=SeededTransform([], seed=0),
+        on_bad_record="stop",
+    )
+
+
+@pytest.mark.parametrize("size", SETTINGS.sizes)
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_projects_reader_finds_what_the_manifest_says(
+    photographs: Path, prepared: Path, split: str, size: int
+) -> None:
+    data = dataset(prepared, split, size)
+    rows = [row for row in manifest(prepared) if row.split == split]
+    records = [data.record(number) for number in range(len(data))]
+    assert [record.id for record in records] == [row.id for row in rows]
+    names = read_class_names(prepared)
+    assert [record.label for record in records] == [None if split == "test" else names.index(row.label) for row in rows]
+    for number in (0, len(rows) - 1):
+        original = (photographs / rows[number].path).read_bytes()
+        expected = simplejpeg.decode_jpeg(square_jpeg(decode(original, 10_000), size), colorspace="RGB")
+        np.testing.assert_array_equal(data[number].image, expected)
+
+
+def test_nothing_is_lost_and_nothing_is_twice(photographs: Path, prepared: Path) -> None:
+    rows = manifest(prepared)
+    assert sorted(row.path for row in rows) == sorted(
+        path.relative_to(photographs).as_posix() for path in photographs.rglob("*.jpg")
+    )
+    assert all(row.path.startswith(f"{row.label}/") for row in rows)
+    assert all(row.sha256 == hashlib.sha256((photographs / row.path).read_bytes()).hexdigest() for row in rows)
+    assert read_class_names(prepared) == ["rose", "wild daisy", "Ähre"]
+    counts = Counter((row.label, row.split) for row in rows)
+    assert [counts["rose", split] for split in SPLITS] == [84, 18, 18]
+    assert [counts["wild daisy", split] for split in SPLITS] == [42, 9, 9]
+    assert [counts["Ähre", split] for split in SPLITS] == [14, 3, 3]
+    names = {path.relative_to(prepared).as_posix() for path in prepared.glob("*/*/*") if path.suffix != ".tfindex"}
+    assert names == {
+        f"tfrecords-jpeg-{size}x{size}/{split}/{number:02d}-{size}x{size}-{count}.tfrec"
+        for size in SETTINGS.sizes
+        for split, sizes in {"train": (35, 35, 35, 35), "val": (30,), "test": (30,)}.items()
+        for number, count in enumerate(sizes)
+    }
+
+
+def test_processes_write_the_same_bytes(photographs: Path, prepared: Path, tmp_path: Path) -> None:
+    prepare_folder(str(photographs), str(tmp_path / "output"), SETTINGS, run_on_processes)
+    assert tree(tmp_path / "output") == tree(prepared)
+
+
+def test_a_csv_of_the_same_photographs_gives_the_same_set(photographs: Path, prepared: Path, tmp_path: Path) -> None:
+    root = tmp_path / "with a list"
+    shutil.copytree(photographs, root)
+    lines = [f"{path.relative_to(root).as_posix()},{path.parent.name}" for path in root.rglob("*.jpg")]
+    (root / "list.csv").write_text("path,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    prepare_folder(str(root / "list.csv"), str(root / "output"), SETTINGS, one_by_one)  # beside it: nothing lists it
+    assert tree(root / "output") == tree(prepared)
+
+
+class Stopped(Exception):
+    """In place of a kill, between two tasks."""
+
+
+@pytest.mark.parametrize("stop", range(8))
+def test_stopped_between_any_two_tasks_it_goes_on(photographs: Path, prepared: Path, tmp_path: Path, stop: int) -> None:
+    done: list[str] = []
+
+    def limited(limit: int) -> Callable[..., None]:
+        def spread(work: Callable[[Any], int], tasks: Sequence[Any], description: str, total: int) -> None:
+            for task in tasks:
+                if len(done) >= limit:
+                    raise Stopped
+                done.append(f"{description} {hashlib.sha256(repr(task).encode()).hexdigest()}")
+                work(task)
+
+        return spread
+
+    output = tmp_path / "output"
+    with pytest.raises(Stopped):
+        prepare_folder(str(photographs), str(output), SETTINGS, limited(stop))
+    assert not (output / "manifest.csv").exists()
+    prepare_folder(str(photographs), str(output), SETTINGS, limited(99))
+    assert tree(output) == tree(prepared)
+    # Two parts to scan (the 72 beyond the first part are cut anew if it is not there), six shards to write.
+    assert len(done) == len(set(done)) == 8
+
+
+@pytest.mark.parametrize("protocol", ["", "memory://test-stopped"])
+def test_stopped_before_its_end_it_is_no_data_set(photographs: Path, tmp_path: Path, protocol: str) -> None:
+    output = UPath(f"{protocol}{tmp_path}/output")
+
+    def some(work: Callable[[Any], int], tasks: Sequence[Any], description: str, total: int) -> None:
+        for task in tasks if description == "Scanning" else tasks[:4]:  # train is whole, val and test are missing
+            work(task)
+        if description == "Writing":
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        prepare_folder(str(photographs), str(output), SETTINGS, some)
+    assert (output / "classes.txt").read_text("utf-8").splitlines() == ["rose", "wild daisy", "Ähre"]
+    for opens in (lambda: find_shards(output, "train", 48), lambda: read_class_names(output)):
+        with pytest.raises(InputError, match=r"without manifest.csv.*prepare.py folder"):
+            opens()
+    prepare_folder(str(photographs), str(output), SETTINGS, one_by_one)
+    assert len(find_shards(output, "val", 48)) == 1
+
+
+def cut(shard: UPath) -> None:
+    shard.write_bytes(shard.read_bytes()[:-1000])
+
+
+def empty(shard: UPath) -> None:
+    shard.write_bytes(b"")
+
+
+def exchange(shard: UPath) -> None:
+    """In place of 35 records, the 30 of val, as a mistaken copy would have it."""
+    shard.write_bytes(next((shard.parents[1] / "val").glob("*.tfrec")).read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("damage", "protocol"), [(cut, ""), (empty, ""), (exchange, ""), (empty, "memory://test-restart")]
+)
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_restart_writes_shards_that_are_not_whole_again(
+    photographs: Path,
+    prepared: Path,
+    tmp_path: Path,
+    damage: Callable[[UPath], None],
+    protocol: str,
+    finished: bool,
+) -> None:
+    output = UPath(f"{protocol}{tmp_path}/output{finished}{damage.__name__}")
+    prepare_folder(str(photographs), str(output), SETTINGS, one_by_one)
+    if not finished:
+        (output / "manifest.csv").rename(output / "plan.csv")
+    damage(output / "tfrecords-jpeg-64x64" / "train" / "02-64x64-35.tfrec")
+    written: list[Any] = []
+
+    def counted(work: Callable[[Any], int], tasks: Sequence[Any], description: str, total: int) -> None:
+        written.extend(tasks)
+        one_by_one(work, tasks, description, total)
+
+    prepare_folder(str(photographs), str(output), SETTINGS, counted)
+    assert len(written) == 1
+    found = {str(path.path).removeprefix(f"{output.path}/"): path.read_bytes() for path in output.rglob("*.tfrec")}
+    assert found == {name: data for name, data in tree(prepared).items() if name.endswith(".tfrec")}
+    assert (output / "manifest.csv").read_bytes() == (prepared / "manifest.csv").read_bytes()
+
+
+def test_what_a_killed_run_was_writing_is_removed(photographs: Path, prepared: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    for name in ("plan.csv", "scan/0.csv", "tfrecords-jpeg-48x48/train/00-48x48-35.tfrec"):
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        for token in ("", ".0123456789abcdef"):
+            (output / f"{name}{token}.part").touch()
+    shutil.rmtree(output / "tfrecords-jpeg-48x48")  # there only with prepare.json
+    prepare_folder(str(photographs), str(output), SETTINGS, one_by_one)
+    assert tree(output) == tree(prepared)
+    (output / "tfrecords-jpeg-48x48" / "train" / "00-48x48-35.tfrec.0123456789abcdef.part").touch()
+    prepare_folder(str(photographs), str(output), SETTINGS, one_by_one)
+    assert tree(output) == tree(prepared)
+
+
+def test_a_task_carries_its_rows_and_no_more(photographs: Path, prepared: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+
+    def without_plan(work: Callable[[Any], int], tasks: Sequence[Any], description: str, total: int) -> None:
+        if description == "Writing":
+            (output / "plan.csv").rename(tmp_path / "plan.csv")
+            assert len(pickle.dumps(tasks)) < 200 * total
+        one_by_one(work, tasks, description, total)
+        if description == "Writing":
+            (tmp_path / "plan.csv").rename(output / "plan.csv")
+
+    prepare_folder(str(photographs), str(output), SETTINGS, without_plan)
+    assert tree(output) == tree(prepared)
+
+
+def test_finished_it_does_nothing(photographs: Path, prepared: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in prepared.rglob("*") if path.name != ".lock"}
+
+    def nothing(*_: Any) -> None:
+        raise AssertionError("no task is left")
+
+    prepare_folder(str(photographs), str(prepared), SETTINGS, nothing)
+    assert {path: path.stat().st_mtime_ns for path in prepared.rglob("*") if path.name != ".lock"} == before
+
+
+def test_other_settings_or_another_source_are_refused(photographs: Path, prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"expected the same settings .*\n  seed: 42 there, 7 here\n.*new directory"):
+        prepare_folder(str(photographs), str(prepared), dataclasses.replace(SETTINGS, seed=7), one_by_one)
+    changed = tmp_path / "changed"
+    shutil.copytree(photographs, changed)
+    (changed / "rose" / "new.jpg").write_bytes(file_of(picture(999)))
+    with pytest.raises(InputError, match=r"\n  rose/new.jpg: not there then\n"):
+        prepare_folder(str(changed), str(prepared), SETTINGS, one_by_one)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    with pytest.raises(InputError, match=r"mine: expected nothing, or what an earlier run has begun, found thesis.txt"):
+        prepare_folder(str(photographs), str(tmp_path / "mine"), SETTINGS, one_by_one)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+    for inside in (changed, changed / "output"):
+        with pytest.raises(InputError, match="expected a directory outside the source"):
+            prepare_folder(str(changed), str(inside), SETTINGS, one_by_one)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file: cannot be written"):
+        prepare_folder(str(photographs), str(tmp_path / "file"), SETTINGS, one_by_one)
+
+
+@pytest.mark.parametrize("protocol", ["", "memory://test-copied"])
+def test_settings_without_a_plan_are_refused(photographs: Path, prepared: Path, tmp_path: Path, protocol: str) -> None:
+    output = UPath(f"{protocol}{tmp_path}/output")
+    for name, data in tree(prepared).items():
+        if name != "manifest.csv":
+            (output / name).parent.mkdir(parents=True, exist_ok=True)
+            (output / name).write_bytes(data)
+    for opens in (
+        lambda: prepare_folder(str(photographs), str(output), SETTINGS, one_by_one),
+        lambda: find_shards(output, "train", 48),
+    ):
+        with pytest.raises(InputError, match=r"prepare\.json without manifest\.csv and plan\.csv") as refused:
+            opens()
+        assert "again" not in str(refused.value)
+    assert not (output / "plan.csv").exists()
+    assert (output / "tfrecords-jpeg-48x48" / "val").is_dir()
+
+
+def test_an_output_that_a_link_leads_into_the_source_is_refused(photographs: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(photographs, tmp_path / "source")
+    (tmp_path / "link").symlink_to(source / "rose")
+    (tmp_path / "alias").symlink_to(source)
+    for given, output in ((source, "link/output"), (source, "alias"), (tmp_path / "alias", "source/output")):
+        with pytest.raises(InputError, match="expected a directory outside the source"):
+            prepare_folder(str(given), str(tmp_path / output), SETTINGS, one_by_one)
+    assert tree(source) == tree(photographs)
+
+
+def change_at_equal_size(file: Path) -> None:
+    data = file.read_bytes()
+    status = file.stat()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_photograph_changed_at_equal_size_is_named(photographs: Path, tmp_path: Path, finished: bool) -> None:
+    source, output = shutil.copytree(photographs, tmp_path / "source"), tmp_path / "output"
+    prepare_folder(str(source), str(output), SETTINGS, one_by_one)
+    if not finished:  # its own shard is whole, and another is missing
+        (output / "manifest.csv").rename(output / "plan.csv")
+        next((output / "tfrecords-jpeg-48x48" / "test").glob("*.tfrec")).unlink()
+    table = read_table(UPath(output) / ("manifest.csv" if finished else "plan.csv"), PlannedImage)
+    path = next(row.path for row in table if row.split == "train")
+    change_at_equal_size(source / path)
+    with pytest.raises(InputError, match=rf"\n  {path}: .*another content.*\nPut them back"):
+        prepare_folder(str(source), str(output), SETTINGS, one_by_one)
+
+
+def test_a_bad_image_mended_after_the_end_is_named(tmp_path: Path) -> None:
+    source, output = class_folders(tmp_path / "source", {"a": 20, "b": 20}), tmp_path / "output"
+    good = (source / "a" / "0003.jpg").read_bytes()
+    (source / "a" / "0003.jpg").write_bytes(good[:200] + bytes(len(good) - 200))
+    skip = dataclasses.replace(SETTINGS, on_bad_image="skip")
+    for _ in range(2):
+        prepare_folder(str(source), str(output), skip, one_by_one)
+    (source / "a" / "0003.jpg").write_bytes(good)
+    with pytest.raises(InputError, match=r"\n  a/0003.jpg: could not be read then"):
+        prepare_folder(str(source), str(output), skip, one_by_one)
+
+
+def test_an_output_that_cannot_be_listed_gets_a_message(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(folder, "entries", refuse)
+    with pytest.raises(InputError, match="output: cannot be written: Permission denied"):
+        prepare_folder(str(photographs), str(tmp_path / "output"), SETTINGS, one_by_one)
+
+
+@pytest.mark.parametrize("name", ["manifest.csv", "prepare.json", "tfrecords-jpeg-48x48/val/00-48x48-30.tfrec"])
+def test_a_file_of_the_output_that_cannot_be_read_is_named(
+    photographs: Path, prepared: Path, tmp_path: Path, name: str
+) -> None:
+    output = shutil.copytree(prepared, tmp_path / "output")
+    (output / name).unlink()
+    (output / name).mkdir()  # not even the superuser may read it
+    with pytest.raises(InputError, match=f"{output / name}: .*Is a directory"):
+        prepare_folder(str(photographs), str(output), SETTINGS, one_by_one)
+
+
+@pytest.mark.parametrize("code", sorted(UNWRITABLE))
+def test_a_disk_that_cannot_be_written_gets_a_message(photographs: Path, tmp_path: Path, code: int) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with pytest.raises(InputError, match=f"output: cannot be written: {os.strerror(code)}"):
+        prepare_folder(str(photographs), str(tmp_path / "output"), SETTINGS, refuse)
+
+
+def test_a_photograph_that_changes_between_the_passes_is_noticed(tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "source", {"a": 10, "b": 10})
+
+    def spread(work: Callable[[Any], int], tasks: Sequence[Any], description: str, total: int) -> None:
+        if description == "Writing":
+            file = source / "a" / "0003.jpg"
+            file.write_bytes(file.read_bytes()[:-1] + b"x")
+        one_by_one(work, tasks, description, total)
+
+    with pytest.raises(InputError, match=r"a/0003.jpg: expected the file that was scanned"):
+        prepare_folder(str(source), str(tmp_path / "output"), SETTINGS, spread)
+    assert not list(tmp_path.glob("output/*/train/*.tfrec"))
+
+
+def test_bad_images_are_all_named_or_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = class_folders(tmp_path / "source", {"a": 20, "b": 20})
+    good = (source / "a" / "0000.jpg").read_bytes()
+    bad = {"a/half.jpg": good[: len(good) // 2], "a/text.png": b"text", "b/empty.jpg": b""}
+    for path, data in bad.items():
+        (source / path).write_bytes(data)
+    output = tmp_path / "output"
+    with pytest.raises(InputError) as raised:
+        prepare_folder(str(source), str(output), SETTINGS, one_by_one)
+    assert "3 of 43 files are no images, or damaged" in str(raised.value)
+    assert all(f"\n  {path}: " in str(raised.value) for path in bad)
+    assert [line.split(",")[0] for line in (output / "unreadable.csv").read_text().splitlines()[1:]] == sorted(bad)
+    scanned: list[int] = []
+
+    def counted(work: Callable[[Any], int], tasks: Sequence[Any], description: str, total: int) -> None:
+        scanned.append(total if description == "Scanning" else 0)
+        one_by_one(work, tasks, description, total)
+
+    with caplog.at_level("INFO"):
+        prepare_folder(str(source), str(output), dataclasses.replace(SETTINGS, on_bad_image="skip"), counted)
+    assert sum(scanned) == 3  # the first call's scan serves the second, but for what may have been mended since
+    assert "Left out: 3 of 43 files" in caplog.text
+    assert not {row.path for row in manifest(output)} & bad.keys()
+    assert len(manifest(output)) == 40
+    assert [line.split(",")[0] for line in (output / "unreadable.csv").read_text().splitlines()[1:]] == sorted(bad)
+
+
+def test_a_mended_image_of_the_same_size_is_read_again(tmp_path: Path) -> None:
+    source, output = class_folders(tmp_path / "source", {"a": 20, "b": 20}), tmp_path / "output"
+    good = (source / "a" / "0003.jpg").read_bytes()
+    (source / "a" / "0003.jpg").write_bytes(good[:200] + bytes(len(good) - 200))
+    skip = dataclasses.replace(SETTINGS, on_bad_image="skip")
+    with pytest.raises(InputError, match="1 of 40 files are no images"):
+        prepare_folder(str(source), str(output), SETTINGS, one_by_one)
+    (output / "unreadable.csv").write_text("path,label,bytes,fault\na/0003.jpg,a,3,cut off\n")  # of a call killed later
+    (source / "a" / "0003.jpg").write_bytes(good)
+    for settings in (skip, skip):
+        prepare_folder(str(source), str(output), settings, one_by_one)
+    assert len(manifest(output)) == 40
+    assert not (output / "unreadable.csv").exists()
+
+
+def test_a_class_of_bad_images_alone_is_refused(tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "source", {"a": 20, "b": 1})
+    next((source / "b").iterdir()).write_bytes(b"text")
+    settings = dataclasses.replace(SETTINGS, on_bad_image="skip")
+    with pytest.raises(InputError, match="expected an image of every class that can be read, found none of b"):
+        prepare_folder(str(source), str(tmp_path / "output"), settings, one_by_one)
+
+
+def test_near_duplicates_stay_together_and_contradictions_are_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = class_folders(tmp_path / "source", {"a": 30, "b": 30})
+    for number in range(30):  # each of a once more, smaller and worse
+        (source / "a" / f"copy {number}.jpg").write_bytes(file_of(picture(number, 96, 72), quality=40))
+    shutil.copy(source / "a" / "0005.jpg", source / "b" / "same.jpg")
+    with caplog.at_level("INFO"):
+        prepare_folder(str(source), str(tmp_path / "output"), SETTINGS, one_by_one)
+    rows = {row.path: row for row in manifest(tmp_path / "output")}
+    for number in range(30):
+        one, other = rows[f"a/{number:04d}.jpg"], rows[f"a/copy {number}.jpg"]
+        assert (one.group, one.split) == (other.group, other.split)
+    assert {row.split for row in rows.values()} == set(SPLITS)
+    assert rows["b/same.jpg"].split == rows["a/0005.jpg"].split == "train"
+    assert "61 images, 30 groups" in caplog.text
+    assert "several classes, put into train: 1." in caplog.text
+    assert "Equal files with different labels:\n  a/0005.jpg (a) = b/same.jpg (b)" in caplog.text
+
+
+def test_a_second_run_at_the_same_time_is_refused(photographs: Path, tmp_path: Path) -> None:
+    def spread(*_: Any) -> None:
+        prepare_folder(str(photographs), str(tmp_path / "output"), SETTINGS, one_by_one)
+
+    with pytest.raises(InputError, match="another run is writing into it"):
+        prepare_folder(str(photographs), str(tmp_path / "output"), SETTINGS, spread)
+
+
+# The command.
+
+
+def arguments(source: Path, output: Path) -> list[str]:
+    return ["folder", f"source={source}", f"output={output}", "sizes=[256,384]"]
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return class_folders(tmp_path_factory.mktemp("many") / "many", {"a": 110, "b": 110}, 480, 360)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(many: Path, tmp_path_factory: pytest.TempPathFactory, door: Door) -> Path:
+    output = tmp_path_factory.mktemp("uninterrupted") / "output"
+    done = door("prepare", *arguments(many, output))
+    assert done.returncode == 0, done.stderr
+    assert f"Wrote {output}: 154 train" in done.stdout
+    return output
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in Linux's /proc")
+@pytest.mark.parametrize("moment", ["scan/*.csv", "*/train/*.tfrec"])
+def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(
+    many: Path, uninterrupted: Path, door: Door, tmp_path: Path, moment: str
+) -> None:
+    output = tmp_path / "output"
+    command = [sys.executable, str(ROOT / "src" / "prepare.py"), *arguments(many, output)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(output.glob(moment)):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (output / "manifest.csv").exists()
+    assert workers
+    while any(_lives(pid) for pid in workers):  # they end with their parent
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    kept = {path: path.stat().st_mtime_ns for path in output.glob(moment)}
+    done = door("prepare", *arguments(many, output))
+    assert done.returncode == 0, done.stderr
+    assert tree(output) == tree(uninterrupted)
+    if moment.endswith("tfrec"):
+        assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def _lives(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_a_model_trains_on_it(prepared: Path, door: Door, tmp_path: Path) -> None:
+    done = door(
+        "train",
+        "data=tfrecords",
+        f"data.root={prepared}",
+        "data.image_size=64",
+        "data.batch_size=8",
+        "data.num_workers=1",
+        "model.backbone=test_efficientnet",
+        "model.pretrained=false",
+        "trainer=cpu",
+        "debug=fdr",
+        f"hydra.run.dir={tmp_path}/run",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Run directory:" in done.stdout
+
+
+REFUSED = {
+    "": "error: source: expected a value, found none. Set it with source=VALUE.",
+    "source=nowhere output=out": "error: nowhere: no such file or directory. Set source to a directory whose folders",
+    "source=src output=out": "error: src: expected images",
+    "source=src output=out sizes=[0]": "error: sizes.0=0: expected greater than 0, found 0.",
+    "source=src output=out val=1.5": "error: val=1.5: expected less than 1, found 1.5.",
+    "source=src output=out val=0.5 test=0.5": "error: val=0.5 test=0.5: expected less than 1 together.",
+    "source=src output=out on_bad_image=no": "error: on_bad_image=no: expected 'stop' or 'skip', found 'no'.",
+    "source=src output=out shard=3": "error: shard: no such setting. Did you mean shards?",
+    "source=src output=src/out": "error: output=src/out: expected a directory outside the source",
+}
+
+
+@pytest.mark.parametrize("settings", REFUSED)
+def test_bad_input_gets_one_message_and_no_traceback(door: Door, settings: str) -> None:
+    done = door("prepare", "folder", *settings.split())
+    assert done.returncode == 1
+    assert REFUSED[settings] in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert not (ROOT / "out").exists()
+
+
+def test_it_imports_neither_torch_nor_tensorflow_nor_beam() -> None:
+    script = (
+        "import sys, json, prepare, flowers.config, flowers.preparation.folder, flowers.preparation.beam\n"
+        "heavy = {'torch', 'lightning', 'timm', 'cv2', 'albumentations', 'tensorflow', 'apache_beam', 'wandb'}\n"
+        "print(json.dumps(sorted(heavy & set(sys.modules))))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []

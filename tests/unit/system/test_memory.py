@@ -1,0 +1,111 @@
+"""How much memory there is, in a container as on a machine, and memory that processes share."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from flowers.system import memory
+from flowers.system.memory import SharedMemory, available_memory, memory_limit
+
+GIB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def large_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_physical", lambda: 64 * GIB)
+    monkeypatch.setattr(memory, "_free", lambda: 60 * GIB)
+
+
+def group(directory: Path, version: int, limit: object, used: int, inactive: int, active: int = 0) -> None:
+    names = {1: ("limit_in_bytes", "usage_in_bytes", "total_"), 2: ("max", "current", "")}
+    limit_name, use_name, total = names[version]
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / f"memory.{limit_name}").write_text(f"{limit}\n")
+    (directory / f"memory.{use_name}").write_text(f"{used}\n")
+    (directory / "memory.stat").write_text(
+        f"anon 5\n{total}inactive_file {inactive}\n{total}active_file {active}\n{total}active_anon 7\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "top", "own"),
+    [
+        (1, "memory", "4:memory:/docker/a\n0::/\n"),
+        (1, "memory", "7:cpu,memory:/docker/a\n"),
+        (2, ".", "0::/docker/a\n"),
+    ],
+)
+@pytest.mark.parametrize("limited", ["docker/a", "docker", "."])  # itself, one above it, or the container's own root
+def test_a_containers_limit_counts(
+    version: int, top: str, own: str, limited: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_own_groups", lambda: own)
+    group(tmp_path / top / limited, version, 8 * GIB, 3 * GIB, GIB)
+    assert memory_limit(tmp_path) == 8 * GIB
+    assert available_memory(tmp_path) == 6 * GIB
+
+
+@pytest.mark.parametrize(("version", "top", "own"), [(1, "memory", "4:memory:/\n"), (2, ".", "0::/\n")])
+def test_all_cached_files_count_as_available(
+    version: int, top: str, own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_own_groups", lambda: own)
+    group(tmp_path / top, version, 16 * GIB, 15 * GIB, inactive=GIB, active=10 * GIB)
+    assert available_memory(tmp_path) == 12 * GIB
+
+
+@pytest.mark.parametrize(("version", "top", "limit"), [(1, "memory", 9223372036854771712), (2, ".", "max")])
+def test_without_a_limit_the_machines_memory_counts(
+    version: int, top: str, limit: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_own_groups", lambda: "0::/\n4:memory:/\n")
+    group(tmp_path / top, version, limit, 3 * GIB, GIB)
+    assert memory_limit(tmp_path) == 64 * GIB
+    assert available_memory(tmp_path) == 60 * GIB
+
+
+def test_without_control_groups_the_machines_memory_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_own_groups", lambda: "")
+    assert (memory_limit(tmp_path), available_memory(tmp_path)) == (64 * GIB, 60 * GIB)
+
+
+def test_more_than_there_is_cannot_be_shared() -> None:
+    with pytest.raises(OSError, match="memory"):
+        SharedMemory(61 * GIB)
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Bound the size of files in bytes, and so of shared memory. Never for longer: pytest writes files as well."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_memory_that_cannot_be_reserved_is_an_error_at_once() -> None:
+    with largest_file(4096):
+        SharedMemory(4096)
+        with pytest.raises(OSError, match="large"):
+            SharedMemory(4097)
+
+
+def write(memory: SharedMemory) -> None:
+    memory.array(10, 2)[:] = 7
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_a_process_however_started_writes_to_the_same_memory(method: str) -> None:
+    shared = SharedMemory(4096)
+    process = multiprocessing.get_context(method).Process(target=write, args=(shared,))  # type: ignore[attr-defined]
+    process.start()
+    process.join(60)
+    assert shared.array(9, 4).tolist() == [0, 7, 7, 0]

@@ -1,0 +1,382 @@
+"""W&B is online while its server answers; whatever happens to it, the training goes on and its data stay on disk."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import wandb
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
+from wandb.proto.wandb_internal_pb2 import Record
+from wandb.sdk import wandb_setup
+
+from flowers.ensembling.ensemble import ensemble
+from flowers.errors import InputError
+from flowers.reporting.ensemble import draw_ensemble, log_ensemble
+from flowers.system.termination import Terminated
+from flowers.training import loggers
+from flowers.training.loggers import (
+    exit_code_of,
+    find_api_key,
+    find_server_problem,
+    finish_wandb_run,
+    finished_wandb_run,
+    wandb_logger,
+)
+from tests.conftest import ROOT
+from tests.helpers.members import predicted, write_run
+from tests.helpers.wandb_server import API_KEY, WandbServer, read_records, wandb_server
+from tests.unit.ensembling.test_ensemble import settings
+
+LIMIT = 1.0
+"""Seconds for each wait that a server's fault makes run out; the others have plenty, as machines may be busy."""
+
+ANYWHERE = "https://wandb.example:8443"
+
+
+@pytest.fixture(autouse=True)
+def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """Nobody is logged in, and nothing is decided; the path of the netrc file."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.setattr(loggers, "PROBE_SECONDS", 20.0)
+    monkeypatch.setattr(loggers, "LIMITS", {"init_timeout": 20.0, "finish_timeout": 20.0})
+    wandb.teardown()
+    yield tmp_path / "netrc"
+    wandb.run = None
+    wandb.teardown()
+
+
+@pytest.fixture
+def short_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little time for W&B to start a run."""
+    monkeypatch.setattr(loggers, "PROBE_SECONDS", LIMIT)
+    monkeypatch.setitem(loggers.LIMITS, "init_timeout", LIMIT)
+
+
+@pytest.fixture
+def short_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little time for W&B to finish a run."""
+    monkeypatch.setitem(loggers.LIMITS, "finish_timeout", LIMIT)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """A server that answers, and an environment that is logged in to it."""
+    with wandb_server() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+def log(directory: Path, values: int = 3) -> loggers.FallbackWandbLogger:
+    """Start a run that logs its configuration and a few values."""
+    logger = wandb_logger(str(directory), "flowers")
+    assert isinstance(logger, loggers.FallbackWandbLogger)
+    logger.log_hyperparams({"seed": 0})
+    for step in range(values):
+        logger.log_metrics({"loss": float(step)}, step)
+    return logger
+
+
+def records_of_finished(directory: Path) -> list[Record]:
+    """Read what a run wrote, once W&B's process has closed the file: a moment after the run is finished."""
+    deadline = time.monotonic() + 10
+    while not any(record.HasField("exit") for record in read_records(directory)):
+        assert time.monotonic() < deadline, "no end of the run in its file"
+        time.sleep(0.05)
+    return read_records(directory)
+
+
+def assert_complete(directory: Path, values: int = 3, exit_code: int = 0) -> None:
+    """The run in this directory holds all that was logged, and its end: `wandb sync` can upload it."""
+    records = records_of_finished(directory)
+    assert sum(record.WhichOneof("record_type") == "history" for record in records) == values
+    assert [record.exit.exit_code for record in records if record.HasField("exit")] == [exit_code]
+
+
+def synced_in(text: str) -> Path:
+    """The directory that the one line of a text says to sync."""
+    assert text.count("\n") == 1 and text.startswith("W&B: "), text
+    return Path(text.split("wandb sync ")[1].strip())
+
+
+def test_without_a_key_nobody_is_logged_in() -> None:
+    assert find_api_key(ANYWHERE) is None
+
+
+def test_a_key_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", API_KEY)
+    assert find_api_key(ANYWHERE) == API_KEY
+
+
+def test_a_key_in_netrc(nobody: Path) -> None:
+    nobody.write_text("machine wandb.example:8443\n  login user\n  password secret\n")
+    assert find_api_key(ANYWHERE) == "secret"
+    assert find_api_key("https://elsewhere.example") is None
+    nobody.write_text("machine api.wandb.ai\n  login user\n  password secret\n")
+    assert find_api_key("https://api.forge.coreweave.com") == "secret"
+    nobody.write_text("not a netrc file")
+    assert find_api_key(ANYWHERE) is None
+
+
+def test_a_server_that_answers_has_no_problem() -> None:
+    with wandb_server() as server:
+        assert find_server_problem(server.url, API_KEY, LIMIT) is None
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "problem"), [("hang", f"no answer within {LIMIT:g} s"), (503, "503"), (401, "key is refused")]
+)
+def test_a_server_that_fails_has_a_problem(behaviour: str | int, problem: str) -> None:
+    with wandb_server(behaviour) as server:  # type: ignore[arg-type]
+        assert problem in str(find_server_problem(server.url, API_KEY, LIMIT))
+
+
+def test_without_a_key_to_try_a_refusal_is_an_answer() -> None:
+    with wandb_server(401) as server:
+        assert find_server_problem(server.url, None, LIMIT) is None
+
+
+def test_names_that_resolve_slowly_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(*_: object, **__: object) -> None:
+        time.sleep(1.5)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    start = time.monotonic()
+    assert "no answer" in str(find_server_problem(ANYWHERE, None, 0.2))
+    assert time.monotonic() - start < 1
+
+
+def test_a_mode_that_does_not_exist_is_an_input_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WANDB_MODE", "onlin")
+    with pytest.raises(InputError, match=r"WANDB_MODE=onlin.*offline"):
+        wandb_logger(str(tmp_path), "flowers")
+
+
+def test_a_run_with_a_server_that_answers_is_online(
+    server: WandbServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log(tmp_path)
+    finish_wandb_run(0)
+    (directory,) = tmp_path.glob("wandb/run-*")
+    assert_complete(directory)
+    assert any(b'"exitcode":0' in body for body in server.bodies)
+    assert "W&B: " not in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("short_start")
+@pytest.mark.parametrize("fault", ["refuses", "hangs", 500, 401, "hangs on UpsertBucket"])
+def test_a_server_that_fails_means_an_offline_run(
+    fault: str | int, server: WandbServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if fault == "refuses":
+        server.vanish()
+    elif fault == "hangs":
+        server.behaviour = "hang"
+    elif isinstance(fault, int):
+        server.behaviour = fault
+    else:
+        server.hang_on = ("UpsertBucket",)
+    log(tmp_path)
+    lines = [line for line in capfd.readouterr().err.splitlines(keepends=True) if "W&B: " in line]
+    finish_wandb_run(0)
+    directory = synced_in("".join(lines))
+    assert directory.parent == tmp_path / "wandb" and directory.name.startswith("offline-run-")
+    assert_complete(directory)
+    assert list(tmp_path.glob("wandb/*run-*/*.wandb")) == list(directory.glob("*.wandb"))
+
+
+@pytest.mark.usefixtures("short_end")
+@pytest.mark.parametrize("fault", ["vanishes", "hangs", 500])
+def test_a_server_that_fails_later_does_not_hold_up_the_end(
+    fault: str | int, server: WandbServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logger = log(tmp_path)
+    if fault == "vanishes":
+        server.vanish()
+    else:
+        server.behaviour = "hang" if fault == "hangs" else int(fault)
+    logger.log_metrics({"loss": 9.0}, 9)
+    capfd.readouterr()
+    start = time.monotonic()
+    finish_wandb_run(0)
+    assert time.monotonic() - start < LIMIT + 5
+    lines = [line for line in capfd.readouterr().err.splitlines(keepends=True) if "W&B: " in line]
+    directory = synced_in("".join(lines))
+    assert directory == next(tmp_path.glob("wandb/run-*"))
+    assert_complete(directory, values=4)
+
+
+def test_the_next_run_of_a_process_starts_anew(server: WandbServer, tmp_path: Path) -> None:
+    log(tmp_path / "first job")
+    finish_wandb_run(0)
+    server.vanish()
+    log(tmp_path / "next job")
+    finish_wandb_run(0)
+    assert_complete(next(tmp_path.glob("first job/wandb/run-*")))
+    assert_complete(next(tmp_path.glob("next job/wandb/offline-run-*")))
+
+
+def test_a_dead_process_of_wandb_does_not_end_a_training(
+    server: WandbServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logger = log(tmp_path)
+    os.kill(wandb_setup.singleton()._connection._proc._process.pid, signal.SIGKILL)  # type: ignore[union-attr]
+    time.sleep(0.2)
+    for step in range(3):
+        logger.log_metrics({"loss": 1.0}, step)
+    logger.log_hyperparams({"seed": 1})
+    finish_wandb_run(0)
+    assert wandb.run is None
+    assert capfd.readouterr().err.count("W&B: ") == 2  # at the first loss, and at the end
+
+    log(tmp_path / "next job")
+    finish_wandb_run(0)
+    assert_complete(next(tmp_path.glob("next job/wandb/run-*")))
+
+
+def test_without_a_key_a_run_is_offline_without_a_word(
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY")
+    log(tmp_path)
+    finish_wandb_run(0)
+    assert_complete(next(tmp_path.glob("wandb/offline-run-*")))
+    assert "W&B: " not in capfd.readouterr().err
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(("mode", "runs"), [("offline", 1), ("disabled", 0)])
+def test_the_mode_in_the_environment_decides(
+    mode: str, runs: int, server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", mode)
+    log(tmp_path)
+    finish_wandb_run(0)
+    assert server.requests == []
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == runs
+
+
+def test_a_run_that_must_be_online_is_not_probed(
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "online")
+    log(tmp_path)
+    finish_wandb_run(0)
+    assert "Probe" not in server.requests and "UpsertBucket" in server.requests
+
+
+def test_other_ranks_ask_nothing(server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    logger = wandb_logger(str(tmp_path), "flowers")
+    logger.log_hyperparams({"seed": 0})
+    logger.experiment.log({"loss": 0.0})
+    finish_wandb_run(0)
+    assert wandb.run is None and server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValueError(), 1),
+        (SystemExit(143), 143),
+        (SystemExit("error: no"), 1),
+        (SystemExit(), 0),
+    ],
+)
+def test_an_error_has_the_exit_code_of_its_process(error: BaseException, code: int) -> None:
+    assert exit_code_of(error) == code
+
+
+def test_an_offline_run_that_fails_is_recorded_as_failed(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit), finished_wandb_run():
+        log(tmp_path)
+        raise Terminated(signal.SIGINT)
+    assert_complete(next(tmp_path.glob("wandb/offline-run-*")), exit_code=130)
+
+
+def test_a_training_that_fails_is_recorded_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(config: object) -> None:
+        log(tmp_path)
+        raise RuntimeError
+
+    monkeypatch.setattr("flowers.training.train.train", fail)
+    with pytest.raises(RuntimeError):
+        runpy.run_path(str(ROOT / "src" / "train.py"))["main"](OmegaConf.create())
+    assert_complete(next(tmp_path.glob("wandb/offline-run-*")), exit_code=1)
+
+
+@pytest.mark.usefixtures("short_end")
+@pytest.mark.parametrize("fault", ["refuses", "hangs at the end"])
+def test_an_ensemble_outlives_its_server(
+    fault: str, server: WandbServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if fault == "refuses":
+        server.vanish()
+    else:
+        server.hang_on = ("CreateRunFiles", "file_stream")
+    rows = [(predicted(60, seed), predicted(30, seed, first=1000)) for seed in range(2)]
+    runs = [write_run(tmp_path / f"run{at}", val, test) for at, (val, test) in enumerate(rows)]
+    target = {"_target_": "flowers.training.loggers.wandb_logger", "save_dir": str(tmp_path), "project": "flowers"}
+    config = settings(tmp_path / "out", runs, logger={"wandb": target})
+    result = ensemble(config)
+    figures = draw_ensemble(result)
+    capfd.readouterr()
+    start = time.monotonic()
+    log_ensemble(result, figures, config)
+    assert time.monotonic() - start < LIMIT + 10
+    lines = [line for line in capfd.readouterr().err.splitlines(keepends=True) if "W&B: " in line]
+    directory = synced_in("".join(lines))
+    assert directory.name.startswith("offline-run-" if fault == "refuses" else "run-")
+    assert_complete(directory, values=1 + len(figures))
+    assert len(list(directory.glob("files/media/**/*.png"))) == len(figures)
+
+
+def test_a_grid_outlives_its_server(tiny_settings: list[str], server: WandbServer, tmp_path: Path) -> None:
+    """The server vanishes as soon as the first job's run exists; the second job does not find it."""
+
+    def vanish() -> None:
+        while "UpsertBucket" not in server.requests:
+            time.sleep(0.05)
+        server.vanish()
+
+    Thread(target=vanish, daemon=True).start()
+    overrides = [*tiny_settings, "seed=0,1", "+trainer.limit_train_batches=2", "+trainer.limit_val_batches=1"]
+    done = subprocess.run(
+        [sys.executable, "src/train.py", "--multirun", *overrides, f"hydra.sweep.dir={tmp_path}"],
+        cwd=ROOT,
+        env={**os.environ, "WANDB_INIT_TIMEOUT": "30", "WANDB_FINISH_TIMEOUT": "1", "WANDB_SILENT": "false"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    online, offline = (next((tmp_path / job / "wandb").glob("*run-*")) for job in "01")
+    assert [online.name.partition("-")[0], offline.name.partition("-")[0]] == ["run", "offline"]
+    assert all((tmp_path / job / "metrics.json").is_file() for job in "01")
+    for directory in (online, offline):
+        records = read_records(directory)
+        assert [record.exit.exit_code for record in records if record.HasField("exit")] == [0]
+    # The table and the directories stand before the wait for the server.
+    lines = done.stdout.splitlines()
+    waited = next(number for number, line in enumerate(lines) if line.startswith("W&B: Timed out"))
+    assert f"wandb sync {online}" in lines[waited]
+    assert any(str(tmp_path / "0") in line for line in lines[:waited] if line.startswith("Run directory"))
+    assert any("macro_f1" in line for line in lines[:waited])
+    assert any(f"wandb sync {offline}" in line for line in lines if line.startswith("Put it online"))

@@ -1,0 +1,212 @@
+"""What a resumed training takes from its checkpoint, and what it is refused."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import Timer
+from omegaconf import OmegaConf
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR
+
+from flowers.data.position import Position, check_same_order, check_same_split, read_position
+from flowers.errors import InputError
+from flowers.training.resuming import (
+    TimeEachProcess,
+    check_same_optimizer,
+    check_same_schedule,
+    find_replaced_arguments,
+)
+from flowers.training.train import train
+from tests.unit.test_config import composed
+
+
+def train_here(directory: Path, settings: list[str], *more: str) -> Path:
+    """Train in this process; the last checkpoint."""
+    quiet = ["logger=csv", "callbacks.progress_bar=null", "data.num_workers=0", "data.batch_size=52"]
+    config = OmegaConf.create(composed("train", *settings, *quiet, *more))
+    config.paths.output_dir = str(directory)
+    for key in ("callbacks.model_checkpoint.dirpath", "callbacks.last_checkpoint.path", "logger.csv.save_dir"):
+        OmegaConf.update(config, key, OmegaConf.select(config, key).replace("out", str(directory), 1))
+    train(config)
+    return directory / "checkpoints" / "last.ckpt"
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The last checkpoint of one epoch in the first of four folds."""
+    return train_here(tmp_path_factory.mktemp("whole"), tiny_settings, "data.folds=4", "data.fold=0", "tags=[whole]")
+
+
+REFUSED = {
+    "data.fold=1": "data.fold: expected 0",
+    "data.folds=5": "data.folds: expected 4",
+    "data.folds=null data.fold=null": "data.folds: expected 4",
+    "data.folds=null data.fold=null data.train_on=train+val": "data.train_on: expected train",
+    "seed=7": "data.seed: expected 42",
+    "optimizer.lr=0.5": "optimizer.lr=0.5: expected 0.001",
+    "optimizer.weight_decay=0.5": "optimizer.weight_decay=0.5: expected 0.02",
+    "+optimizer.betas=[0.8,0.999]": "optimizer.betas=",
+    "optimizer=sgd": "optimizer: expected the one that",
+}
+
+
+@pytest.mark.parametrize("settings", REFUSED)
+def test_what_contradicts_the_checkpoint_is_refused_before_anything_is_written(
+    tiny_settings: list[str], whole: Path, settings: str
+) -> None:
+    kept = {path: path.read_bytes() for path in whole.parents[1].rglob("*") if path.is_file()}
+    changed = ["data.folds=4", "data.fold=0", f"ckpt_path={whole}", "trainer.max_epochs=2", *settings.split(" ")]
+    with pytest.raises(InputError) as caught:
+        train_here(whole.parents[1], tiny_settings, *changed)
+    assert str(caught.value).startswith(REFUSED[settings])
+    assert {path: path.read_bytes() for path in whole.parents[1].rglob("*") if path.is_file()} == kept
+
+
+def test_what_a_run_goes_on_with_is_logged(
+    tiny_settings: list[str], whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    on = ["data.folds=4", "data.fold=0", f"ckpt_path={whole}", "trainer.max_epochs=2", "data.balance=sqrt"]
+    with caplog.at_level(logging.INFO, "flowers.training.resuming"):
+        last = train_here(tmp_path, tiny_settings, *on)
+    assert torch.load(last, weights_only=True)["epoch"] == 1
+    assert [line.getMessage() for line in caplog.records if str(whole) in line.getMessage()] != []
+
+
+def test_the_time_of_an_earlier_process_does_not_count(tiny_settings: list[str], whole: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(whole, weights_only=True)
+    steps = checkpoint["global_step"]
+    checkpoint["callbacks"]["Timer"] = {"time_elapsed": {"train": 1e6}}
+    torch.save(checkpoint, tmp_path / "late.ckpt")
+    on = [f"ckpt_path={tmp_path}/late.ckpt", "trainer.max_epochs=2", "+trainer.max_time='00:01:00:00'"]
+    last = train_here(tmp_path / "run", tiny_settings, "data.folds=4", "data.fold=0", *on)
+    saved = torch.load(last, weights_only=True)
+    assert saved["global_step"] == 2 * steps
+    assert Timer.__qualname__ not in saved["callbacks"]
+
+
+def test_a_timer_s_state_is_neither_saved_nor_loaded() -> None:
+    callback, trainer, module = TimeEachProcess(), L.Trainer(logger=False), L.LightningModule()
+    for hook in (callback.on_save_checkpoint, callback.on_load_checkpoint):
+        checkpoint = {"callbacks": {"Timer": {}, "EMA": {}}}
+        hook(trainer, module, checkpoint)
+        assert checkpoint == {"callbacks": {"EMA": {}}}
+
+
+@pytest.mark.parametrize(("seconds", "stopped", "logged"), [(0, True, 1), (0, False, 0), (3600, True, 0)])
+def test_a_run_whose_time_is_up_says_so(
+    seconds: int, stopped: bool, logged: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = SimpleNamespace(callbacks=[Timer({"seconds": seconds})], should_stop=stopped, global_step=7)
+    TimeEachProcess().on_train_end(cast(Any, trainer), L.LightningModule())
+    assert sum("trainer.max_time" in record.getMessage() for record in caplog.records) == logged
+
+
+def optimizer_of(kind: Any, **settings: Any) -> torch.optim.Optimizer:
+    optimizer: torch.optim.Optimizer = kind(nn.Linear(2, 2).parameters(), **{"lr": 0.1, **settings})
+    LambdaLR(optimizer, lambda step: 0.5)  # the step's rate is half of the configured one
+    return optimizer
+
+
+def saved_groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    return list(optimizer.state_dict()["param_groups"])
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({"betas": (0.9, 0.99)}, {"betas": [0.9, 0.99]}),
+        ({"fused": True}, {"foreach": True}),
+        ({"lr": torch.tensor(0.5)}, {"lr": 0.5}),
+    ],
+)
+def test_an_optimizer_configured_alike_is_accepted(before: dict[str, Any], now: dict[str, Any]) -> None:
+    adam = torch.optim.AdamW
+    check_same_optimizer(Path("a.ckpt"), saved_groups(optimizer_of(adam, **before)), optimizer_of(adam, **now))
+
+
+def test_a_schedule_that_cycles_the_momentum_is_no_contradiction() -> None:
+    optimizer = optimizer_of(torch.optim.SGD, momentum=0.9)
+    schedule = OneCycleLR(optimizer, 1.0, total_steps=10)
+    before = saved_groups(optimizer)
+    optimizer.step()
+    schedule.step()
+    assert saved_groups(optimizer)[0]["momentum"] != before[0]["momentum"]
+    check_same_optimizer(Path("a.ckpt"), before, optimizer)
+
+
+def test_other_parameter_groups_are_refused() -> None:
+    groups = saved_groups(optimizer_of(torch.optim.AdamW))
+    with pytest.raises(InputError, match=r"a\.ckpt: expected the parameter groups"):
+        check_same_optimizer(Path("a.ckpt"), groups * 2, optimizer_of(torch.optim.AdamW))
+    groups[0]["params"] = [0]
+    with pytest.raises(InputError, match=r"a\.ckpt: expected the parameter groups"):
+        check_same_optimizer(Path("a.ckpt"), groups, optimizer_of(torch.optim.AdamW))
+
+
+def test_arguments_of_a_schedule_that_the_checkpoint_replaces_are_named() -> None:
+    before, now = (CosineAnnealingLR(optimizer_of(torch.optim.SGD), T_max=steps) for steps in (10, 20))
+    assert find_replaced_arguments(before.state_dict(), now) == ["T_max"]
+    assert find_replaced_arguments(before.state_dict(), before) == []
+    schedule = LambdaLR(optimizer_of(torch.optim.SGD), lambda step: 1.0)
+    assert find_replaced_arguments(schedule.state_dict() | {"last_epoch": 7}, schedule) == []
+
+
+def test_a_schedule_of_another_kind_or_length_is_refused() -> None:
+    saved = OneCycleLR(optimizer_of(torch.optim.SGD), 1.0, total_steps=10).state_dict()
+    check_same_schedule(Path("a.ckpt"), saved, OneCycleLR(optimizer_of(torch.optim.SGD), 1.0, total_steps=10))
+    for schedule in (
+        OneCycleLR(optimizer_of(torch.optim.SGD), 1.0, total_steps=20),
+        CosineAnnealingLR(optimizer_of(torch.optim.SGD), T_max=10),
+    ):
+        with pytest.raises(InputError, match=r"^scheduler.*a\.ckpt"):
+            check_same_schedule(Path("a.ckpt"), saved, schedule)
+
+
+def test_an_optimizer_whose_settings_are_some_of_the_others_is_refused() -> None:
+    with pytest.raises(InputError, match=r"optimizer: expected the one that a\.ckpt"):
+        saved = saved_groups(optimizer_of(torch.optim.Adamax))
+        check_same_optimizer(Path("a.ckpt"), saved, optimizer_of(torch.optim.RAdam))
+    with pytest.raises(InputError, match="decoupled_weight_decay"):
+        saved = saved_groups(optimizer_of(torch.optim.Adam, weight_decay=0.1))
+        check_same_optimizer(Path("a.ckpt"), saved, optimizer_of(torch.optim.AdamW, weight_decay=0.1))
+
+
+ORDER = {"records": 100, "data.train_on": "train", "data.folds": None, "data.fold": None, "data.seed": 1, "x": 1}
+
+
+@pytest.mark.parametrize("batch", [0, 3])
+@pytest.mark.parametrize(
+    ("name", "value"), [("data.train_on", "train+val"), ("data.folds", 5), ("data.fold", 1), ("data.seed", 2)]
+)
+def test_another_split_is_refused_at_any_batch(name: str, value: Any, batch: int) -> None:
+    for check in (check_same_split, check_same_order):
+        with pytest.raises(InputError, match=f"^{name}: expected "):
+            check(Position(1, batch, ORDER), {**ORDER, name: value})
+
+
+def test_another_order_is_refused_within_an_epoch_only() -> None:
+    check_same_order(Position(1, 0, ORDER), {**ORDER, "x": 2, "records": 120})
+    with pytest.raises(InputError, match=r"^x: expected 1"):
+        check_same_order(Position(1, 3, ORDER), {**ORDER, "x": 2})
+
+
+def test_folds_of_other_records_are_refused_at_any_batch() -> None:
+    folds = {**ORDER, "data.folds": 5, "data.fold": 0}
+    with pytest.raises(InputError, match=r"^records: expected 100"):
+        check_same_split(Position(1, 0, folds), {**folds, "records": 101})
+
+
+@pytest.mark.parametrize("batch", [0, 3])
+def test_an_order_of_another_version_is_refused(batch: int) -> None:
+    with pytest.raises(InputError, match=r"ckpt_path: .*data\.shuffle_buffer"):
+        check_same_order(Position(1, batch, {**ORDER, "data.shuffle_buffer": 3}), ORDER)
+    check_same_order(Position(1, batch, {"data.seed": 1}), ORDER)  # an earlier one knew fewer keys
+    with pytest.raises(InputError, match=r"ckpt_path: .*records_seen"):
+        read_position({"epoch": 1, "batch": 2, "order": {}, "records_seen": 3})

@@ -1,0 +1,158 @@
+"""Every debug mode, and every argument of the trainer that the configuration knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from lightning.pytorch.callbacks import Callback
+from omegaconf import OmegaConf
+
+from flowers.config import SCHEMAS, Trainer, check_config
+from flowers.errors import InputError
+from flowers.training.train import train
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+
+
+class Recorder(Callback):
+    """Keeps what each training step saw: its ids, a number for its pixels, and the loss."""
+
+    steps: ClassVar[list[tuple[int, list[str], int, float]]] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):  # type: ignore[no-untyped-def]
+        self.steps.append((trainer.current_epoch, batch["id"], int(batch["image"].sum()), float(outputs["loss"])))
+
+
+def run(tiny_settings: list[str], directory: Path, *overrides: str) -> dict[str, float]:
+    """Train in this process as `python src/train.py` does, on few small images; the metrics."""
+    Recorder.steps = []
+    settings = [setting for setting in tiny_settings if "max_epochs" not in setting]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose(
+            "train",
+            [
+                *settings,
+                f"paths.output_dir={directory}",
+                "data.num_workers=0",
+                "data.train_size=32",
+                "data.eval_size=32",
+                "logger=csv",
+                "callbacks.progress_bar=null",
+                "+callbacks.recorder._target_=tests.unit.training.test_trainer_options.Recorder",
+                *overrides,
+            ],
+        )
+    check_config(SCHEMAS["train"], OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+    (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+    try:
+        return train(config)[1]
+    finally:
+        torch.use_deterministic_algorithms(False)  # which `deterministic` sets for the whole process
+
+
+def test_debug_default_is_five_batches(tiny_settings: list[str], tmp_path: Path) -> None:
+    metrics = run(tiny_settings, tmp_path, "debug=default", "data.batch_size=16")
+    assert len(Recorder.steps) == 5
+    assert metrics.keys() >= {"train/loss", "val/macro_f1"}
+
+
+def test_debug_fdr_is_one_batch(tiny_settings: list[str], tmp_path: Path) -> None:
+    run(tiny_settings, tmp_path, "debug=fdr")
+    assert len(Recorder.steps) == 1
+    assert not any(tmp_path.rglob("*.ckpt"))
+
+
+def test_debug_profiler_reports_where_the_time_went(
+    tiny_settings: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "lightning.pytorch.profilers")
+    run(tiny_settings, tmp_path, "debug=profiler", "+trainer.limit_train_batches=1")
+    assert "run_training_batch" in caplog.text
+
+
+def test_debug_overfit_brings_the_loss_near_zero(tiny_settings: list[str], tmp_path: Path) -> None:
+    settings = ("experiment=mixing", "optimizer.lr=0.02", "data.batch_size=8")
+    run(tiny_settings, tmp_path, "debug=overfit", *settings)
+    losses = [loss for *_, loss in Recorder.steps]
+    assert len(losses) == 20 * 3
+    assert max(losses[-3:]) < 0.05
+
+
+@pytest.mark.parametrize("settings", [(), ("data.folds=3", "data.fold=0"), ("data.balance=full",)])
+def test_overfit_batches_are_the_same_in_every_epoch(
+    settings: tuple[str, ...], tiny_settings: list[str], tmp_path: Path
+) -> None:
+    run(tiny_settings, tmp_path / "first", *settings, "trainer.max_epochs=1", "+trainer.limit_train_batches=2")
+    expected = [(ids, pixels) for _, ids, pixels, _ in Recorder.steps]
+    run(tiny_settings, tmp_path / "second", *settings, "trainer.max_epochs=2", "+trainer.overfit_batches=2")
+    assert [(ids, pixels) for _, ids, pixels, _ in Recorder.steps] == expected * 2  # those an ordinary run begins with
+
+
+RUNS: dict[str, dict[str, object]] = {
+    "fractions": {
+        "limit_train_batches": 0.5,
+        "limit_val_batches": 0.5,
+        "limit_predict_batches": 1,
+        "val_check_interval": 0.5,
+        "num_sanity_val_steps": 1,
+        "gradient_clip_val": 0.5,
+        "gradient_clip_algorithm": "value",
+        "deterministic": "warn",
+        "sync_batchnorm": True,
+        "enable_model_summary": True,
+        "max_time": "00:01:00:00",
+        "min_epochs": 1,
+        "max_epochs": 1,
+    },
+    "steps": {
+        "max_steps": 4,
+        "max_epochs": -1,
+        "min_steps": 2,
+        "limit_train_batches": 4,
+        "limit_val_batches": 1,
+        "val_check_interval": 3,
+        "check_val_every_n_epoch": None,
+        "accumulate_grad_batches": 2,
+        "gradient_clip_val": 1.0,
+        "gradient_clip_algorithm": "norm",
+        "benchmark": True,
+        "detect_anomaly": True,
+        "inference_mode": False,
+        "max_time": "{minutes: 60}",
+        "log_every_n_steps": 1,
+    },
+    "overfitting": {
+        "overfit_batches": 0.5,
+        "max_epochs": 2,
+        "check_val_every_n_epoch": 2,
+        "deterministic": True,
+        "profiler": "simple",
+    },
+    "development": {"fast_dev_run": 2},
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_trainers_arguments_are_taken(name: str, tiny_settings: list[str], tmp_path: Path) -> None:
+    values = {key: "null" if value is None else value for key, value in RUNS[name].items()}
+    run(tiny_settings, tmp_path, *(f"++trainer.{key}={value}" for key, value in values.items()))
+    steps = {"fractions": 3, "steps": 8, "overfitting": 6, "development": 2}
+    assert len(Recorder.steps) == steps[name]
+
+
+def test_every_argument_of_the_trainer_is_in_one_of_these_runs() -> None:
+    elsewhere = {"target", "partial", "accelerator", "devices", "strategy", "num_nodes", "precision"}
+    elsewhere |= {"use_distributed_sampler"}  # always false
+    assert Trainer.model_fields.keys() - elsewhere == {key for settings in RUNS.values() for key in settings}
+
+
+@pytest.mark.parametrize(("settings", "most"), [(["data.batch_size=16"], 13), (["+trainer.limit_train_batches=2"], 2)])
+def test_a_validation_that_no_epoch_reaches_is_refused(
+    settings: list[str], most: int, tiny_settings: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=rf"trainer\.val_check_interval={most + 1}: expected at most {most}"):
+        run(tiny_settings, tmp_path, f"+trainer.val_check_interval={most + 1}", *settings)
