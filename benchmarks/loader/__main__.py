@@ -7,15 +7,17 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from flowers.cli import run_command
+from flowers.settings import load_settings
 
 
 def main(config: DictConfig) -> None:
     from benchmarks.loader.report import print_comparison, print_loader_benchmark
     from benchmarks.loader.result import write_benchmark
-    from benchmarks.loader.run import benchmark_loader
+    from benchmarks.loader.run import LoaderSettings, benchmark_loader
 
-    file = Path(config.results)
-    for result in benchmark_loader(config):
+    settings = load_settings(LoaderSettings, config)
+    file = Path(settings.results)
+    for result in benchmark_loader(settings):
         write_benchmark(file, result)  # after each comparison, so that a run that is stopped leaves what it has
         print_comparison(result)
     print_loader_benchmark(result, file)

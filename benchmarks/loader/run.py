@@ -7,13 +7,14 @@ import platform
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
+from pydantic import Field
 
 from benchmarks.loader.process import Contestant, Measured
 from benchmarks.loader.result import Comparison, LoaderBenchmark
@@ -25,6 +26,7 @@ from flowers.data.tfrecord.framing import ShardIndex
 from flowers.data.tfrecord.reader import ShardReader
 from flowers.errors import InputError
 from flowers.instantiate import instantiate
+from flowers.settings import Paths, Positive, PositiveFloat, Seed
 from flowers.synthetic import generate
 from flowers.system.cores import available_cores, cpu_model
 
@@ -46,7 +48,31 @@ PACKAGES = (
 )
 
 
-def benchmark_loader(config: DictConfig) -> Iterator[LoaderBenchmark]:
+@dataclass(frozen=True, slots=True)
+class LoaderData:
+    """The data set to read: `root`, in Kaggle's layout; None: the garden."""
+
+    root: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderSettings:
+    """The settings of `python -m benchmarks.loader`; configs/benchmark_loader.yaml says what each one means."""
+
+    data: LoaderData
+    paths: Paths
+    sizes: Annotated[list[Positive], Field(min_length=1)]
+    tasks: Annotated[list[Task], Field(min_length=1)]
+    contestants: Annotated[list[Name], Field(min_length=1)]
+    batch_size: Positive
+    workers: Positive | None
+    rounds: Positive
+    seconds: PositiveFloat
+    seed: Seed
+    results: str
+
+
+def benchmark_loader(settings: LoaderSettings) -> Iterator[LoaderBenchmark]:
     """Compare as configured in configs/benchmark_loader.yaml; after each comparison, all results so far.
 
     Raises:
@@ -54,51 +80,51 @@ def benchmark_loader(config: DictConfig) -> Iterator[LoaderBenchmark]:
         BadRecord: a shard or a record is damaged.
         RuntimeError: a contestant did other work than it was given.
     """
-    root = _data_set(config)
-    _check_input(root, config)
-    result = _nothing_yet(config, root)
+    root = _data_set(settings)
+    _check_input(root, settings)
+    result = _nothing_yet(settings, root)
     with tempfile.TemporaryDirectory() as directory:
-        for size in config.sizes:
-            reader, _ = open_splits(root, ["train"], size, "stop", Path(config.paths.cache_dir).expanduser())
+        for size in settings.sizes:
+            reader, _ = open_splits(root, ["train"], size, "stop", Path(settings.paths.cache_dir).expanduser())
             _read_once(reader)
             link_shards(root, reader.indexes, Path(directory), size)
-            for task in config.tasks:
-                work = Work(Path(directory), task, size, config.batch_size, result.settings["workers"], config.seed)
-                names = [name for name in config.contestants if name not in result.absent and takes_part(name, task)]
-                comparison, absent = compare(work, names, config.rounds, config.seconds, len(reader))
+            for task in settings.tasks:
+                work = Work(Path(directory), task, size, settings.batch_size, result.settings["workers"], settings.seed)
+                names = [name for name in settings.contestants if name not in result.absent and takes_part(name, task)]
+                comparison, absent = compare(work, names, settings.rounds, settings.seconds, len(reader))
                 result = replace(
                     result, absent={**result.absent, **absent}, comparisons=[*result.comparisons, comparison]
                 )
                 yield result
 
 
-def _data_set(config: DictConfig) -> Path:
-    if config.data.root is not None:
-        return Path(config.data.root)
-    root = Path(config.paths.data_dir) / "garden"
-    generate(instantiate(OmegaConf.load(CONFIGS / "data" / "garden.yaml").garden), root)
+def _data_set(settings: LoaderSettings) -> Path:
+    if settings.data.root is not None:
+        return Path(settings.data.root)
+    root = Path(settings.paths.data_dir) / "garden"
+    generate(instantiate("data.prepare", OmegaConf.load(CONFIGS / "data" / "garden.yaml").prepare), root)
     return root
 
 
-def _check_input(root: Path, config: DictConfig) -> None:
+def _check_input(root: Path, settings: LoaderSettings) -> None:
     if not root.is_dir():
         raise InputError(
             f"data.root={root}: no such directory. Expected a data set in Kaggle's layout (tfrecords-jpeg-SxS/train); "
             "leave data.root out to read the embedded garden."
         )
     there = image_sizes(root)
-    if there and (missing := [size for size in config.sizes if size not in there]):
+    if there and (missing := [size for size in settings.sizes if size not in there]):
         raise InputError(
             f"sizes: expected resolutions of {root}, which has {there}, found {missing}. "
             f"Set sizes=[{','.join(map(str, there))}]."
         )
-    if Path(config.results).exists():
-        raise InputError(f"results={config.results}: there is a file already. Name another, or remove it.")
+    if Path(settings.results).exists():
+        raise InputError(f"results={settings.results}: there is a file already. Name another, or remove it.")
 
 
-def _nothing_yet(config: DictConfig, root: Path) -> LoaderBenchmark:
-    workers = available_cores() if config.workers is None else config.workers
-    values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+def _nothing_yet(settings: LoaderSettings, root: Path) -> LoaderBenchmark:
+    workers = available_cores() if settings.workers is None else settings.workers
+    values = asdict(settings)
     keys = ("sizes", "tasks", "contestants", "batch_size", "rounds", "seconds", "seed")
     return LoaderBenchmark(
         time=datetime.now().isoformat(timespec="seconds"),

@@ -7,15 +7,17 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from flowers.cli import run_command
+from flowers.settings import load_settings
 
 
 def main(config: DictConfig) -> float:
     from benchmarks.step.report import print_step_benchmarks
-    from benchmarks.step.run import benchmark_step, read_results, write_result
+    from benchmarks.step.run import RULES, StepSettings, benchmark_step, read_results, write_result
 
-    file = Path(config.results)
+    settings = load_settings(StepSettings, config, RULES)
+    file = Path(settings.results)
     earlier = read_results(file)
-    result = benchmark_step(config)
+    result = benchmark_step(settings)
     write_result(file, result)
     print_step_benchmarks([*earlier, result], file)
     return result.step_seconds

@@ -17,7 +17,6 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig
 from torch.optim.lr_scheduler import ConstantLR
 from torch.utils.data import DataLoader
 
@@ -25,8 +24,10 @@ from flowers.errors import InputError
 from flowers.instantiate import instantiate
 from flowers.interfaces import Batch
 from flowers.models.classifier import FlowerClassifier
-from flowers.models.image_sizes import check_image_sizes
+from flowers.settings import Node, Paths, Positive, Seed
 from flowers.training.compilation import CompileCounts, Compiling
+from flowers.training.lightning_trainer import TRAINER
+from flowers.training.pair import MODEL
 
 WINDOW = 5
 """Steps between two looks at the clock, for which the host must wait for the device."""
@@ -103,41 +104,63 @@ class _Clock(Callback):
         self._start = time.perf_counter()
 
 
-def benchmark_step(config: DictConfig) -> StepBenchmark:
+@dataclass(frozen=True, slots=True)
+class StepSettings:
+    """The settings of `python -m benchmarks.step`; configs/benchmark_step.yaml says what each one means."""
+
+    model: Node
+    optimizer: Node
+    trainer: Node
+    paths: Paths
+    image_size: Positive
+    batch_size: Positive
+    class_count: Positive
+    warmup: Positive
+    steps: Positive
+    seed: Seed
+    results: str
+
+
+RULES = {"trainer": TRAINER, "model": MODEL}
+
+
+def benchmark_step(settings: StepSettings) -> StepBenchmark:
     """Time training steps as configured in configs/benchmark_step.yaml.
 
     Raises:
         InputError: nothing to measure, or what the trainer or the model refuse.
     """
-    if config.steps < WINDOW:
-        raise InputError(f"steps={config.steps}: expected at least {WINDOW}, the time is taken over so many at once.")
-    L.seed_everything(config.seed, verbose=False)
-    clock = _Clock(config.warmup)
+    if settings.steps < WINDOW:
+        raise InputError(f"steps={settings.steps}: expected at least {WINDOW}, as time is taken over so many at once.")
+    L.seed_everything(settings.seed, verbose=False)
+    clock = _Clock(settings.warmup)
     trainer: L.Trainer = instantiate(
-        config.trainer,
+        "trainer",
+        settings.trainer,
         callbacks=[clock],
-        default_root_dir=str(Path(config.results).parent),
+        default_root_dir=str(Path(settings.results).parent),
         max_epochs=1,
-        max_steps=config.warmup + config.steps,
+        max_steps=settings.warmup + settings.steps,
         limit_val_batches=0,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
     )
     model: FlowerClassifier = instantiate(
-        config.model,
-        class_names=[f"class {label}" for label in range(config.class_count)],
-        optimizer=instantiate(config.optimizer),
+        "model",
+        settings.model,
+        class_names=[f"class {label}" for label in range(settings.class_count)],
+        optimizer=instantiate("optimizer", settings.optimizer),
         scheduler=functools.partial(ConstantLR, factor=1.0),
-        image_size=config.image_size,
+        image_size=settings.image_size,
     )
-    check_image_sizes(model.backbone, {"image_size": [config.image_size]})
+    model.check_image_sizes({"image_size": [settings.image_size]})
     warnings.filterwarnings("ignore", message=".*no `val_dataloader`")
-    trainer.fit(model, _loader(config))
+    trainer.fit(model, _loader(settings))
     if not clock.windows:
         raise InputError(
-            f"steps={config.steps}: expected {config.warmup + config.steps} steps with the warm-up, but the trainer "
-            "was made to stop before. Leave trainer.fast_dev_run and trainer.limit_train_batches as they are."
+            f"steps={settings.steps}: expected {settings.warmup + settings.steps} steps with the warm-up, but the "
+            "trainer was made to stop before. Leave trainer.fast_dev_run and trainer.limit_train_batches as they are."
         )
     step = statistics.median(clock.windows)
     whole = clock.counts[-1].since(clock.counts[0]) if clock.counts else None
@@ -145,11 +168,11 @@ def benchmark_step(config: DictConfig) -> StepBenchmark:
     return StepBenchmark(
         time=datetime.now().isoformat(timespec="seconds"),
         device=_device(trainer),
-        backbone=config.model.backbone,
-        image_size=config.image_size,
-        precision=str(config.trainer.precision),
-        batch_size=config.batch_size * trainer.world_size,
-        start_seconds=max(0.0, clock.warmup_seconds - config.warmup * step),
+        backbone=settings.model["backbone"],
+        image_size=settings.image_size,
+        precision=str(settings.trainer["precision"]),
+        batch_size=settings.batch_size * trainer.world_size,
+        start_seconds=max(0.0, clock.warmup_seconds - settings.warmup * step),
         step_seconds=step,
         compilations=whole.compilations if whole else None,
         compile_seconds=whole.seconds if whole else None,
@@ -158,18 +181,18 @@ def benchmark_step(config: DictConfig) -> StepBenchmark:
     )
 
 
-def _loader(config: DictConfig) -> DataLoader[Batch]:
+def _loader(settings: StepSettings) -> DataLoader[Batch]:
     """The same random batch for each step: reading and decoding are not measured here."""
-    size = (config.batch_size, config.image_size, config.image_size, 3)
+    size = (settings.batch_size, settings.image_size, settings.image_size, 3)
     batch = Batch(
         image=torch.randint(0, 256, size, dtype=torch.uint8),
-        label=torch.randint(0, config.class_count, size[:1]),
-        id=[""] * config.batch_size,
+        label=torch.randint(0, settings.class_count, size[:1]),
+        id=[""] * settings.batch_size,
         valid=torch.ones(size[0], dtype=torch.bool),
         skipped=[],
     )
-    rows = range(config.batch_size * (config.warmup + config.steps))
-    loader = DataLoader(cast(Any, rows), config.batch_size, collate_fn=lambda _: batch)
+    rows = range(settings.batch_size * (settings.warmup + settings.steps))
+    loader = DataLoader(cast(Any, rows), settings.batch_size, collate_fn=lambda _: batch)
     return cast(DataLoader[Batch], loader)
 
 

@@ -1,75 +1,100 @@
-"""The edge of every command: compose the configuration, check it, run, and print what a user can put right."""
+"""Run a command: compose its configuration, call it, and print errors that the user can fix."""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from flowers.errors import FULL, UNWRITABLE, InputError
+from flowers.settings import is_node, locate, nearest, parameters_of
 from flowers.system.termination import Terminated, raise_on_signals
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
+INSTEAD = {
+    "train": "To evaluate without training, type python src/evaluate.py run=DIR.",
+    "optimized_metric": "Set monitor.metric and monitor.mode.",
+    "extras": "Tags are set with tags=[...], warnings with python -W.",
+    "data.data_dir": "Set data.root, or paths.data_dir for all data sets.",
+    "model.optimizer": "Set optimizer=NAME, or optimizer.lr and the like.",
+    "model.scheduler": "Set scheduler=NAME, or its settings.",
+    "model.compile": "This template does not compile models on CPU and GPU; trainer=tpu does.",
+}
+"""What to type instead of settings of lightning-hydra-template that have another name here."""
+
 
 def run_subcommand(commands: Mapping[str, Callable[[DictConfig], Any]], script: str) -> None:
-    """Open the door that the first argument names: `python src/SCRIPT.py COMMAND`, of configs/SCRIPT_COMMAND.yaml."""
-    command = sys.argv[1] if len(sys.argv) > 1 else ""
-    choices = ", ".join(f"python src/{script}.py {name}" for name in commands)
-    if command in ("-h", "--help"):
+    """Run the command that the first argument names: `python src/SCRIPT.py NAME`, of configs/SCRIPT_NAME.yaml."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    choices = ", ".join(f"python src/{script}.py {choice}" for choice in commands)
+    if name in ("-h", "--help"):
         print(f"Commands: {choices}. Each has its own --help.")
         return
-    if command not in commands:
-        sys.exit(f"error: expected a command, found {command or 'none'}. Choices: {choices}.")
+    if name not in commands:
+        sys.exit(f"error: expected a command, found {name or 'none'}. Choices: {choices}.")
     del sys.argv[1]  # which Hydra would take for a setting
 
     def main(config: DictConfig) -> Any:
-        sys.argv.insert(1, command)  # for the processes that Lightning starts with the same command
+        sys.argv.insert(1, name)  # for the processes that Lightning starts with the same command
         try:
-            return commands[command](config)
+            return commands[name](config)
         finally:
             del sys.argv[1]
 
-    run_command(main, f"{script}_{command}")
+    run_command(main, f"{script}_{name}")
 
 
 def run_command(main: Callable[[DictConfig], Any], name: str) -> None:
-    """Run `main` with the configuration `configs/NAME.yaml` and the command line's overrides.
+    """Call `main` with the configuration `configs/NAME.yaml` and the command line's overrides.
 
-    Bad input ends with exit status 1 and one message on standard error; a mistake of ours keeps its traceback.
+    Bad input ends with exit status 1 and one message on standard error. Any other exception keeps its traceback.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print the errors itself, and exit
     raise_on_signals()
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # where a user's own model and data may be
+    try:
+        _refuse_null_groups()
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(_guarded(main, name))()
+    except Terminated as end:
+        if end.code:  # 0 in a run's other processes
+            print(f"error: {end.message}", file=sys.stderr)
+        raise
+    except (InputError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {_explain(error, name)}")
+    except OSError as error:  # of the directory that Hydra makes for the run
+        _exit_unwritable(error)
+        raise
+    except ValueError as error:
+        if isinstance(error.__cause__, OSError):  # of the log file that Hydra opens there
+            _exit_unwritable(error.__cause__)
+        raise
 
-    def checked(config: DictConfig) -> Any:
-        from flowers.config import SCHEMAS, check_config
 
+def _guarded(main: Callable[[DictConfig], Any], name: str) -> Callable[[DictConfig], Any]:
+    """Make errors that the user can fix end the process here: Hydra would add a line of its own."""
+
+    def guarded(config: DictConfig) -> Any:
         _run_job_alone()
-
-        # Errors end here, not around Hydra, which would add a line of its own.
         try:
-            values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-            check_config(SCHEMAS[name], cast(dict[str, Any], values))
             return main(config)
-        except InputError as error:
-            sys.exit(f"error: {error}")
-        except OmegaConfBaseException as error:
+        except (InputError, OmegaConfBaseException) as error:
             sys.exit(f"error: {_explain(error, name)}")
-        except InstantiationException as error:
-            if message := _unmade(error):
-                sys.exit(f"error: {message}")
-            raise
         except OSError as error:
             _exit_unwritable(error)
             raise
@@ -81,30 +106,11 @@ def run_command(main: Callable[[DictConfig], Any], name: str) -> None:
                 )
             raise
 
-    try:
-        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(checked)()
-    except Terminated as end:
-        if end.code:  # 0 in a run's other processes
-            print(f"error: {end.message}", file=sys.stderr)
-        raise
-    except InstantiationException:
-        raise
-    except HydraException as error:
-        sys.exit(f"error: {_explain(error, name)}")
-    except OSError as error:  # of the directory that Hydra makes for the run
-        _exit_unwritable(error)
-        raise
-    except ValueError as error:
-        if isinstance(error.__cause__, OSError):  # of the log file that Hydra opens there
-            _exit_unwritable(error.__cause__)
-        if "Config group override" not in str(error):  # which Hydra says without a word about the group
-            raise
-        group = next((argument for argument in sys.argv[1:] if argument.endswith("=null")), "a group")
-        sys.exit(f"error: {group}: expected one of the group's choices, found none. --help lists them.")
+    return guarded
 
 
 def _exit_unwritable(error: OSError) -> None:
-    """Exit with a message if an error is one of the disk, which the user can put right."""
+    """Exit with a message if an error is one of the disk, which the user can fix."""
     if error.errno in UNWRITABLE:
         where = f"{error.filename}: " if error.filename else ""
         fix = "Make room, or use another place" if error.errno in FULL else "Use another place"
@@ -123,38 +129,77 @@ def _run_job_alone() -> None:
             job.run.dir = job.runtime.output_dir
 
 
-def _unmade(error: InstantiationException) -> str | None:
-    """Why an object cannot be made as it is configured; None where that is no fault of the configuration."""
-    cause = error.__cause__
-    chain: BaseException | None = cause
-    while chain is not None:  # where importing the target failed, there is an ImportError in between
-        if isinstance(chain, InputError):
-            return str(chain)
-        chain = chain.__cause__
-    # Lightning's own for a trainer that cannot be, by name: importing Lightning here would be slow.
-    faults = {"MisconfigurationException", "TypeError", "ValueError", "ImportError", "AttributeError", "NoneType"}
-    if type(cause).__name__ not in faults:
-        return None
-    where = re.search(r"full_key: (\S+)", str(error))
-    return f"{where[1] if where else 'configuration'}: {cause or str(error).partition(chr(10))[0]}"
+def _refuse_null_groups() -> None:
+    """Refuse `GROUP=null` for a group that must have a choice, which Hydra reports without naming the group."""
+    for argument in sys.argv[1:]:
+        group, _, choice = argument.partition("=")
+        optional = group in ("debug", "experiment", "hparams_search")
+        if choice == "null" and (CONFIGS / group).is_dir() and not optional:
+            choices = ", ".join(sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")))
+            raise InputError(f"{argument}: expected one of the group's choices, found none. Choices: {choices}.")
 
 
 def _explain(error: Exception, name: str) -> str:
-    """Hydra's message, with the nearest name that it does know."""
-    from flowers.config import SCHEMAS, known_keys, nearest
-
-    message = str(error).strip()
+    """Return an error's message, with the nearest name for an unknown setting or choice."""
     if isinstance(error, MissingConfigException):
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        options = [str(choice) for choice in error.options or []]
-        close = "".join(f" Did you mean {group}={choice}?" for choice in get_close_matches(option, options, n=1))
-        return f"{group}={option}: no such choice.{close} Choices: {', '.join(options)}."
-    if named := re.search(r"full_key: (\S+)", f"{message}\n{error.__cause__}"):
-        key = named[1]
-        if isinstance(error, MissingMandatoryValue):
-            return f"{key}: expected a value, found none. Set it with {key}=VALUE."
-        keys = known_keys(SCHEMAS[name])
-        if key in keys:
-            return f"{key}: not in the configuration, though it may be. Add it as +{key}=VALUE."
-        return f"{key}: no such setting.{nearest(key, keys)}"
-    return message
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        choices = [str(option) for option in error.options or []]
+        close = "".join(f" Did you mean {group}={option}?" for option in get_close_matches(choice, choices, n=1))
+        return f"{group}={choice}: no such choice.{close} Choices: {', '.join(choices)}."
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key}: expected a value, found none. Set it with {error.full_key}=VALUE."
+    if isinstance(error, ConfigCompositionException) and isinstance(error.__cause__, OmegaConfBaseException):
+        key = str(error.__cause__.full_key or "")
+        return _explain_unknown(key, _compose_groups(name)) if key else str(error).strip()
+    return str(error).strip()
+
+
+def _compose_groups(name: str) -> DictConfig:
+    """Compose a command's configuration again, with the choices of the command line and none of its settings."""
+    GlobalHydra.instance().clear()
+    values = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
+    overrides = OverridesParser.create().parse_overrides(values)
+    own = _own_config_dirs()
+    groups = [
+        override.input_line
+        for override in overrides
+        if any((directory / override.key_or_group).is_dir() for directory in (CONFIGS, *own))
+    ]
+    groups.append(f"hydra.searchpath=[{','.join(f'file://{directory.resolve()}' for directory in own)}]")
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config: DictConfig = hydra.compose(name, groups)
+    return config
+
+
+def _own_config_dirs() -> list[Path]:
+    """Return the directory that `--config-dir` names, if it is given."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    directory: Path | None = parser.parse_known_args(sys.argv[1:])[0].config_dir
+    return [] if directory is None else [directory]
+
+
+def _explain_unknown(key: str, config: DictConfig) -> str:
+    """Explain that there is no such setting, from the keys that are configured and those that a class takes besides."""
+    for known, fix in INSTEAD.items():
+        if key == known or key.startswith(f"{known}."):
+            return f"{key}: no such setting. {fix}"
+    values = OmegaConf.to_container(config, resolve=False)
+    known_keys = list(_keys(values))
+    if get_close_matches(key, known_keys, n=1, cutoff=0.75):
+        return f"{key}: no such setting.{nearest(key, known_keys)}"
+    parent = key.rpartition(".")[0]
+    node = OmegaConf.select(config, parent) if parent else None
+    if node is not None and is_node(node):
+        taken = [f"{parent}.{parameter}" for parameter in parameters_of(locate(node["_target_"], parent))[0]]
+        if key in taken:
+            return f"{key}: not in the configuration, but {node['_target_']} takes it. Add it as +{key}=VALUE."
+        return f"{key}: no such setting.{nearest(key, taken)}"
+    beside = [known for known in known_keys if known.rpartition(".")[0] == parent]
+    return f"{key}: no such setting.{nearest(key, beside)}"
+
+
+def _keys(values: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in values.items() if isinstance(values, dict) else ():
+        yield f"{prefix}{key}"
+        yield from _keys(value, f"{prefix}{key}.")

@@ -1,9 +1,15 @@
-"""The contracts between the packages: the batch, and what training asks of a data module and of a model."""
+"""State the contracts between the packages: the batch, and what the commands need of a data module and of a model.
+
+`train()` takes any LightningDataModule and any LightningModule. The protocols below say which further methods and
+attributes it uses if they are there, and which ones `predict.py` needs. `docs/your-own.md` shows a pair.
+"""
 
 from __future__ import annotations
 
-from typing import TypedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
+import torch
 from torch import Tensor
 
 NO_LABEL = -1
@@ -11,17 +17,98 @@ NO_LABEL = -1
 
 
 class Batch(TypedDict):
-    """`B` samples. Rows that are not `valid` are padding or stand for a record that could not be read.
+    """`B` samples, as `FlowersDataModule` yields them and `FlowerClassifier` takes them.
+
+    The last three may be missing from the batches of another data module: then all rows are valid.
 
     image: uint8 `[B, H, W, 3]`, RGB.
     label: int64 `[B]`, `NO_LABEL` where the split has none.
     id: the images' ids, empty where not valid.
-    valid: bool `[B]`.
+    valid: bool `[B]`, False for padding and for records that could not be read.
     skipped: why each unreadable record was skipped; no fixed length.
     """
 
     image: Tensor
     label: Tensor
-    id: list[str]
-    valid: Tensor
-    skipped: list[str]
+    id: NotRequired[list[str]]
+    valid: NotRequired[Tensor]
+    skipped: NotRequired[list[str]]
+
+
+def valid_rows(batch: Batch) -> Tensor:
+    """Return which rows of a batch are valid, bool `[B]`: all of them where the batch does not say."""
+    return batch["valid"] if "valid" in batch else torch.ones_like(batch["label"], dtype=torch.bool)
+
+
+@runtime_checkable
+class DeclaresMetrics(Protocol):
+    """A model that declares what it logs, so that `monitor.metric` is checked before training.
+
+    metric_modes: the names of its metrics, and for each whether the least (`min`) or the most (`max`) is the best.
+    """
+
+    metric_modes: Mapping[str, Literal["min", "max"]]
+
+
+@runtime_checkable
+class HasClassNames(Protocol):
+    """A data module, or a model, of named classes. `predict.py` needs them, and ensembles compare them.
+
+    class_names: in label order.
+    """
+
+    class_names: Sequence[str]
+
+
+@runtime_checkable
+class ChecksImageSizes(Protocol):
+    """A model that cannot take images of any size."""
+
+    def check_image_sizes(self, sizes: Mapping[str, Iterable[int]]) -> None:
+        """Raise `InputError` unless it takes images of all these sides in pixels, given by setting."""
+        ...
+
+
+@runtime_checkable
+class CountsBatches(Protocol):
+    """A data module that knows the length of an epoch without making a loader."""
+
+    def count_batches(self, processes: int) -> int:
+        """Return the batches of a training epoch on each of so many processes."""
+        ...
+
+
+@runtime_checkable
+class ChecksSplit(Protocol):
+    """A data module whose checkpoints record what it was split by."""
+
+    def check_same_split(self, state: Mapping[str, Any]) -> None:
+        """Raise `InputError` if `state`, from its `state_dict`, is of another split than the configured one."""
+        ...
+
+
+@runtime_checkable
+class ReportsSkipped(Protocol):
+    """A data module that may go on without records that cannot be read."""
+
+    def gather_skipped(self) -> set[str]:
+        """Return why each record was skipped, from all processes of the run; all of them call it."""
+        ...
+
+
+@runtime_checkable
+class LoadsSplits(Protocol):
+    """A data module whose splits can be predicted. Its batches are `Batch`es with ids."""
+
+    def loader(self, split: Literal["train", "val", "test"]) -> Iterable[Batch]:
+        """Return the batches of a split, each image once, in order and without augmentation."""
+        ...
+
+
+@runtime_checkable
+class GivesLogits(Protocol):
+    """A model whose predictions can be written."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the logits `[B, K]` of images uint8 `[B, H, W, 3]`."""
+        ...

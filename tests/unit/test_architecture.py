@@ -19,7 +19,7 @@ def test_imports_run_one_way() -> None:
 
 @pytest.mark.parametrize(
     "light",
-    ["flowers.config, flowers.cli", "flowers.preparation.verify, flowers.reporting.verification"],
+    ["flowers.commands, flowers.settings", "flowers.preparation.verify, flowers.reporting.verification"],
     ids=["checking a configuration", "checking a data set"],
 )
 def test_nothing_heavy_is_imported_for(light: str) -> None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import albumentations as A
 import lightning as L
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import distributed
 from torch.utils.data import DataLoader
 
@@ -31,6 +32,7 @@ from flowers.data.transforms import SeededTransform
 from flowers.data.workers import fork_server, start_worker
 from flowers.errors import InputError
 from flowers.interfaces import Batch
+from flowers.settings import Count, Positive, Seed
 from flowers.system.cores import available_cores
 
 log = logging.getLogger(__name__)
@@ -71,21 +73,21 @@ class FlowersDataModule(L.LightningDataModule):
     def __init__(
         self,
         root: str | Sequence[str],
-        image_size: int,
-        train_size: int,
-        eval_size: int,
-        batch_size: int,
+        image_size: Positive,
+        train_size: Positive,
+        eval_size: Positive,
+        batch_size: Positive,
         train_transform: Sequence[A.BasicTransform],
         eval_transform: Sequence[A.BasicTransform],
         train_on: Literal["train", "train+val"] = "train",
-        folds: int | None = None,
-        fold: int | None = None,
+        folds: Annotated[int, Field(ge=2)] | None = None,
+        fold: Count | None = None,
         balance: Balance | None = None,
         on_bad_record: OnBadRecord = "stop",
         check_crc: CheckCRC = "always",
         decoded_cache: Literal["memory", "disk"] | None = None,
-        seed: int = 0,
-        num_workers: int | None = None,
+        seed: Seed = 0,
+        num_workers: Count | None = None,
         cache_dir: str = "~/.cache/flowers",
         prepare: Callable[[Path], object] | None = None,
         storage_options: Mapping[str, Any] | None = None,
@@ -124,6 +126,21 @@ class FlowersDataModule(L.LightningDataModule):
                     f"set that is there, set data=tfrecords data.root={self.root}."
                 )
             self.prepare(self.root)
+
+    def setup(self, stage: str) -> None:
+        """Open the splits of a stage. Damaged shards are found here, before anything slow."""
+        splits: tuple[Split, ...] = ("train", "val") if stage == "fit" else ()
+        for split in splits:
+            self.records(split)
+
+    def count_batches(self, processes: int) -> int:
+        """Return the batches of a training epoch on each of so many processes."""
+        return max(1, len(self.records("train")) // (self.batch_size * processes))
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is a validation split: after a final fit to train and val there is none."""
+        return self.train_on == "train"
 
     @cached_property
     def class_names(self) -> list[str]:
@@ -277,7 +294,7 @@ class FlowersDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-        return [] if fitting and self.train_on == "train+val" else self.loader("val")
+        return [] if fitting and not self.has_validation else self.loader("val")
 
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None
@@ -302,7 +319,7 @@ class FlowersDataModule(L.LightningDataModule):
         return self.skipped
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        self.skipped.update(batch["skipped"])
+        self.skipped.update(batch.get("skipped", ()))
         return batch
 
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.data import DistributedSampler, SequentialSampler
 
 Balance = Literal["sqrt", "full"]
 
@@ -103,10 +103,11 @@ def earlier_draws(order: NDArray[np.int64]) -> NDArray[np.int64]:
     return earlier
 
 
-class EpochSampler(Sampler[Draw]):
+class EpochSampler(DistributedSampler[Draw]):
     """One rank's draws from `numbers`, epoch by epoch, in whole batches, as many as every other rank's.
 
-    The k-th batches of all ranks together are the k-th global batch, which depends on `ranks * batch_size` only.
+    The k-th batches of all ranks together are the k-th global batch, which depends on `ranks * batch_size` only. Like
+    any `DistributedSampler`, it is left in place by Lightning, which gives other samplers one of its own.
 
     Args:
         numbers: the record numbers to draw from, int64 `[N]`.

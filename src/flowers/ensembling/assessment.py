@@ -10,8 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from flowers.config import Method
-from flowers.ensembling.methods import METHODS
+from flowers.ensembling.methods import METHODS, Method
 from flowers.ensembling.offsets import fit_offsets
 from flowers.ensembling.scores import (
     Estimate,

@@ -8,15 +8,16 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from pydantic import Field
 
 from flowers.data.folds import fold_of
 from flowers.ensembling.alignment import Joined, check_same_classes, join_test, join_validation
 from flowers.ensembling.assessment import Assessment, assess
 from flowers.ensembling.members import Member, find_members
+from flowers.ensembling.methods import Method
 from flowers.ensembling.scores import Probabilities, log_probabilities
 from flowers.ensembling.validation import Blend, Rows
 from flowers.errors import InputError
@@ -24,6 +25,7 @@ from flowers.inference.predictions import PredictionsWriter, Provenance, metadat
 from flowers.inference.submission import write_submission
 from flowers.interfaces import NO_LABEL
 from flowers.progress import progress
+from flowers.settings import Nodes, Paths, Seed
 from flowers.system.atomic import write_atomic
 
 _BLENDED_AT_ONCE = 4096
@@ -31,6 +33,25 @@ _BLENDED_AT_ONCE = 4096
 
 
 _SETTINGS = ("runs", "method", "methods", "offsets", "allow_missing", "folds", "resamples", "seed")
+"""The settings that are recorded with the result."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnsembleSettings:
+    """The settings of `python src/ensemble.py`; configs/ensemble.yaml says what each one means."""
+
+    runs: list[str]
+    method: Literal["auto"] | Method
+    methods: Annotated[list[Method], Field(min_length=1)]
+    offsets: bool
+    allow_missing: bool
+    folds: Annotated[int, Field(ge=3)]  # two of them are left out at a time
+    resamples: Annotated[int, Field(ge=100)]
+    seed: Seed
+    logger: Nodes
+    paths: Paths
+    task_name: str
+    tags: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,30 +74,35 @@ class Ensemble:
     files: list[Path]
 
 
-def ensemble(config: DictConfig) -> Ensemble:
-    """Blend the members that `config.runs` names, and leave everything in `config.paths.output_dir`.
+def ensemble(settings: EnsembleSettings) -> Ensemble:
+    """Blend the members that `settings.runs` names, and leave everything in `settings.paths.output_dir`.
 
     Raises:
         InputError: a member is not there or may not be used; see the message.
     """
-    if config.method not in ("auto", *config.methods):
+    if settings.method not in ("auto", *settings.methods):
         raise InputError(
-            f"method={config.method}: expected auto or one of methods=[{','.join(config.methods)}], found another. "
-            f"Choose one of these, or add {config.method} to methods."
+            f"method={settings.method}: expected auto or one of methods=[{','.join(settings.methods)}], found another. "
+            f"Choose one of these, or add {settings.method} to methods."
         )
-    directory = Path(config.paths.output_dir)
-    members = find_members(config.runs, directory)
+    directory = Path(settings.paths.output_dir)
+    members = find_members(settings.runs, directory)
     class_names = check_same_classes(members)
     tested = _have_test(members)
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".joined-", dir=directory) as scratch:
         # Both before anything slow, and before anything is written.
-        val = join_validation(members, Path(scratch), allow_missing=config.allow_missing)
-        test = join_test(members, Path(scratch), allow_missing=config.allow_missing) if tested else None
-        folds = fold_of(val.ids.to_pylist(), val.labels, folds=config.folds, seed=config.seed)
+        val = join_validation(members, Path(scratch), allow_missing=settings.allow_missing)
+        test = join_test(members, Path(scratch), allow_missing=settings.allow_missing) if tested else None
+        folds = fold_of(val.ids.to_pylist(), val.labels, folds=settings.folds, seed=settings.seed)
         rows = Rows(log_probabilities(val.probabilities), val.labels, folds)
         assessment = assess(
-            rows, config.methods, config.method, offsets=config.offsets, resamples=config.resamples, seed=config.seed
+            rows,
+            settings.methods,
+            settings.method,
+            offsets=settings.offsets,
+            resamples=settings.resamples,
+            seed=settings.seed,
         )
         files = [_write(directory, val, [assessment.probabilities], _provenance(directory, members, "val"))]
         if test is not None:
@@ -89,7 +115,7 @@ def ensemble(config: DictConfig) -> Ensemble:
     counts = len(val.ids), 0 if test is None else len(test.ids)
     files.append(directory / "ensemble.json")
     result = Ensemble(directory, class_names, members, assessment, counts, (left_out, lacking), files)
-    write_atomic(files[-1], json.dumps(_summary(result, config), indent=2) + "\n")
+    write_atomic(files[-1], json.dumps(_summary(result, settings), indent=2) + "\n")
     return result
 
 
@@ -143,13 +169,13 @@ def _provenance(directory: Path, members: Sequence[Member], split: str) -> Prove
     )
 
 
-def _summary(result: Ensemble, config: DictConfig) -> dict[str, Any]:
+def _summary(result: Ensemble, settings: EnsembleSettings) -> dict[str, Any]:
     """All figures, as JSON has them."""
     assessment = result.assessment
     offsets = assessment.offsets
     return {
         "method": assessment.method,
-        "chosen_by": "cross-validation" if config.method == "auto" else "the user",
+        "chosen_by": "cross-validation" if settings.method == "auto" else "the user",
         "macro_f1": asdict(assessment.ensemble),
         "methods": {method: asdict(figures) for method, figures in assessment.methods.items()},
         "best_member": result.members[assessment.best].name,
@@ -179,7 +205,7 @@ def _summary(result: Ensemble, config: DictConfig) -> dict[str, Any]:
         "validation_rows": result.rows[0],
         "test_rows": result.rows[1],
         "sha256": {path.name: _digest(path) for path in result.files if path.is_file()},
-        "settings": OmegaConf.to_container(OmegaConf.masked_copy(config, list(_SETTINGS))),
+        "settings": {name: getattr(settings, name) for name in _SETTINGS},
     }
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from flowers.config import Method
 from flowers.ensembling.pools import LinearPool, LogarithmicPool, Pool, RankPool, equal_weights
 from flowers.ensembling.scores import SMALLEST, Labels, Probabilities, log_probabilities, macro_f1
 
+Method = Literal["mean", "geometric", "rank", "weights", "greedy", "stacked"]
 Fit = Callable[[Probabilities, Labels], Pool]
 
 GREEDY_STEPS = 50

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flowers.config import Method
 from flowers.ensembling.calibration import Temperatures, calibrated
-from flowers.ensembling.methods import METHODS
+from flowers.ensembling.methods import METHODS, Method
 from flowers.ensembling.offsets import fit_offsets
 from flowers.ensembling.pools import Pool
 from flowers.ensembling.scores import Labels, Probabilities, log_loss, macro_f1

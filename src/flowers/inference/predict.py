@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 from torch import Tensor
 
-from flowers.data.datamodule import FlowersDataModule
+from flowers.data.layout import Split
 from flowers.errors import InputError
+from flowers.inference.evaluate import EvaluateSettings
 from flowers.inference.predictions import PredictionsWriter, Provenance
 from flowers.inference.submission import write_submission
 from flowers.inference.tta import TTA, View, mean_over_views
 from flowers.instantiate import instantiate
-from flowers.interfaces import NO_LABEL, Batch
-from flowers.models.classifier import FlowerClassifier
-from flowers.models.image_sizes import check_image_sizes
+from flowers.interfaces import NO_LABEL, Batch, ChecksImageSizes, LoadsSplits, valid_rows
+from flowers.settings import Node, load_settings
+from flowers.training.lightning_trainer import TRAINER, make_plain_trainer
+from flowers.training.pair import class_names_of
 from flowers.training.runs import Run, digest_weights
 
 
@@ -34,10 +37,18 @@ class Written:
     skipped: set[str]
 
 
+@dataclass(frozen=True, slots=True)
+class PredictSettings(EvaluateSettings):
+    """The settings of `python src/predict.py`: those of `evaluate.py`, the split and the augmentation at test time."""
+
+    split: Split
+    tta: Node
+
+
 class Predictor(L.LightningModule):
     """A model that gives the mean of its probabilities over views of each picture."""
 
-    def __init__(self, model: FlowerClassifier, views: Sequence[View]) -> None:
+    def __init__(self, model: L.LightningModule, views: Sequence[View]) -> None:
         super().__init__()
         self.model = model
         self._views = views
@@ -71,11 +82,13 @@ class _BatchWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.skipped.update(batch["skipped"])
+        self.skipped.update(batch.get("skipped", ()))
         if self.writer is None:
             return
+        if "id" not in batch:
+            raise InputError("data: expected batches with ids, found none. Add the key id: a list of str.")
         # On the host: on a device that compiles, a selection by value would be a program for each number of rows.
-        valid = batch["valid"].cpu()
+        valid = valid_rows(batch).cpu()
         labels = [None if label == NO_LABEL else label for label in batch["label"].cpu()[valid].tolist()]
         ids = [identity for identity, row in zip(batch["id"], valid.tolist(), strict=True) if row]
         self.writer.write(ids, labels, outputs.cpu().numpy()[valid.numpy()])
@@ -93,61 +106,103 @@ def predict(config: DictConfig) -> Written:
         InputError: no such run, bad data or weights, an id twice, a probability that is not a finite number, or a limit
             on the batches; see the message.
     """
-    run = Run(Path(config.run))
+    settings = load_settings(PredictSettings, config, {"trainer": TRAINER})
+    run, split = Run(Path(settings.run)), settings.split
     recorder = _BatchWriter()
-    trainer = _make_trainer(config, run, recorder)
-    datamodule, model = run.load(config.data, config.split, trust=config.trust)
-    tta: TTA = instantiate(config.tta)
-    check_image_sizes(model.backbone, tta.sides(datamodule.eval_size))
-    predictor = Predictor(model, tta.views(datamodule.eval_size))
-    loader = datamodule.loader(config.split)
-    if config.trainer.fast_dev_run:
+    trainer = _make_trainer(settings, run, recorder)
+    datamodule, model = run.load(asdict(settings.data), split, trust=settings.trust)
+    data, class_names = _check_predictable(datamodule, model)
+    predictor, tta = _make_predictor(settings, datamodule, model)
+    loader = data.loader(split)
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
         trainer.predict(predictor, loader, return_predictions=False)
         return Written([], 0, recorder.skipped)
-    provenance = _describe(run, config.split, datamodule, model, str(tta))
-    files = [run.predictions(config.split)]
-    with PredictionsWriter(files[0], model.class_names) as recorder.writer:
+    provenance = _describe(run, split, datamodule, model, class_names, tta)
+    files = [run.predictions(split)]
+    with PredictionsWriter(files[0], class_names) as recorder.writer:
         trainer.predict(predictor, loader, return_predictions=False)
-        skipped = recorder.skipped | datamodule.skipped
+        skipped: set[str] = recorder.skipped | getattr(datamodule, "skipped", set())
         speed = recorder.images_per_second
         recorder.writer.finish(replace(provenance, images_per_second=speed, skipped=len(skipped)))
-    if config.split == "test":
+    if split == "test":
         write_submission(files[0], run.submission)
         files.append(run.submission)
     return Written(files, recorder.writer.count, skipped)
 
 
-def _make_trainer(config: DictConfig, run: Run, recorder: _BatchWriter) -> L.Trainer:
-    trainer: L.Trainer = instantiate(
-        config.trainer,
-        callbacks=[recorder],
-        logger=False,
-        enable_checkpointing=False,
-        default_root_dir=str(run.best.parent),  # has none of SLURM's checkpoints, which Lightning would load
-    )
+def _check_predictable(datamodule: L.LightningDataModule, model: L.LightningModule) -> tuple[LoadsSplits, list[str]]:
+    """Return what gives the batches, and the class names.
+
+    Raises:
+        InputError: the data module or the model lacks what predictions are made of.
+    """
+    if not isinstance(datamodule, LoadsSplits):
+        raise InputError(
+            f"data: {type(datamodule).__name__} has no loader(split), which predict.py needs. Add the method: "
+            "flowers.interfaces.LoadsSplits says what it returns."
+        )
+    if not is_overridden("forward", model, L.LightningModule):
+        raise InputError(
+            f"model: {type(model).__name__} has no forward(image), which predict.py needs. Add the method: "
+            "flowers.interfaces.GivesLogits says what it returns."
+        )
+    class_names = class_names_of(datamodule) or class_names_of(model)
+    if class_names is None:
+        raise InputError(
+            f"data: {type(datamodule).__name__} has no class_names, which predict.py needs. Add the attribute: a list "
+            "of str in label order."
+        )
+    return datamodule, class_names
+
+
+def _make_predictor(
+    settings: PredictSettings, datamodule: L.LightningDataModule, model: L.LightningModule
+) -> tuple[Predictor, TTA]:
+    tta: TTA = instantiate("tta", settings.tta)
+    side: int | None = getattr(datamodule, "eval_size", None)
+    if side is None:
+        if str(tta) != str(TTA()):
+            raise InputError(
+                f"tta: expected none, as {type(datamodule).__name__} has no eval_size, the side of its images in "
+                "pixels. Add the attribute, or leave tta out."
+            )
+        return Predictor(model, [_whole]), tta
+    if isinstance(model, ChecksImageSizes):
+        model.check_image_sizes(tta.sides(side))
+    return Predictor(model, tta.views(side)), tta
+
+
+def _whole(images: Tensor) -> Tensor:
+    return images
+
+
+def _make_trainer(settings: PredictSettings, run: Run, recorder: _BatchWriter) -> L.Trainer:
+    trainer = make_plain_trainer(settings.trainer, run.best.parent, [recorder])
     if trainer.world_size > 1:
         raise InputError(
             f"trainer: expected one process to predict, as one writes the file, found {trainer.world_size}. Set "
             "trainer.devices=1, or predict on a single TPU host with trainer=tpu."
         )
-    if not config.trainer.fast_dev_run:
+    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
         _check_whole_split(trainer)
     return trainer
 
 
-def _describe(run: Run, split: str, datamodule: FlowersDataModule, model: FlowerClassifier, tta: str) -> Provenance:
+def _describe(
+    run: Run, split: str, datamodule: L.LightningDataModule, model: L.LightningModule, class_names: list[str], tta: TTA
+) -> Provenance:
     return Provenance(
         run=str(run.directory),
         split=split,
-        image_size=datamodule.image_size,
-        tta=tta,
-        class_names=model.class_names,
-        eval_size=datamodule.eval_size,
-        backbone=run.config().model.backbone,
+        image_size=getattr(datamodule, "image_size", None),
+        tta=str(tta),
+        class_names=class_names,
+        eval_size=getattr(datamodule, "eval_size", None),
+        backbone=run.config().model.get("backbone") or type(model).__name__,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        trained_on=datamodule.train_on,
-        folds=datamodule.folds,
-        fold=datamodule.fold,
+        trained_on=getattr(datamodule, "train_on", "train"),
+        folds=getattr(datamodule, "folds", None),
+        fold=getattr(datamodule, "fold", None),
         recipe=run.recipe(),
         weights=digest_weights(model.state_dict()),
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from flowers.errors import InputError
+from flowers.settings import Positive
 
 Symmetry = Literal["none", "flip", "flips", "all"]
 View = Callable[[Tensor], Tensor]
@@ -36,7 +37,7 @@ class TTA:
 
     symmetries: Symmetry = "none"
     five_crops: bool = False
-    sizes: Sequence[int] = ()
+    sizes: Sequence[Positive] = ()
 
     def __str__(self) -> str:
         """What a report says: `none`, or `flip, five crops, 192 + 224 px`."""

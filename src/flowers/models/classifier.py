@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatchcase
-from typing import Any, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, cast
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from flowers.errors import InputError
-from flowers.interfaces import Batch
+from flowers.interfaces import Batch, valid_rows
 from flowers.models.backbone import create_backbone, weights_config
+from flowers.models.image_sizes import check_image_sizes
 from flowers.models.losses import cross_entropy, loss_on_host, masked_mean, smooth_targets
 from flowers.models.metrics import SplitMetrics
 from flowers.models.mixing import draw_mixing, mix
-
-OptimizerFactory = Callable[[Any], Optimizer]
-SchedulerFactory = Callable[[Optimizer], LRScheduler]
+from flowers.models.optimizers import OptimizerFactory, SchedulerFactory, configure, parameter_groups
+from flowers.settings import Mode, NonNegative, Seed
 
 
 class FlowerClassifier(L.LightningModule):
@@ -43,16 +40,18 @@ class FlowerClassifier(L.LightningModule):
         image_size: the side of the training images; see `create_backbone`.
     """
 
+    metric_modes: ClassVar[Mapping[str, Mode]] = {"val/macro_f1": "max", "val/accuracy": "max", "val/loss": "min"}
+
     def __init__(
         self,
         class_names: Sequence[str],
         backbone: str,
         pretrained: bool | str = False,
         backbone_arguments: Mapping[str, Any] | None = None,
-        label_smoothing: float = 0.0,
-        mixup_alpha: float = 0.0,
-        cutmix_alpha: float = 0.0,
-        seed: int = 0,
+        label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        mixup_alpha: NonNegative = 0.0,
+        cutmix_alpha: NonNegative = 0.0,
+        seed: Seed = 0,
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
         image_size: int | None = None,
@@ -86,7 +85,7 @@ class FlowerClassifier(L.LightningModule):
         return (image.permute(0, 3, 1, 2).to(torch.float32) - self.pixel_mean) / self.pixel_std
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        images, targets, valid = self._normalise(batch["image"]), self._targets(batch), batch["valid"]
+        images, targets, valid = self._normalise(batch["image"]), self._targets(batch), valid_rows(batch)
         if self.mixup_alpha > 0 or self.cutmix_alpha > 0:
             rng = np.random.default_rng([self.seed, self.current_epoch, batch_idx])
             size, height, width = batch["image"].shape[:3]
@@ -117,7 +116,7 @@ class FlowerClassifier(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits = self(batch["image"])
         losses = cross_entropy(logits, self._targets(batch))
-        self._metrics("val").update(losses, logits.argmax(1), batch["label"], batch["valid"])
+        self._metrics("val").update(losses, logits.argmax(1), batch["label"], valid_rows(batch))
 
     def on_train_epoch_start(self) -> None:
         self._metrics("train").reset()
@@ -132,16 +131,13 @@ class FlowerClassifier(L.LightningModule):
         self._log_metrics("val")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        if self._optimizer is None or self._scheduler is None:
-            raise ValueError("FlowerClassifier was made without an optimizer and a scheduler, so it cannot be trained")
-        optimizer: Optimizer = _make("optimizer", self._optimizer, _parameter_groups(self.backbone))
-        scheduler: LRScheduler = _make("scheduler", self._scheduler, optimizer)
-        if isinstance(scheduler, ReduceLROnPlateau):
-            raise InputError(
-                "scheduler._target_: expected a schedule by step, found ReduceLROnPlateau, which follows a metric. "
-                "Choose scheduler=cosine, or another schedule of torch.optim.lr_scheduler."
-            )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        if self._optimizer is None:
+            raise ValueError("FlowerClassifier was made without an optimizer, so it cannot be trained")
+        return configure(self._optimizer, self._scheduler, parameter_groups(self.backbone))
+
+    def check_image_sizes(self, sizes: Mapping[str, Iterable[int]]) -> None:
+        """Raise `InputError` unless the backbone takes images of all these sides in pixels, given by setting."""
+        check_image_sizes(self.backbone, sizes)
 
     def _targets(self, batch: Batch) -> Tensor:
         return smooth_targets(batch["label"], len(self.class_names), self.label_smoothing if self.training else 0.0)
@@ -152,33 +148,3 @@ class FlowerClassifier(L.LightningModule):
     def _log_metrics(self, split: str) -> None:
         figures = self._metrics(split).compute()
         self.log_dict({f"{split}/{name}": value for name, value in figures.items()})
-
-
-def _make(key: str, factory: Callable[[Any], Any], argument: Any) -> Any:
-    """Call an optimizer's or a schedule's factory; `key` is where it is configured."""
-    try:
-        return factory(argument)
-    except (TypeError, ValueError) as error:  # an argument that it does not take, or of another type or range
-        target: Any = factory
-        while isinstance(target, functools.partial):
-            target = target.func
-        name = getattr(target, "__name__", target)
-        raise InputError(
-            f"{key}: expected settings that {name} takes, found this: {error}. Add settings with +{key}.NAME=VALUE, "
-            f"remove them with ~{key}.NAME."
-        ) from error
-
-
-def _parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Split parameters into matrices and what weight decay would only harm.
-
-    That is biases, normalisation and what the model names itself: positions, class tokens.
-    """
-    no_weight_decay: Any = getattr(model, "no_weight_decay", tuple)
-    spared = no_weight_decay()
-    groups: list[dict[str, Any]] = [{"params": []}, {"params": [], "weight_decay": 0.0}]
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            spare = parameter.ndim <= 1 or any(fnmatchcase(name, pattern) for pattern in spared)
-            groups[spare]["params"].append(parameter)
-    return groups

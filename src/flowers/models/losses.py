@@ -30,6 +30,11 @@ def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
     return (values * weights).sum() / weights.sum().clamp(min=1)
 
 
+def has_loss(outputs: Any) -> bool:
+    """Tell whether a training step returned a loss, which a model may leave out."""
+    return isinstance(outputs, dict) and isinstance(outputs.get("loss"), Tensor)
+
+
 def loss_on_host(outputs: dict[str, Any]) -> Tensor:
     """Return the loss of a training step on the CPU, reading it from the device only once."""
     if "loss_on_host" not in outputs:

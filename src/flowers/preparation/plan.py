@@ -7,10 +7,11 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from flowers.data.layout import SPLITS, Split
 from flowers.errors import InputError
@@ -18,6 +19,7 @@ from flowers.preparation.manifest import PlannedImage, UnreadableImage
 from flowers.preparation.scan import Scan
 from flowers.preparation.source import Photograph, class_names
 from flowers.preparation.split import hash_words, near_duplicate_groups, stratified_split
+from flowers.settings import Positive, Seed
 
 ID_DIGITS = 9  # as in the competition's data
 
@@ -29,12 +31,12 @@ LEAST_RECORDS = 32
 class Settings:
     """What decides over the output: `configs/prepare_folder.yaml` says what each setting means."""
 
-    sizes: tuple[int, ...]
-    val: float
-    test: float
-    seed: int
-    shards: int
-    duplicate_distance: int
+    sizes: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    val: Annotated[float, Field(ge=0, lt=1)]
+    test: Annotated[float, Field(ge=0, lt=1)]
+    seed: Seed
+    shards: Positive
+    duplicate_distance: Annotated[int, Field(ge=0, le=80)]  # from about there on, unrelated photographs are as near
     on_bad_image: Literal["stop", "skip"]
 
     @classmethod
@@ -51,6 +53,16 @@ class Settings:
                 f"val={settings.val} test={settings.test}: expected less than 1 together. Leave some for train."
             )
         return settings
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSettings(Settings):
+    """The settings of `python src/prepare.py folder`: those of the plan, and where and by what it is carried out."""
+
+    source: str
+    output: str
+    runner: str | None
+    runner_options: list[str]
 
 
 def make_plan(photographs: Sequence[Photograph], scans: Mapping[str, Scan], settings: Settings) -> list[PlannedImage]:

@@ -49,6 +49,15 @@ Kind = Literal["split", "shard", "record", "duplicate", "leak", "resolution", "m
 
 
 @dataclass(frozen=True, slots=True)
+class VerifySettings:
+    """The settings of `python src/prepare.py verify`."""
+
+    root: str
+    decode: bool
+    report: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """A fault: its kind, where it is as far as that can be told, and a message with all of it."""
 

@@ -6,16 +6,16 @@ import warnings
 from dataclasses import asdict
 from pathlib import Path
 
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import WandbLogger
 from matplotlib.figure import Figure
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from flowers.ensembling.ensemble import Ensemble
 from flowers.ensembling.scores import Estimate
-from flowers.instantiate import instantiate
+from flowers.settings import Nodes
+from flowers.training.lightning_trainer import make_all
 from flowers.training.loggers import finished_wandb_run
 
 WIDE = 150  # characters, for tables that no narrower terminal or file could hold
@@ -159,7 +159,7 @@ def _correlations_figure(result: Ensemble) -> Figure:
     return figure
 
 
-def log_ensemble(result: Ensemble, figures: list[Path], config: DictConfig) -> None:
+def log_ensemble(result: Ensemble, figures: list[Path], loggers: Nodes) -> None:
     """Tell the configured loggers (W&B, unless told otherwise) the members, the figures and the pictures of them."""
     assessment = result.assessment
     ensemble = assessment.ensemble
@@ -179,10 +179,7 @@ def log_ensemble(result: Ensemble, figures: list[Path], config: DictConfig) -> N
     ]
     warnings.filterwarnings("ignore", message="Experiment logs directory")  # of the CSV logger: it has no log there
     with finished_wandb_run():
-        for node in (config.logger or {}).values():
-            if node is None:
-                continue
-            logger: Logger = instantiate(node)
+        for logger in make_all("logger", loggers):
             logger.log_hyperparams({"method": assessment.method, "members": members})
             logger.log_metrics(values, step=0)
             if isinstance(logger, WandbLogger):

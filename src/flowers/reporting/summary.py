@@ -17,13 +17,20 @@ _console = Console(soft_wrap=True, highlight=False)
 
 
 @rank_zero_only
-def print_metrics(metrics: Mapping[str, float]) -> None:
-    """A table of figures: a row a split, a column a figure."""
-    splits = sorted({name.partition("/")[0] for name in metrics if "/" in name}, reverse=True)
-    figures = [figure for figure in ("loss", "accuracy", "macro_f1") if any(f"{s}/{figure}" in metrics for s in splits)]
-    table = Table("split", *figures)
-    for split in splits:
-        values = [metrics.get(f"{split}/{figure}") for figure in figures]
+def print_metrics(metrics: Mapping[str, float], monitored: str) -> None:
+    """Print a table of metrics: a row for each split, a column for each metric of the monitored one's split.
+
+    Args:
+        metrics: by name, as `val/accuracy`; a name without a split has a row of its own.
+        monitored: the name of the metric that decided on the best checkpoint; its column comes last.
+    """
+    table_split, _, last = monitored.rpartition("/")
+    names = [name.rpartition("/")[2] for name in metrics if name.rpartition("/")[0] == table_split]
+    names = [*dict.fromkeys(name for name in names if name != last), *([last] if last in names else [])]
+    names = names or list(dict.fromkeys(name.rpartition("/")[2] for name in metrics))
+    table = Table("split", *names)
+    for split in sorted({name.rpartition("/")[0] for name in metrics}, reverse=True):
+        values = [metrics.get(f"{split}/{name}" if split else name) for name in names]
         if any(value is not None for value in values):
             table.add_row(split, *("" if value is None else f"{value:.4f}" for value in values))
     _console.print(table)

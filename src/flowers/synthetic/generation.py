@@ -19,6 +19,7 @@ from flowers.data.tfrecord.example import Record, encode_example
 from flowers.data.tfrecord.framing import write_shard
 from flowers.errors import InputError
 from flowers.progress import progress
+from flowers.settings import Positive, Seed
 from flowers.synthetic.drawing import draw_picture, reduce_picture
 from flowers.synthetic.species import draw_species
 from flowers.system.atomic import atomic_path, remove_parts, write_atomic
@@ -47,11 +48,11 @@ class Garden:
         sizes: the resolutions, in pixels a side.
     """
 
-    seed: int
-    train: int
-    val: int
-    test: int
-    sizes: Sequence[int]
+    seed: Seed
+    train: Positive
+    val: Positive
+    test: Positive
+    sizes: Sequence[Positive]
 
     def __call__(self, root: Path) -> None:
         """Generate the data set in `root`, unless it is there."""

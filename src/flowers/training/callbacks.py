@@ -16,9 +16,11 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 from flowers.errors import InputError
-from flowers.models.losses import loss_on_host
+from flowers.models.losses import has_loss, loss_on_host
+from flowers.settings import Count, Positive
 from flowers.system.termination import Terminated, handle_signals
 
 
@@ -31,7 +33,7 @@ class Throughput(Callback):
 
     @property
     def images_per_second(self) -> float:
-        """Of the epoch so far."""
+        """Return the speed of the epoch so far."""
         return self._images / max(time.perf_counter() - self._start, 1e-9)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -43,11 +45,25 @@ class Throughput(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._images += len(batch["id"]) * trainer.world_size
+        self._images += count_images(batch) * trainer.world_size
         if batch_idx + 1 == trainer.num_training_batches:  # before validation, which runs within the epoch
-            loss_on_host(outputs)  # waits for the device to finish
+            wait_for(outputs)
             speed = torch.tensor(self.images_per_second)
             pl_module.log("train/images_per_second", speed, on_step=False, on_epoch=True, batch_size=1)
+
+
+def count_images(batch: Any) -> int:
+    """Return the rows of a batch of tensors in any nesting of dicts, lists and tuples; 0 if there is no tensor."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else 0
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
+    return next((rows for part in parts if (rows := count_images(part))), 0)
+
+
+def wait_for(outputs: Any) -> None:
+    """Wait until the device has finished a training step, if it returned a loss."""
+    if has_loss(outputs):
+        loss_on_host(outputs)
 
 
 class NonFiniteGuard(Callback):
@@ -74,8 +90,8 @@ class NonFiniteGuard(Callback):
         logged = trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         if logged or trainer.is_last_batch or trainer.strategy.root_device.type == "cpu":
             steps, self._unchecked = self._unchecked, []
-            if not loss_on_host(outputs).isfinite():
-                bad = next(step for step in steps if not loss_on_host(step.outputs).isfinite())
+            if not _is_finite(outputs):
+                bad = next(step for step in steps if not _is_finite(step.outputs))
                 raise InputError(_explain_loss(bad, trainer.current_epoch))
 
 
@@ -86,14 +102,19 @@ class _Step:
     number: int
     rate: float
     ids: list[str]
-    outputs: dict[str, Any]
+    outputs: Any
+
+
+def _is_finite(outputs: Any) -> bool:
+    """Tell whether the loss of a step is finite; a step without one is passed over."""
+    return not has_loss(outputs) or bool(loss_on_host(outputs).isfinite())
 
 
 def _explain_loss(step: _Step, epoch: int) -> str:
     return (
         f"step {step.number} (epoch {epoch}): expected a finite loss, found {float(loss_on_host(step.outputs))} at "
         f"learning rate {step.rate:.3g}. Lower optimizer.lr, set trainer.gradient_clip_val=1.0, or look at the "
-        f"images of the batch: {', '.join(step.ids)}. Checkpoints are those of before."
+        f"images of the batch: {', '.join(step.ids) or 'it has no ids'}. Checkpoints are those of before."
     )
 
 
@@ -113,7 +134,7 @@ class LastCheckpoint(Checkpoint):
         every_n_steps: optimizer steps between two checkpoints within an epoch; None: only at its end.
     """
 
-    def __init__(self, path: str, every_n_steps: int | None = None) -> None:
+    def __init__(self, path: str, every_n_steps: Positive | None = None) -> None:
         self.path = path
         self.every_n_steps = every_n_steps
         self._saved = 0
@@ -228,10 +249,10 @@ class ProgressBar(RichProgressBar):
         refresh_rate: the batches between two updates.
     """
 
-    def __init__(self, metric: str, refresh_rate: int = 1) -> None:
+    def __init__(self, metric: str, refresh_rate: Count = 1) -> None:
         super().__init__(refresh_rate=refresh_rate)
         self._shown = {"train/loss_step": "loss", "val/loss": "val loss"}
-        self._shown.setdefault(metric, metric.partition("/")[2].replace("_", " "))
+        self._shown.setdefault(metric, metric.rpartition("/")[2].replace("_", " "))
 
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule

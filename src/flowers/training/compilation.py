@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 
 from flowers.errors import InputError
+from flowers.settings import Count
 
 READ = "aten::_local_scalar_dense"
 """The fallback that stands for a figure read by the host: no mistake, now and then."""
@@ -82,7 +83,7 @@ class CompileGuard(Callback):
         after_warmup: `warn`, or `fail`: end the run.
     """
 
-    def __init__(self, warmup_epochs: int = 3, after_warmup: Literal["warn", "fail"] = "warn") -> None:
+    def __init__(self, warmup_epochs: Count = 3, after_warmup: Literal["warn", "fail"] = "warn") -> None:
         self.warmup_epochs = warmup_epochs
         self.after_warmup = after_warmup
         self._epoch_start = CompileCounts()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 from torch.utils.data import DataLoader
-
-from flowers.interfaces import Batch
 
 SENT_AHEAD = 2
 """Batches that wait on the device while a step runs."""
@@ -22,16 +21,16 @@ class DeviceLoader:
         send: puts a batch on the device, without waiting for it to arrive.
     """
 
-    def __init__(self, loader: DataLoader[Batch], send: Callable[[Batch], Batch]) -> None:
+    def __init__(self, loader: DataLoader[Any], send: Callable[[Any], Any]) -> None:
         self.sampler = loader.sampler  # Lightning tells it the epoch
         self._loader = loader
         self._send = send
-        self._running: Generator[Batch, None, None] | None = None
+        self._running: Generator[Any, None, None] | None = None
 
     def __len__(self) -> int:
         return len(self._loader)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         if self._running is not None:
             self._running.close()  # one iteration at a time, as the loader's workers are shared
         self._running = self._batches()
@@ -46,8 +45,8 @@ class DeviceLoader:
             workers._shutdown_workers()  # type: ignore[attr-defined]  # as Lightning does with a loader of its own
         self._loader._iterator = None
 
-    def _batches(self) -> Generator[Batch, None, None]:
-        ready: queue.Queue[Batch | Exception | None] = queue.Queue(SENT_AHEAD)
+    def _batches(self) -> Generator[Any, None, None]:
+        ready: queue.Queue[Any] = queue.Queue(SENT_AHEAD)
         stopped = threading.Event()
         thread = threading.Thread(target=self._fill, args=(ready, stopped), daemon=True, name="DeviceLoader")
         thread.start()
@@ -66,7 +65,7 @@ class DeviceLoader:
                     ready.get_nowait()
                 thread.join(timeout=0.05)
 
-    def _fill(self, ready: queue.Queue[Batch | Exception | None], stopped: threading.Event) -> None:
+    def _fill(self, ready: queue.Queue[Any], stopped: threading.Event) -> None:
         try:
             for batch in self._loader:
                 ready.put(self._send(batch))

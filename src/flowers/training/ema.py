@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
+from pydantic import Field
 from torch import Tensor
 
 KEY = "ema"
@@ -27,7 +28,7 @@ class EMA(Callback):
         decay: what the average keeps of itself at each step, in the long run; 0.999 looks back 1,000 steps.
     """
 
-    def __init__(self, decay: float) -> None:
+    def __init__(self, decay: Annotated[float, Field(gt=0, lt=1)]) -> None:
         self.decay = decay
         self._average: dict[str, Tensor] = {}
         self._updates = torch.zeros(())

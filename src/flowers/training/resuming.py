@@ -15,11 +15,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.optim import Optimizer
 
-from flowers.data.datamodule import FlowersDataModule
 from flowers.errors import InputError
-from flowers.models.classifier import FlowerClassifier
+from flowers.interfaces import ChecksSplit
 from flowers.training.ema import EMA
-from flowers.training.runs import check_classes, check_weights, read_checkpoint
+from flowers.training.pair import class_names_of
+from flowers.training.runs import Checkpoint, check_classes, check_weights, read_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +65,12 @@ class ReportResume(Callback):
             )
 
 
-def check_resumable(path: Path, trainer: L.Trainer, model: FlowerClassifier, datamodule: FlowersDataModule) -> None:
+def check_resumable(
+    path: Path, trainer: L.Trainer, model: L.LightningModule, datamodule: L.LightningDataModule
+) -> None:
     """Raise `InputError` unless a trainer can go on from a checkpoint: same split, classes, model and optimizer."""
-    checkpoint = read_checkpoint(path)
-    check_classes(path, checkpoint, model.class_names)
+    checkpoint = read_checkpoint(path, datamodule)
+    check_classes(path, checkpoint, class_names_of(model))
     check_weights(path, checkpoint, model)
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if checkpoint.averaged and not any(isinstance(callback, EMA) for callback in callbacks):
@@ -85,10 +87,20 @@ def check_resumable(path: Path, trainer: L.Trainer, model: FlowerClassifier, dat
                 f"trainer.max_{name}={limit}: expected more than the {done} {name} that {path} has been trained for. "
                 f"Set trainer.max_{name} to {done + 1} or more."
             )
-    datamodule.check_same_split(checkpoint.position)
-    made: Any = model.configure_optimizers()
-    check_same_schedule(path, checkpoint.schedule, made["lr_scheduler"]["scheduler"])
-    check_same_optimizer(path, checkpoint.groups, made["optimizer"])
+    if isinstance(datamodule, ChecksSplit) and checkpoint.position is not None:
+        datamodule.check_same_split(checkpoint.position)
+    _check_same_settings(path, checkpoint, model)
+
+
+def _check_same_settings(path: Path, checkpoint: Checkpoint, model: L.LightningModule) -> None:
+    """Compare the optimizer and the schedule, of a model that returns both as `flowers.models.optimizers` does."""
+    try:
+        made: Any = model.configure_optimizers()
+    except RuntimeError:  # it asks its trainer, which it has not been given yet
+        return
+    if isinstance(made, dict) and isinstance(made.get("lr_scheduler"), dict):
+        check_same_schedule(path, checkpoint.schedule, made["lr_scheduler"]["scheduler"])
+        check_same_optimizer(path, checkpoint.groups, made["optimizer"])
 
 
 def check_same_optimizer(path: Path, saved: list[dict[str, Any]], optimizer: Optimizer) -> None:

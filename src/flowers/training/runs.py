@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from filelock import FileLock, Timeout
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -22,14 +23,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from flowers.data.datamodule import FlowersDataModule
 from flowers.data.layout import Split
 from flowers.errors import InputError, first_few
-from flowers.instantiate import instantiate
 from flowers.models.backbone import state_faults
-from flowers.models.classifier import FlowerClassifier
+from flowers.settings import find_node_problems, raise_problems
 from flowers.system.atomic import write_atomic
 from flowers.training import ema
+from flowers.training.pair import class_names_of, make_data, make_model
 from flowers.training.trust import check_trusted
 
 _WATCHING = tuple(
@@ -161,10 +161,14 @@ class Run:
             OmegaConf.update(config, key, None, force_add=True)
         return hashlib.sha256(OmegaConf.to_yaml(config, sort_keys=True).encode()).hexdigest()
 
+    def monitored(self) -> str:
+        """Return the name of the metric that decided on the best checkpoint."""
+        return str(OmegaConf.select(self.config(), "monitor.metric"))
+
     def load(
         self, overrides: Mapping[str, object], split: Split = "val", *, trust: bool = False
-    ) -> tuple[FlowersDataModule, FlowerClassifier]:
-        """The run's data, as trained but for `overrides` that are not None, and its model from the best checkpoint.
+    ) -> tuple[L.LightningDataModule, L.LightningModule]:
+        """Load the run's data, as trained but for `overrides` that are not None, and its model: the best checkpoint.
 
         Args:
             overrides: of the settings in `data`.
@@ -184,15 +188,15 @@ class Run:
             if key == "root" and value is not None:
                 config.data.prepare = None  # never generate or download a data set in an overridden root
             if value is not None:
-                OmegaConf.update(config, f"data.{key}", value)
-        datamodule: FlowersDataModule = instantiate(config.data)
+                OmegaConf.update(config, f"data.{key}", value, force_add=True)
+        raise_problems(find_node_problems("data", _resolved(config, "data")))
+        datamodule = make_data(_resolved(config, "data"))
         datamodule.prepare_data()
-        checkpoint = read_checkpoint(self.best)
-        check_classes(self.best, checkpoint, datamodule.class_names)
+        checkpoint = read_checkpoint(self.best, datamodule)
+        check_classes(self.best, checkpoint, class_names_of(datamodule))
         # The checkpoint has all weights: those that the training started from are not needed.
-        model: FlowerClassifier = instantiate(
-            config.model, class_names=datamodule.class_names, pretrained=False, image_size=train_size
-        )
+        node = {name: value for name, value in _resolved(config, "model").items() if name != "pretrained"}
+        model = make_model(node, datamodule, pretrained=False, image_size=train_size)
         check_weights(self.best, checkpoint, model)
         model.load_state_dict(checkpoint.state)
         return datamodule, model
@@ -208,31 +212,36 @@ class Run:
             )
 
 
+def _resolved(config: DictConfig, group: str) -> dict[str, Any]:
+    values: dict[str, Any] = OmegaConf.to_container(config[group], resolve=True)  # type: ignore[assignment]
+    return values
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """What is needed of a checkpoint that Lightning wrote.
 
     state: the weights, on the CPU.
-    class_names: in label order.
+    class_names: in label order; None if the model has none.
     epochs, steps: done.
     averaged: whether the weights are an average, which training cannot go on from by itself.
-    position: where in the data the training was, as the data module saved it.
+    position: where in the data the training was, as the data module saved it; None if it saved nothing.
     groups: the optimizer's parameter groups, with its hyperparameters.
     schedule: the state of the learning rate's schedule.
     """
 
     state: dict[str, Tensor]
-    class_names: list[str]
+    class_names: list[str] | None
     epochs: int
     steps: int
     averaged: bool
-    position: Mapping[str, Any]
+    position: Mapping[str, Any] | None
     groups: list[dict[str, Any]]
     schedule: Mapping[str, Any]
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint.
+def read_checkpoint(path: Path, datamodule: L.LightningDataModule) -> Checkpoint:
+    """Read a checkpoint of a training on a data module of this class.
 
     Raises:
         InputError: there is no such file, or it is no checkpoint of this program.
@@ -244,11 +253,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        class_names = content["hyper_parameters"]["class_names"]
-        position = content[FlowersDataModule.__qualname__]
+        class_names = content.get("hyper_parameters", {}).get("class_names")
+        position = content.get(type(datamodule).__qualname__)
         groups = [group for optimizer in content.get("optimizer_states", []) for group in optimizer["param_groups"]]
         schedule: Mapping[str, Any] = next(iter(content.get("lr_schedulers", [])), {})
-        done = position["epoch"], content["global_step"]
+        progress = content["loops"]["fit_loop"]["epoch_progress"]["current"]
+        done = (position or {}).get("epoch", progress["completed"]), content["global_step"]
         averaged = ema.KEY in content
         return Checkpoint(content["state_dict"], class_names, *done, averaged, position, groups, schedule)
     except Exception as error:  # torch.load raises many kinds for a file that is none of its own
@@ -267,10 +277,10 @@ def digest_weights(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def check_classes(path: Path, checkpoint: Checkpoint, class_names: Sequence[str]) -> None:
+def check_classes(path: Path, checkpoint: Checkpoint, class_names: Sequence[str] | None) -> None:
     """Raise `InputError` unless a checkpoint was trained on these classes, in this order."""
     trained = checkpoint.class_names
-    if trained == list(class_names):
+    if trained is None or class_names is None or trained == list(class_names):
         return
     differing = [(a, b) for a, b in zip(trained, class_names, strict=False) if a != b]
     detail = f"; the first that differ are {differing[0][0]!r} and {differing[0][1]!r}" if differing else ""
@@ -281,7 +291,7 @@ def check_classes(path: Path, checkpoint: Checkpoint, class_names: Sequence[str]
     )
 
 
-def check_weights(path: Path, checkpoint: Checkpoint, model: FlowerClassifier) -> None:
+def check_weights(path: Path, checkpoint: Checkpoint, model: L.LightningModule) -> None:
     """Raise `InputError` unless a checkpoint's weights are this model's, all of them."""
     if faults := state_faults(checkpoint.state, model.state_dict()):
         raise InputError(

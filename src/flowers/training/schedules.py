@@ -9,10 +9,18 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from flowers.settings import Fraction, NonNegative
+
+
+def takes_run_length(schedule: Callable[..., Any]) -> bool:
+    """Tell whether a schedule has a parameter for the length of the run that is not set yet."""
+    return bool(_unset_parameters(schedule) & {"steps_per_epoch", "epochs", "total_steps"})
 
 
 def with_run_length(schedule: Callable[..., Any], steps_per_epoch: int, epochs: float) -> Callable[..., Any]:
@@ -26,12 +34,16 @@ def with_run_length(schedule: Callable[..., Any], steps_per_epoch: int, epochs: 
         "epochs": epochs,
         "total_steps": max(1, round(steps_per_epoch * epochs)),
     }
-    target, given = schedule, set[str]()
-    while isinstance(target, functools.partial):
-        given |= target.keywords.keys()
-        target = target.func
-    taken = inspect.signature(target).parameters.keys() - given
-    return functools.partial(schedule, **{name: value for name, value in length.items() if name in taken})
+    unset = _unset_parameters(schedule)
+    return functools.partial(schedule, **{name: value for name, value in length.items() if name in unset})
+
+
+def _unset_parameters(schedule: Callable[..., Any]) -> set[str]:
+    given = set[str]()
+    while isinstance(schedule, functools.partial):
+        given |= schedule.keywords.keys()
+        schedule = schedule.func
+    return inspect.signature(schedule).parameters.keys() - given
 
 
 def warmup(step: float, steps: float, start: float) -> float:
@@ -46,7 +58,13 @@ def cosine(step: float, steps: float, end: float) -> float:
 
 
 def warmup_cosine(
-    optimizer: Optimizer, *, steps_per_epoch: int, epochs: float, warmup_epochs: float, start: float, end: float
+    optimizer: Optimizer,
+    *,
+    steps_per_epoch: int,
+    epochs: float,
+    warmup_epochs: NonNegative,
+    start: Fraction,
+    end: Fraction,
 ) -> LambdaLR:
     """Warm up linearly from `start` over `warmup_epochs`, then half a cosine down to `end` at the last step.
 
@@ -58,7 +76,13 @@ def warmup_cosine(
 
 
 def warmup_decay(
-    optimizer: Optimizer, *, steps_per_epoch: int, epochs: float, warmup_epochs: float, start: float, decay: float
+    optimizer: Optimizer,
+    *,
+    steps_per_epoch: int,
+    epochs: float,
+    warmup_epochs: NonNegative,
+    start: Fraction,
+    decay: Annotated[float, Field(gt=0, le=1)],
 ) -> LambdaLR:
     """The competition's schedule: warm up linearly over `warmup_epochs`, then times `decay` with each epoch.
 

@@ -1,37 +1,72 @@
-"""One training from its configuration: what `python src/train.py` does."""
+"""Train a model as configured: what `python src/train.py` does."""
 
 from __future__ import annotations
 
-import math
+import logging
 import time
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ProgressBar
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
-from flowers.data.datamodule import FlowersDataModule
 from flowers.errors import InputError
 from flowers.instantiate import instantiate
-from flowers.models.classifier import FlowerClassifier, SchedulerFactory
-from flowers.models.image_sizes import check_image_sizes
+from flowers.interfaces import ReportsSkipped
+from flowers.models.optimizers import OptimizerFactory, SchedulerFactory, configure
+from flowers.settings import Node, Nodes, Paths, Seed, load_settings, locate, parameters_of
 from flowers.system.atomic import remove_parts
-from flowers.training.checkpoint_io import save_atomically
 from flowers.training.distributed import closing_process_group
-from flowers.training.limits import check_validation_interval
+from flowers.training.length import check_validation_interval, count_batches, make_schedule
+from flowers.training.lightning_trainer import TRAINER, make_all, make_trainer
+from flowers.training.monitor import CheckMonitor, Monitor, check_monitors
+from flowers.training.pair import MODEL, check_data, check_model, check_testable, has_validation, make_data, make_model
 from flowers.training.random_state import SeedSteps
 from flowers.training.resuming import ReportResume, TimeEachProcess, check_resumable
 from flowers.training.runs import Run
-from flowers.training.schedules import with_run_length
+
+log = logging.getLogger(__name__)
 
 STEP_METRICS = ("train/loss_step", "train/learning_rate")
 """What is logged of single steps: none of a run's final metrics."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """The settings of `python src/train.py`.
+
+    data, model: any LightningDataModule and any LightningModule; see `flowers.interfaces`.
+    optimizer, scheduler: factories (`_partial_: true`), given to models whose signature has parameters of these names.
+    ckpt_path: the checkpoint to resume from.
+    test: run the model's `test_step` with the best checkpoint after training.
+    """
+
+    data: Node
+    model: Node
+    optimizer: Node
+    scheduler: Node | None
+    trainer: Node
+    monitor: Monitor
+    callbacks: Nodes
+    logger: Nodes
+    paths: Paths
+    task_name: str
+    tags: list[str]
+    seed: Seed
+    ckpt_path: str | None
+    test: bool
+
+
+RULES = {"trainer": TRAINER, "model": MODEL}
 
 
 @closing_process_group()
@@ -39,42 +74,56 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
     """Train as configured. A W&B run is left open for the caller to finish: see `finished_wandb_run`.
 
     Returns:
-        The run, its final metrics (those of the best checkpoint for the validation split), and what was
-        wrong with each record that was skipped.
+        The run, its final metrics (those of the best checkpoint for the validation split), and why each skipped record
+        was skipped.
 
     Raises:
-        InputError: bad data, weights or checkpoint; see the message.
+        InputError: bad settings, data, weights or checkpoint; see the message.
     """
-    run = Run(Path(config.paths.output_dir))
-    L.seed_everything(config.seed, verbose=False)
+    settings = load_settings(TrainSettings, config, RULES)
+    _check_settings(settings)
+    run = Run(Path(settings.paths.output_dir))
+    L.seed_everything(settings.seed, verbose=False)
 
-    datamodule: FlowersDataModule = instantiate(config.data)
+    trainer = _make_trainer(settings, run)
+    datamodule = make_data(settings.data)
+    check_data(datamodule)
+    check_testable(settings.test, settings.model, datamodule)
     datamodule.prepare_data()
-    for split in ("train", "val"):
-        datamodule.records(split)  # damaged shards are found here, before anything slow
-
-    trainer = _make_trainer(config, run)
+    datamodule.setup("fit")  # damaged shards are found here, before anything slow
     _check_final_fit(trainer, datamodule)
-    resumed = run.find_slurm_checkpoint() or (Path(config.ckpt_path) if config.ckpt_path is not None else None)
+    resumed = run.find_slurm_checkpoint() or (Path(settings.ckpt_path) if settings.ckpt_path is not None else None)
     with run.claimed(resumed):  # now that the trainer knows which process is the first
-        return _fit(config, run, trainer, datamodule, resumed)
+        try:
+            return _fit(config, settings, run, trainer, datamodule, resumed)
+        except MisconfigurationException as error:
+            raise InputError(" ".join(str(error).split())) from error
+
+
+def _check_settings(settings: TrainSettings) -> None:
+    """Raise `InputError` for settings that do not go together, before any data are read or weights are loaded."""
+    check_monitors(settings.monitor, settings.callbacks, settings.model)
+    for key, node in (("optimizer", settings.optimizer), ("scheduler", settings.scheduler)):
+        if node is not None and node.get("_partial_") is not True:
+            raise InputError(f"{key}._partial_: expected true, as the model calls it, found {node.get('_partial_')}.")
+    # An optimizer checks the ranges of its arguments when it is made.
+    schedule = make_schedule(settings.scheduler, settings.trainer, batches=1) if settings.scheduler else None
+    configure(instantiate("optimizer", settings.optimizer), schedule, [nn.Parameter(torch.zeros(1))])
 
 
 def _fit(
-    config: DictConfig, run: Run, trainer: L.Trainer, datamodule: FlowersDataModule, resumed: Path | None
+    config: DictConfig,
+    settings: TrainSettings,
+    run: Run,
+    trainer: L.Trainer,
+    datamodule: L.LightningDataModule,
+    resumed: Path | None,
 ) -> tuple[Run, dict[str, float], set[str]]:
-    images = len(datamodule.records("train"))
-    batches = max(1, images // (config.data.batch_size * trainer.world_size))
-    check_validation_interval(trainer, batches)
-    model: FlowerClassifier = instantiate(
-        config.model,
-        class_names=datamodule.class_names,
-        optimizer=instantiate(config.optimizer),
-        scheduler=_schedule(config, batches),
-        image_size=config.data.train_size,
-    )
-    sizes = {f"data.{name}": [config.data[name]] for name in ("train_size", "eval_size")}
-    check_image_sizes(model.backbone, sizes)
+    batches = count_batches(datamodule, trainer.world_size)
+    if batches is not None:
+        check_validation_interval(trainer, batches)
+    model = make_model(settings.model, datamodule, **_make_factories(settings, batches))
+    check_model(model, datamodule)
     if resumed is not None:
         check_resumable(resumed, trainer, model, datamodule)
     run.write_config(config)  # now that nothing is refused
@@ -84,34 +133,46 @@ def _fit(
     # Processes on other machines have composed a time-stamped directory of their own.
     run = Run(Path(trainer.strategy.broadcast(str(run.directory))))
     last = dict(trainer.callback_metrics)
-    if not config.trainer.fast_dev_run:  # which leaves no checkpoint
+    if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # which leaves no checkpoint
         last |= _best_metrics(trainer, model, datamodule, run)
+    if settings.test:
+        trainer.test(model, datamodule=datamodule, ckpt_path=run.best if run.best.exists() else None, verbose=False)
+        last |= trainer.callback_metrics
     metrics = {name: float(value) for name, value in last.items() if name not in STEP_METRICS}
-    if trainer.is_global_zero and not config.trainer.fast_dev_run:
+    if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         run.write_metrics(metrics)
-    return run, metrics, datamodule.gather_skipped()
+    skipped = datamodule.gather_skipped() if isinstance(datamodule, ReportsSkipped) else set[str]()
+    return run, metrics, skipped
 
 
-def _make_trainer(config: DictConfig, run: Run) -> L.Trainer:
-    callbacks = _instances(config.callbacks)
-    trainer: L.Trainer = instantiate(
-        config.trainer,
-        callbacks=[*callbacks, SeedSteps(config.seed), TimeEachProcess(), ReportResume()],
-        logger=_instances(config.logger),
-        # Lightning would add its own where there is none.
-        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
-        default_root_dir=str(run.directory),  # else SLURM goes on from what any run left in the working directory
-    )
-    save_atomically(trainer)
-    return trainer
+def _make_factories(settings: TrainSettings, batches: int | None) -> dict[str, OptimizerFactory | SchedulerFactory]:
+    """Make the factories of the optimizer and the schedule, as far as the model takes them."""
+    taken, _ = parameters_of(locate(settings.model["_target_"], "model"))
+    factories: dict[str, Any] = {}
+    if "optimizer" in taken:
+        factories["optimizer"] = instantiate("optimizer", settings.optimizer)
+    if "scheduler" in taken:
+        node = settings.scheduler
+        factories["scheduler"] = None if node is None else make_schedule(node, settings.trainer, batches)
+    return factories
 
 
-def _check_final_fit(trainer: L.Trainer, datamodule: FlowersDataModule) -> None:
+def _make_trainer(settings: TrainSettings, run: Run) -> L.Trainer:
+    callbacks = make_all("callbacks", settings.callbacks)
+    own = [SeedSteps(settings.seed), TimeEachProcess(), ReportResume()]
+    if callbacks:
+        own.append(CheckMonitor(settings.monitor.metric))
+    loggers = make_all("logger", settings.logger)
+    return make_trainer(settings.trainer, [*callbacks, *own], loggers, run.directory)
+
+
+def _check_final_fit(trainer: L.Trainer, datamodule: L.LightningDataModule) -> None:
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    if datamodule.train_on == "train+val" and any(isinstance(callback, EarlyStopping) for callback in callbacks):
+    if not has_validation(datamodule) and any(isinstance(callback, EarlyStopping) for callback in callbacks):
+        train_on = getattr(datamodule, "train_on", None)
+        without = f"data.train_on={train_on}, which leaves no validation" if train_on else "data without validation"
         raise InputError(
-            "callbacks.early_stopping: expected none with data.train_on=train+val, which leaves no validation. "
+            f"callbacks.early_stopping: expected none with {without}. "
             "Set callbacks.early_stopping=null, and trainer.max_epochs to what another run was best at."
         )
 
@@ -132,55 +193,19 @@ def _keep_earlier_metrics(run: Run) -> None:
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
 
 
-def _instances(group: DictConfig | None) -> list[Any]:
-    return [instantiate(node) for node in group.values() if node is not None] if group else []
-
-
 def _best_metrics(
-    trainer: L.Trainer, model: FlowerClassifier, datamodule: FlowersDataModule, run: Run
+    trainer: L.Trainer, model: L.LightningModule, datamodule: L.LightningDataModule, run: Run
 ) -> Mapping[str, Tensor]:
-    """The validation metrics of the best checkpoint; a run without any validation makes its last the best."""
+    """Return the validation metrics of the best checkpoint; a run without any validation makes its last the best."""
     best = Path(getattr(trainer.checkpoint_callback, "best_model_path", ""))
     # There is none yet, it is that of a run which this one was resumed from, or it was lost since.
     if best.resolve() != run.best.resolve() or not run.best.exists():
         trainer.save_checkpoint(run.best)
-    if datamodule.train_on == "train+val":  # nothing is left to validate on
+    if not has_validation(datamodule):
         return {}
     trainer.logger = None  # the epochs' own metrics are logged already
     trainer.validate(model, datamodule=datamodule, ckpt_path=run.best, verbose=False)
     return trainer.callback_metrics
-
-
-def _schedule(config: DictConfig, batches: int) -> SchedulerFactory:
-    trainer = config.trainer
-    limit = trainer.get("overfit_batches") or trainer.get("limit_train_batches")
-    steps_per_epoch = math.ceil(limited(batches, limit) / trainer.accumulate_grad_batches)
-    epochs = run_length(trainer.max_epochs, trainer.max_steps, steps_per_epoch)
-    return with_run_length(instantiate(config.scheduler), steps_per_epoch, epochs)
-
-
-def limited(batches: int, limit: int | float | None) -> int:
-    """How many of an epoch's batches Lightning takes: `limit` of them (int), that share (float) or all (None)."""
-    if limit is None:
-        return batches
-    return max(1, min(batches, limit) if isinstance(limit, int) else int(batches * limit))
-
-
-def run_length(max_epochs: int, max_steps: int, steps_per_epoch: int) -> float:
-    """A run's epochs, of which -1 for either maximum means no bound.
-
-    Raises:
-        InputError: neither bounds it.
-    """
-    epochs = max_epochs if max_epochs >= 0 else math.inf
-    steps = max_steps if max_steps >= 0 else math.inf
-    length = min(epochs, steps / steps_per_epoch)
-    if math.isinf(length):
-        raise InputError(
-            "trainer.max_epochs=-1: expected an end, as the learning rate's schedule has one, found none. Set "
-            "trainer.max_epochs or trainer.max_steps."
-        )
-    return length
 
 
 def _log_configuration(trainer: L.Trainer, config: DictConfig) -> None:

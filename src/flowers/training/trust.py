@@ -1,7 +1,8 @@
-"""What a run's config.yaml may do before its owner is trusted: make objects of known classes, and nothing else.
+"""Check what a run's config.yaml would do before its owner is trusted: make objects of known classes, no more.
 
 A run directory may come from somebody else. Hydra calls whatever its configuration names, and references may read
-the environment, so both are checked before anything is made of it. `trust=true` leaves the check out.
+the environment, so both are checked before anything is made of it. Known are the classes of some packages, and what
+the user's own configuration files name: those in `configs/` and in a `--config-dir`. `trust=true` leaves the check out.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import lightning as L
 from albumentations import BaseCompose, BasicTransform
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -44,6 +46,9 @@ _REFERENCE = re.compile(
 """A reference to another setting that is checked, or to one of the variables that configs/ reads."""
 
 
+_TARGET = re.compile(r"^\s*(?:- +)?_target_: *[\"']?([\w.]+)", re.MULTILINE)
+
+
 def check_trusted(config: DictConfig, path: Path) -> None:
     """Raise `InputError` for what a configuration read from `path` must not do unless it is trusted."""
     for key, value in _strings({name: node for name, node in _raw(config).items() if name not in UNUSED}, ""):
@@ -68,7 +73,12 @@ def check_trusted(config: DictConfig, path: Path) -> None:
 
 
 def is_known(target: str) -> bool:
-    """Tell whether a target is a class of a known kind, defined in a known package and named by it."""
+    """Tell whether a target is a class of a known kind, defined in a known package and named by it.
+
+    Or whether one of the user's own configuration files names it.
+    """
+    if target in _own_targets():
+        return True
     if not _is_within(target):
         return False
     try:
@@ -77,6 +87,15 @@ def is_known(target: str) -> bool:
         return False
     # Modules also name what they import: flowers.data.workers.os.system, say.
     return isinstance(found, type) and issubclass(found, KINDS) and _is_within(found.__module__)
+
+
+def _own_targets() -> set[str]:
+    """Return the targets in the configuration files of the command that runs; none outside a command."""
+    if not HydraConfig.initialized():
+        return set()
+    sources = [source for source in HydraConfig.get().runtime.config_sources if source.schema == "file"]
+    files = [file for source in sources for file in Path(source.path).rglob("*.yaml")]
+    return {target for file in files for target in _TARGET.findall(file.read_text(encoding="utf-8"))}
 
 
 def _is_within(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flowers.config import Method
+from flowers.ensembling.methods import Method
 from tests.helpers.simulation import World, assessed, judged_worlds
 
 CLASSES = 12

@@ -18,10 +18,11 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from sklearn.metrics import f1_score
 
-from flowers.ensembling.ensemble import Ensemble, ensemble
+from flowers.ensembling.ensemble import Ensemble, EnsembleSettings, ensemble
 from flowers.ensembling.members import find_members
 from flowers.errors import InputError
 from flowers.inference.predictions import read_provenance
+from flowers.settings import Paths, load_settings
 from tests.conftest import ROOT
 from tests.helpers.members import CLASSES, Rows, predicted, write_foreign, write_run
 
@@ -31,14 +32,14 @@ VAL = [predicted(60, seed) for seed in range(3)]
 TEST = [predicted(30, seed, first=1000) for seed in range(3)]
 
 
-def settings(output: Path, runs: list[str], **changes: Any) -> DictConfig:
+def settings(output: Path, runs: list[str], **changes: Any) -> EnsembleSettings:
     """configs/ensemble.yaml with fewer methods and resamples."""
     config = OmegaConf.load(ROOT / "configs" / "ensemble.yaml")
     assert isinstance(config, DictConfig)
     del config["defaults"], config["hydra"]
-    config.paths = {"output_dir": str(output)}
-    config.update({"runs": runs, "methods": ["mean", "weights"], "resamples": 100} | changes)
-    return config
+    config.paths = {**dict.fromkeys(Paths.__dataclass_fields__, "unused"), "output_dir": str(output)}
+    config.update({"logger": None, "runs": runs, "methods": ["mean", "weights"], "resamples": 100} | changes)
+    return load_settings(EnsembleSettings, config)
 
 
 @pytest.fixture
@@ -399,7 +400,8 @@ MEASURED = """
 import sys
 from pathlib import Path
 from omegaconf import OmegaConf
-from flowers.ensembling.ensemble import ensemble
+from flowers.ensembling.ensemble import ensemble, EnsembleSettings
+from flowers.settings import Paths, load_settings
 
 ensemble(OmegaConf.load(sys.argv[1]))
 print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))

@@ -8,13 +8,13 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 
-from flowers.config import Method
 from flowers.ensembling.methods import (
     BIAS_SCALE,
     GREEDY_STEPS,
     METHODS,
     OWN_SCALE,
     SHARED_SCALE,
+    Method,
     fit_greedy,
     fit_stacked,
     fit_weights,

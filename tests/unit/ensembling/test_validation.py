@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flowers.config import Method
 from flowers.data.folds import fold_of
 from flowers.ensembling.calibration import calibrated
-from flowers.ensembling.methods import METHODS
+from flowers.ensembling.methods import METHODS, Method
 from flowers.ensembling.scores import Labels, Probabilities, log_probabilities
 from flowers.ensembling.validation import Blend, Rows, choose, cross_validate, cross_validate_choice
 from tests.helpers.simulation import World

@@ -11,7 +11,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from flowers.errors import InputError
 from flowers.interfaces import Batch
 from flowers.models.backbone import create_backbone
-from flowers.models.classifier import FlowerClassifier, _parameter_groups
+from flowers.models.classifier import FlowerClassifier
+from flowers.models.optimizers import parameter_groups
 from flowers.training.schedules import warmup_decay
 
 NAMES = ["a", "b", "c"]
@@ -101,7 +102,7 @@ def test_weight_decay_spares_biases_and_normalisation() -> None:
 
 def test_weight_decay_spares_what_a_model_names_itself() -> None:
     backbone = create_backbone("test_vit", 3, False)
-    decayed, spared = _parameter_groups(backbone)
+    decayed, spared = parameter_groups(backbone)
     names = {id(parameter): name for name, parameter in backbone.named_parameters()}
     assert {"pos_embed", "cls_token"} <= {names[id(parameter)] for parameter in spared["params"]}
     assert all(names[id(parameter)].endswith(".weight") for parameter in decayed["params"])

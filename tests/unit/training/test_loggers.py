@@ -337,7 +337,7 @@ def test_an_ensemble_outlives_its_server(
     figures = draw_ensemble(result)
     capfd.readouterr()
     start = time.monotonic()
-    log_ensemble(result, figures, config)
+    log_ensemble(result, figures, config.logger)
     assert time.monotonic() - start < LIMIT + 10
     lines = [line for line in capfd.readouterr().err.splitlines(keepends=True) if "W&B: " in line]
     directory = synced_in("".join(lines))

@@ -24,7 +24,7 @@ from flowers.training.resuming import (
     find_replaced_arguments,
 )
 from flowers.training.train import train
-from tests.unit.test_config import composed
+from tests.helpers.configuration import composed
 
 
 def train_here(directory: Path, settings: list[str], *more: str) -> Path:

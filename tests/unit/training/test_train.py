@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from flowers.errors import InputError
-from flowers.training.train import limited, run_length
+from flowers.training.length import limit_batches, run_length
 from tests.helpers.commands import run_command
 
 
@@ -30,7 +30,7 @@ def test_a_run_without_an_end_is_refused() -> None:
 
 @pytest.mark.parametrize(("limit", "batches"), [(None, 75), (5, 5), (500, 75), (0.1, 7), (1.0, 75)])
 def test_limited_batches(limit: float | None, batches: int) -> None:
-    assert limited(75, limit) == batches
+    assert limit_batches(75, limit) == batches
 
 
 def test_a_list_setting_does_not_spoil_the_checkpoints(tiny_settings: list[str], tmp_path: Path) -> None:

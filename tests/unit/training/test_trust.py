@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import LightningDataModule
 from omegaconf import DictConfig, OmegaConf
 
 from flowers.errors import InputError
 from flowers.training.runs import Run, read_checkpoint
 from flowers.training.trust import check_trusted, is_known
-from tests.unit.test_config import CONFIGS, GROUPS, composed
+from tests.helpers.configuration import CONFIGS, GROUPS, composed
 
 PATH = Path("run/config.yaml")
 
@@ -69,7 +70,7 @@ CALL = {"_target_": "os.system", "command": "touch broken_into"}
         # Within the packages.
         ("data._target_", "flowers.data.workers.os.system"),
         ("data._target_", "flowers.data.datamodule.torch.load"),
-        ("data._target_", "flowers.cli.open_door"),
+        ("data._target_", "flowers.cli.run_command"),
         ("data._target_", "flowers.nowhere.Class"),
         ("data._target_", "flowers_of_somebody.Model"),
         ("model._target_", "lightning.pytorch.cli.instantiate_class"),
@@ -171,7 +172,7 @@ def test_a_checkpoint_that_is_a_pickle_of_something_else_is_refused(tmp_path: Pa
     content = {"state_dict": Breach(tmp_path / "broken_into"), "hyper_parameters": {"class_names": []}}
     torch.save(content, tmp_path / "best.ckpt")
     with pytest.raises(InputError, match=r"best\.ckpt: expected a checkpoint"):
-        read_checkpoint(tmp_path / "best.ckpt")
+        read_checkpoint(tmp_path / "best.ckpt", LightningDataModule())
     assert not (tmp_path / "broken_into").exists()
 
 

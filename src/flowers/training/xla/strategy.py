@@ -24,13 +24,14 @@ from lightning.pytorch.plugins import XLAPrecision
 from lightning.pytorch.strategies.single_xla import SingleDeviceXLAStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from flowers.data.workers import fork_server
 from flowers.errors import InputError
-from flowers.interfaces import Batch
+from flowers.settings import Positive
 from flowers.training.checkpoint_io import AtomicCheckpointIO
 from flowers.training.compilation import CompileCounts
 from flowers.training.device_loader import DeviceLoader
@@ -110,7 +111,9 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         InputError: no device, another number of hosts, or a precision that XLA has not.
     """
 
-    def __init__(self, precision: str | int = "32-true", cache_dir: str | None = None, hosts: int | None = 1) -> None:
+    def __init__(
+        self, precision: str | int = "32-true", cache_dir: str | None = None, hosts: Positive | None = 1
+    ) -> None:
         start_runtime(cache_dir)
         super().__init__(device=0, precision_plugin=AutocastPrecision(precision))
         if hosts not in (None, xr.process_count()):
@@ -193,7 +196,11 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         return output
 
     def process_dataloader(self, dataloader: object) -> object:
-        assert isinstance(dataloader, DataLoader)
+        if not isinstance(dataloader, DataLoader):
+            raise InputError(
+                f"data: expected torch's DataLoader on XLA, found a {type(dataloader).__name__}. Return one from "
+                "train_dataloader() and the others."
+            )
         check_batch_size(getattr(dataloader.batch_sampler, "batch_size", None), xr.addressable_runtime_device_count())
         if dataloader.num_workers > 0:
             dataloader.multiprocessing_context = fork_server()  # the runtime has threads
@@ -206,17 +213,16 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         """Return the batch as it is: the loader's thread has sent what the device needs."""
         return batch
 
-    def send(self, batch: Batch) -> Batch:
-        """The batch with its tensors on the devices, their rows split over all of them; does not wait."""
-        tensors = {name: self._split(value) for name, value in batch.items() if isinstance(value, Tensor)}
-        return Batch(**{**batch, **tensors})  # type: ignore[typeddict-item]
+    def send(self, batch: Any) -> Any:
+        """Return a batch with its tensors on the devices, their rows split over all of them; does not wait."""
+        return apply_to_collection(batch, Tensor, self._split)
 
-    def send_images(self, batch: Batch) -> Batch:
-        """The batch with its images alone on the devices.
+    def send_images(self, batch: Any) -> Any:
+        """Return a batch with its images alone on the devices.
 
         Reading labels back from several devices would compile a program for each batch.
         """
-        return Batch(**{**batch, "image": self._split(batch["image"])})
+        return {**batch, "image": self._split(batch["image"])}
 
     def _split(self, tensor: Tensor) -> Tensor:
         rows = ("data", *[None] * (tensor.ndim - 1))

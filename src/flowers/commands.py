@@ -1,0 +1,108 @@
+"""Say what each command does. Heavy imports wait until the configuration is composed, so that --help is quick."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from flowers.cli import run_command, run_subcommand
+
+
+def train() -> None:
+    """Train a model: `python src/train.py`, `flowers-train`."""
+    run_command(_train, "train")
+
+
+def evaluate() -> None:
+    """Recompute a run's metrics from its best checkpoint: `python src/evaluate.py`, `flowers-evaluate`."""
+    run_command(_evaluate, "evaluate")
+
+
+def predict() -> None:
+    """Write a run's predictions and submission: `python src/predict.py`, `flowers-predict`."""
+    run_command(_predict, "predict")
+
+
+def ensemble() -> None:
+    """Blend runs' predictions into one submission: `python src/ensemble.py`, `flowers-ensemble`."""
+    run_command(_ensemble, "ensemble")
+
+
+def prepare() -> None:
+    """Make and check data sets: `python src/prepare.py folder|verify`, `flowers-prepare folder|verify`."""
+    run_subcommand({"folder": _prepare_folder, "verify": _prepare_verify}, "prepare")
+
+
+def _train(config: DictConfig) -> float | None:
+    from flowers.reporting.summary import print_metrics, print_run, print_skipped
+    from flowers.training.loggers import finished_wandb_run
+    from flowers.training.train import train
+
+    with finished_wandb_run():  # after the results are written and printed
+        run, metrics, skipped = train(config)
+        print_metrics(metrics, config.monitor.metric)
+        print_skipped(skipped)
+        print_run(run.directory)
+    return metrics.get(config.monitor.metric)  # none after a final fit, which has no validation
+
+
+def _evaluate(config: DictConfig) -> float | None:
+    from flowers.inference.evaluate import evaluate
+    from flowers.reporting.summary import print_metrics, print_skipped
+
+    metrics, monitored, skipped = evaluate(config)
+    print_metrics(metrics, monitored)
+    print_skipped(skipped)
+    return metrics.get(monitored)
+
+
+def _predict(config: DictConfig) -> None:
+    from flowers.inference.predict import predict
+    from flowers.reporting.summary import print_skipped, print_written
+
+    written = predict(config)
+    print_written(written.files, written.rows)
+    print_skipped(written.skipped)
+
+
+def _ensemble(config: DictConfig) -> float:
+    from flowers.ensembling.ensemble import EnsembleSettings, ensemble
+    from flowers.reporting.ensemble import draw_ensemble, log_ensemble, print_ensemble
+    from flowers.settings import load_settings
+
+    settings = load_settings(EnsembleSettings, config)
+    result = ensemble(settings)
+    figures = draw_ensemble(result)
+    print_ensemble(result, figures)
+    log_ensemble(result, figures, settings.logger)
+    return result.assessment.ensemble.validated.value
+
+
+def _prepare_folder(config: DictConfig) -> None:
+    from flowers.preparation.beam import run_on_beam
+    from flowers.preparation.folder import prepare_folder
+    from flowers.preparation.plan import FolderSettings, Settings
+    from flowers.preparation.runner import run_on_processes
+    from flowers.settings import load_settings
+
+    settings = load_settings(FolderSettings, config)
+    spread = partial(run_on_beam, settings.runner, settings.runner_options) if settings.runner else run_on_processes
+    prepare_folder(settings.source, settings.output, Settings.of(asdict(settings)), spread)
+
+
+def _prepare_verify(config: DictConfig) -> None:
+    from flowers.preparation.verify import VerifySettings, local_root, verify, write_report
+    from flowers.reporting.verification import print_verification
+    from flowers.settings import load_settings
+
+    settings = load_settings(VerifySettings, config)
+    verification = verify(local_root(settings.root), decode=settings.decode)
+    print_verification(verification)
+    if settings.report:
+        write_report(Path(settings.report), verification)
+    if problems := len(verification.findings):
+        sys.exit(f"{problems} problem{'s' if problems > 1 else ''} found")

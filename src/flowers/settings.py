@@ -1,0 +1,311 @@
+"""Check settings against the signatures that take them.
+
+A setting is declared once: as a parameter of the class or function that takes it, with its type and range. Its default
+stands in `configs/`. A node is a mapping with a `_target_`; everything else is data. Any `_target_` is checked the same
+way, be it ours, a library's or a user's: the names of its arguments against the signature, their values against the
+annotations.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib.util
+import inspect
+import json
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, is_dataclass
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast, get_args, get_origin
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+from pydantic_core import PydanticCustomError
+
+from flowers.errors import InputError
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""A seed that NumPy's global generator takes."""
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Mode = Literal["min", "max"]
+
+
+def _check_target(value: dict[str, Any]) -> dict[str, Any]:
+    if "_target_" not in value:
+        raise PydanticCustomError("node", "a mapping with a _target_")
+    return value
+
+
+Node: TypeAlias = Annotated[dict[str, Any], AfterValidator(_check_target)]
+"""The description of an object: a mapping with a `_target_`."""
+Nodes: TypeAlias = dict[str, Node | None] | None
+"""Nodes by name. None leaves out a node that a configuration file names, or all of them."""
+
+Settings = TypeVar("Settings")
+
+_HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_convert_", "_recursive_"}
+_INSTANCES = {"callable_type", "is_instance_of", "is_subclass_of", "needs_python_object"}
+"""pydantic's errors for types that no plain value is of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The directories of configs/paths/."""
+
+    data_dir: str
+    kaggle_dir: str
+    cache_dir: str
+    log_dir: str
+    output_dir: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What the signature of a node's target does not say about its settings.
+
+    given: parameters that the program sets if no setting does.
+    reserved: parameters that the program sets, and that no setting may.
+    ranges: narrower types for some parameters than those of the signature.
+    """
+
+    given: Collection[str] = ()
+    reserved: Collection[str] = ()
+    ranges: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load_settings(settings: type[Settings], config: DictConfig, rules: Mapping[str, Rule] | None = None) -> Settings:
+    """Check a command's composed configuration, and return it as the dataclass that declares its settings.
+
+    Args:
+        settings: the dataclass.
+        config: the configuration.
+        rules: for some of the nodes, by key.
+
+    Raises:
+        InputError: for all settings that are unknown, missing, or of another type or range, one line each.
+    """
+    values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    raise_problems(_find_problems("", values, settings, Rule(), rules or {}))
+    return TypeAdapter(settings).validate_python(values)
+
+
+def raise_problems(problems: Collection[str]) -> None:
+    """Raise `InputError` with one line for each problem; do nothing if there is none."""
+    if problems:
+        raise InputError("\n".join(dict.fromkeys(problems)))
+
+
+def is_node(value: object) -> bool:
+    """Tell whether a value describes an object."""
+    return isinstance(value, Mapping) and "_target_" in value
+
+
+def locate(target: object, key: str) -> Callable[..., Any]:
+    """Import what a `_target_` names. What its module raises while it is imported is not caught.
+
+    Args:
+        target: a dotted path.
+        key: where it is configured, for messages.
+
+    Raises:
+        InputError: there is no such module or name, or it cannot be called.
+    """
+    if callable(target):
+        return target
+    place = f"{key}._target_={target}"
+    parts = str(target).split(".")
+    if not isinstance(target, str) or not all(part.isidentifier() for part in parts) or len(parts) < 2:
+        raise InputError(f"{place}: expected the dotted path of a class or function, such as my_project.model.Net.")
+    found = _import_module(parts[0], place)
+    for number, part in enumerate(parts[1:], start=1):
+        path = ".".join(parts[: number + 1])
+        if inspect.ismodule(found) and not hasattr(found, part) and _is_module(path):
+            found = _import_module(path, place)
+        elif hasattr(found, part):
+            found = getattr(found, part)
+        else:
+            hint = nearest(part, [name for name in dir(found) if not name.startswith("_")])
+            raise InputError(f"{place}: {'.'.join(parts[:number])} has no {part}.{hint}")
+    if not callable(found):
+        raise InputError(f"{place}: expected a class or function, found a {type(found).__name__}.")
+    return cast(Callable[..., Any], found)
+
+
+def _is_module(path: str) -> bool:
+    try:
+        return importlib.util.find_spec(path) is not None
+    except ModuleNotFoundError:  # its parent is no package
+        return False
+
+
+def _import_module(path: str, place: str) -> Any:
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name != path:
+            raise
+        raise InputError(
+            f"{place}: there is no module {path}. Modules are looked for in the current directory and among the "
+            "installed packages; correct the path, or install the package."
+        ) from None
+
+
+def find_node_problems(key: str, node: Mapping[str, Any], rule: Rule | None = None) -> list[str]:
+    """Find the problems of a node's settings, those of nodes within it included; one line each.
+
+    Args:
+        key: where it is configured.
+        node: its `_target_` and settings.
+        rule: what the target's signature does not say.
+    """
+    try:
+        target = locate(node["_target_"], key)
+    except InputError as error:
+        return [str(error)]
+    problems = _find_problems(key, node, target, rule or Rule(), {})
+    positional = node.get("_args_") or []
+    return problems + [problem for value in positional for problem in _find_value_problems(f"{key}._args_", value, Any)]
+
+
+def _find_problems(
+    key: str, settings: Mapping[str, Any], target: Callable[..., Any], rule: Rule, rules: Mapping[str, Rule]
+) -> list[str]:
+    """Find the problems of settings with the parameters of what takes them; `rules` are for nodes among them."""
+    parameters, takes_others = parameters_of(target)
+    hints = {**_hints(target, parameters), **rule.ranges}
+    prefix = f"{key}." if key else ""
+    problems = []
+    for name, value in settings.items():
+        place = f"{prefix}{name}"
+        if name in _HYDRA_KEYS:
+            continue
+        if name in rule.reserved:
+            problems.append(f"{place}: expected none, as the program sets it. Leave it out.")
+        elif name in parameters:
+            problems += _find_value_problems(place, value, hints.get(name, Any), rules.get(name))
+        elif not takes_others:
+            taken = [f"{prefix}{parameter}" for parameter in parameters]
+            problems.append(
+                f"{place}: no such setting{' of ' + target.__name__ if key else ''}.{nearest(place, taken)}"
+            )
+    positional = list(parameters)[: len(settings.get("_args_") or [])]
+    settled = {*settings, *rule.given, *rule.reserved, *positional}
+    if not settings.get("_partial_"):
+        missing = [name for name, parameter in parameters.items() if is_required(parameter) and name not in settled]
+        problems += [f"{prefix}{name}: expected a value, found none." for name in missing]
+    return problems
+
+
+def parameters_of(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
+    """Return the parameters of a class or function by name, and whether it takes others besides (`**kwargs`)."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):  # one that is written in C
+        return {}, True
+    named = {
+        name: parameter
+        for name, parameter in parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    return named, any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
+def is_required(parameter: inspect.Parameter) -> bool:
+    """Tell whether a parameter has no default."""
+    return parameter.default is parameter.empty
+
+
+def _hints(target: Callable[..., Any], parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    """Return the types of a target's parameters, without those whose annotations cannot be evaluated."""
+    function = inspect.unwrap(target.__init__ if inspect.isclass(target) else target)
+    module = vars(sys.modules.get(target.__module__, builtins))
+    names = {**module, **getattr(function, "__globals__", {})}
+    hints = {}
+    for name, parameter in parameters.items():
+        hint = parameter.annotation
+        try:
+            hints[name] = eval(hint, names) if isinstance(hint, str) else hint
+        except Exception:  # an annotation may name what is imported for type checkers alone
+            hints[name] = Any
+    return {name: Any if hint is inspect.Parameter.empty else hint for name, hint in hints.items()}
+
+
+def _find_value_problems(place: str, value: Any, hint: Any, rule: Rule | None = None) -> list[str]:
+    if is_node(value):
+        return find_node_problems(place, value, rule)
+    if _holds_nodes(value):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        inner = _item_hint(hint)
+        return [problem for name, item in items for problem in _find_value_problems(f"{place}.{name}", item, inner)]
+    if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
+        return _find_problems(place, value, hint, Rule(), {})
+    return [] if hint is Any else list(_find_type_problems(place, value, hint))
+
+
+def _item_hint(hint: Any) -> Any:
+    """Return the type of the values of a dict type, be it in a union; Any for other types."""
+    choices = [hint, *get_args(hint)]
+    return next((get_args(choice)[1] for choice in choices if get_origin(choice) is dict), Any)
+
+
+def _holds_nodes(value: Any) -> bool:
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return any(is_node(item) or _holds_nodes(item) for item in items)
+
+
+def _find_type_problems(place: str, value: Any, hint: Any) -> Iterator[str]:
+    try:
+        # As JSON, a list may stand for a tuple and a text for a path, yet no text for a number.
+        _type_adapter(hint).validate_json(json.dumps(value, default=str), strict=True)
+    except (PydanticUserError, NameError):  # pydantic knows no such type
+        return
+    except ValidationError as error:
+        if all(detail["type"] in _INSTANCES for detail in error.errors()):
+            return
+        found: dict[str, dict[str, None]] = {}
+        for detail in error.errors():
+            if detail["type"] not in _INSTANCES:
+                part, message = _path_in(value, detail["loc"]), detail["msg"].replace("Input should be", "").strip()
+                if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+                    message = "no such setting"
+                found.setdefault(part, {})[message] = None
+        for part, messages in found.items():
+            shown = _value_at(value, part)
+            yield f"{place}{part}={shown}: expected {' or '.join(messages)}, found {shown!r}."
+
+
+def _type_adapter(hint: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticUserError:  # of a type that has a configuration of its own, as a dataclass
+        return TypeAdapter(hint)
+
+
+def _path_in(value: Any, location: tuple[int | str, ...]) -> str:
+    """Return the part of an error's location that is in the value; a union adds the names of its branches."""
+    path = ""
+    for part in location:
+        inside = part in value if isinstance(value, Mapping) else isinstance(value, list) and isinstance(part, int)
+        if inside:
+            value = value[part]
+            path += f".{part}"
+    return path
+
+
+def _value_at(value: Any, path: str) -> Any:
+    for part in path.split(".")[1:]:
+        value = value[int(part)] if isinstance(value, list) else value[part]
+    return value
+
+
+def nearest(name: str, names: Collection[str]) -> str:
+    """Return a hint at the known name most like this one, or at all of them; empty if there are none."""
+    close = get_close_matches(name, names, n=1, cutoff=0.75)
+    if close:
+        return f" Did you mean {close[0]}?"
+    return f" Known: {', '.join(names)}." if names else ""

@@ -1,0 +1,93 @@
+"""Work out how long a run is: the batches of an epoch, the steps, the epochs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sized
+from typing import Any
+
+import lightning as L
+
+from flowers.errors import InputError
+from flowers.instantiate import instantiate
+from flowers.interfaces import CountsBatches
+from flowers.settings import Node
+from flowers.training.schedules import takes_run_length, with_run_length
+
+
+def count_batches(datamodule: L.LightningDataModule, processes: int) -> int | None:
+    """Return the batches of a training epoch on each process, before any limit; None if the loader has no length."""
+    if isinstance(datamodule, CountsBatches):
+        return datamodule.count_batches(processes)
+    loader = datamodule.train_dataloader()
+    try:
+        return -(-len(loader) // processes) if isinstance(loader, Sized) else None
+    except TypeError:  # the loader of a data set without a length
+        return None
+
+
+def check_validation_interval(trainer: L.Trainer, batches: int) -> None:
+    """Raise `InputError` if an epoch of so many batches ends before its first validation.
+
+    Lightning raises a ValueError for it, when the run has begun.
+    """
+    interval = trainer.val_check_interval
+    each_epoch = trainer.check_val_every_n_epoch is not None and not trainer.fast_dev_run  # type: ignore[attr-defined]
+    batches = limit_batches(batches, trainer.limit_train_batches)
+    if each_epoch and trainer.limit_val_batches > 0 and isinstance(interval, int) and interval > batches:
+        raise InputError(
+            f"trainer.val_check_interval={interval}: expected at most {batches}, the batches of an epoch. Lower it, "
+            "or count over epochs with +trainer.check_val_every_n_epoch=null."
+        )
+
+
+def make_schedule(node: Node, settings: Node, batches: int | None) -> Callable[..., Any]:
+    """Make the factory of a learning-rate schedule that knows the length of the run.
+
+    Args:
+        node: the schedule's settings.
+        settings: the trainer's.
+        batches: of an epoch on each process, before any limit; None: unknown.
+
+    Raises:
+        InputError: the schedule needs a length, and the run has no end or its epochs no length.
+    """
+    schedule: Callable[..., Any] = instantiate("scheduler", node)
+    if not takes_run_length(schedule):
+        return schedule
+    if batches is None:
+        raise InputError(
+            "scheduler: expected training data of known length, as this schedule depends on it, found a loader "
+            "without one. Give it a length, or choose a schedule of torch.optim.lr_scheduler."
+        )
+    limit = settings.get("overfit_batches") or settings.get("limit_train_batches")
+    accumulated = settings.get("accumulate_grad_batches") or 1
+    steps_per_epoch = math.ceil(limit_batches(batches, limit) / accumulated)
+    max_epochs, max_steps = settings.get("max_epochs"), settings.get("max_steps", -1)
+    if max_epochs is None:  # Lightning's default
+        max_epochs = 1000 if max_steps == -1 else -1
+    return with_run_length(schedule, steps_per_epoch, run_length(max_epochs, max_steps, steps_per_epoch))
+
+
+def limit_batches(batches: int, limit: int | float | None) -> int:
+    """Return how many of an epoch's batches Lightning takes: `limit` (int), that fraction (float) or all (None)."""
+    if limit is None:
+        return batches
+    return max(1, min(batches, limit) if isinstance(limit, int) else int(batches * limit))
+
+
+def run_length(max_epochs: int, max_steps: int, steps_per_epoch: int) -> float:
+    """Return the epochs of a run, of which -1 for either maximum means no bound.
+
+    Raises:
+        InputError: neither bounds it.
+    """
+    epochs = max_epochs if max_epochs >= 0 else math.inf
+    steps = max_steps if max_steps >= 0 else math.inf
+    length = min(epochs, steps / steps_per_epoch)
+    if math.isinf(length):
+        raise InputError(
+            "trainer.max_epochs=-1: expected an end, as the learning rate's schedule has one, found none. Set "
+            "trainer.max_epochs or trainer.max_steps."
+        )
+    return length

@@ -1,0 +1,69 @@
+"""Compose a command's configuration and check it, as the command does, without running it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from benchmarks.loader.run import LoaderSettings
+from benchmarks.step.run import StepSettings
+from flowers.ensembling.ensemble import EnsembleSettings
+from flowers.inference.evaluate import EvaluateSettings
+from flowers.inference.predict import PredictSettings
+from flowers.preparation.plan import FolderSettings
+from flowers.preparation.verify import VerifySettings
+from flowers.settings import load_settings
+from flowers.training.train import RULES, TrainSettings
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+GROUPS = [
+    f"{path.parent.name}={path.stem}"
+    for group in (
+        *("data", "model", "trainer", "optimizer", "scheduler", "monitor", "callbacks", "logger"),
+        *("experiment", "debug"),
+    )
+    for path in sorted((CONFIGS / group).glob("*.yaml"))
+    if path.stem != "default" or group in ("callbacks", "logger", "debug")
+]
+COMMANDS: dict[str, type[Any]] = {
+    "train": TrainSettings,
+    "evaluate": EvaluateSettings,
+    "predict": PredictSettings,
+    "ensemble": EnsembleSettings,
+    "prepare_folder": FolderSettings,
+    "prepare_verify": VerifySettings,
+    "benchmark_step": StepSettings,
+    "benchmark_loader": LoaderSettings,
+}
+
+
+def compose_config(name: str, *overrides: str) -> DictConfig:
+    """Compose `configs/NAME.yaml`, with an output directory where the command is given one by Hydra."""
+    made = ["paths.output_dir=out"] if "paths" in COMMANDS[name].__dataclass_fields__ else []
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(name, [*overrides, *made])
+
+
+def composed(name: str, *overrides: str) -> dict[str, Any]:
+    """Return the values of a composed configuration, its references resolved."""
+    values: dict[str, Any] = OmegaConf.to_container(compose_config(name, *overrides), resolve=True)  # type: ignore[assignment]
+    return values
+
+
+def check(name: str, *overrides: str) -> Any:
+    """Return the settings of a command, checked, with a text for those that must be set.
+
+    XLA's strategy, which this process does not import, is left out.
+
+    Raises:
+        InputError: the configuration is refused.
+    """
+    config = compose_config(name, *overrides)
+    for key in OmegaConf.missing_keys(config):
+        OmegaConf.update(config, key, ["DIR"] if key == "runs" else "DIR")
+    if "flowers.training.xla" in str(OmegaConf.select(config, "trainer.strategy._target_")):
+        config.trainer.strategy = "auto"
+    return load_settings(COMMANDS[name], config, RULES if "trainer" in config else {})

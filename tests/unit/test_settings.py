@@ -1,0 +1,286 @@
+"""Settings are checked against the signatures that take them: ours, a library's or a user's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pytest
+from pydantic import Field
+
+from flowers.errors import InputError
+from flowers.settings import Rule, find_node_problems, locate
+from flowers.training.monitor import check_monitors
+from tests.conftest import ROOT
+from tests.helpers.configuration import GROUPS, check, composed
+
+if TYPE_CHECKING:
+    from nowhere import Unknown  # type: ignore[import-not-found]
+
+HERE = "tests.unit.test_settings"
+
+
+class Net:
+    """A class of a user's, with all that a signature may have."""
+
+    def __init__(
+        self,
+        width: Annotated[int, Field(gt=0, le=8)],
+        rate: float = 0.1,
+        shape: tuple[int, int] = (1, 2),
+        name: str | None = None,
+        unknown: Unknown = None,
+        bare=None,  # type: ignore[no-untyped-def]
+        path: Path | None = None,
+    ) -> None:
+        raise NotImplementedError  # it must not be made to be checked
+
+
+class Open(Net):
+    def __init__(self, depth: int = 1, **others: Any) -> None:
+        super().__init__(**others)
+
+
+def node(target: str, **settings: Any) -> dict[str, Any]:
+    return {"_target_": f"{HERE}.{target}", **settings}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"width": 8},
+        {"width": 1, "rate": 1, "shape": [3, 4], "name": None, "unknown": [1], "bare": {"a": 1}, "path": "a/b"},
+        {"_partial_": True},
+        {"_args_": [3], "name": "x", "_convert_": "all", "_recursive_": False},
+        {"width": 1, "bare": [{"_target_": f"{HERE}.Net", "width": 2}]},
+    ],
+)
+def test_settings_of_a_users_class_that_fit_its_signature(settings: dict[str, Any]) -> None:
+    assert find_node_problems("model", node("Net", **settings)) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "places"),
+    [
+        ({}, ["model.width: "]),
+        ({"width": 9}, ["model.width=9: "]),
+        ({"width": "3"}, ["model.width=3: "]),
+        ({"width": True}, ["model.width=True: "]),
+        ({"width": 1, "widht": 2}, ["model.widht: "]),
+        ({"width": 1, "shape": [1, "b"]}, ["model.shape.1=b: "]),
+        ({"width": 1, "shape": [1, 2, 3]}, ["model.shape=[1, 2, 3]: "]),
+        ({"width": 1, "name": 3, "rate": "fast"}, ["model.name=3: ", "model.rate=fast: "]),
+        ({"width": 1, "bare": [{"_target_": f"{HERE}.Net", "width": "2"}]}, ["model.bare.0.width=2: "]),
+        ({"width": 1, "bare": {"a": {"_target_": f"{HERE}.Nett"}}}, [f"model.bare.a._target_={HERE}.Nett: "]),
+        (
+            {"_args_": [{"_target_": f"{HERE}.Net", "wid": 1}], "_partial_": True},
+            ["model._args_.wid: ", "model._args_.width: "],
+        ),
+    ],
+)
+def test_each_problem_is_named_by_its_place(settings: dict[str, Any], places: list[str]) -> None:
+    problems = find_node_problems("model", node("Net", **settings))
+    assert len(problems) == len(places)
+    for problem, place in zip(problems, places, strict=True):
+        assert problem.startswith(place)
+
+
+def test_the_nearest_name_is_given() -> None:
+    (problem,) = find_node_problems("model", node("Net", width=1, widht=2))
+    assert problem.endswith("Did you mean model.width?")
+
+
+def test_a_class_that_takes_any_keyword_is_left_to_itself() -> None:
+    assert find_node_problems("model", node("Open", anything=1)) == []
+    (problem,) = find_node_problems("model", node("Open", anything=1, depth="x"))
+    assert problem.startswith("model.depth=x: ")
+
+
+def test_what_the_program_gives_may_be_left_out_and_what_it_reserves_must_be() -> None:
+    assert find_node_problems("model", node("Net"), Rule(given=["width"])) == []
+    assert find_node_problems("model", node("Net", width=1), Rule(given=["width"])) == []
+    assert find_node_problems("model", node("Net"), Rule(reserved=["width"])) == []
+    (problem,) = find_node_problems("model", node("Net", width=1), Rule(reserved=["width"]))
+    assert problem.startswith("model.width: ")
+    (problem,) = find_node_problems("model", node("Net", width=7), Rule(ranges={"width": Annotated[int, Field(lt=7)]}))
+    assert problem.startswith("model.width=7: ")
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("nowhere.Net", "no module nowhere"),
+        ("flowers.nowhere.Net", "flowers has no nowhere"),
+        ("flowers.models.classifier.FlowerClasifier", "Did you mean FlowerClassifier?"),
+        ("flowers.models.classifier", "found a module"),
+        ("Net", "dotted path"),
+        ("flowers..models", "dotted path"),
+        (3, "dotted path"),
+    ],
+)
+def test_a_target_that_cannot_be_imported(target: object, expected: str) -> None:
+    with pytest.raises(InputError, match=r"^model\._target_=") as raised:
+        locate(target, "model")
+    assert expected in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "line", ["import a_package_that_is_not_installed", "1 / 0", "from os import nothing_like_that"]
+)
+def test_what_a_users_module_raises_is_its_own(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    name = f"broken_{abs(hash(line))}"
+    (tmp_path / f"{name}.py").write_text(f"{line}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises((ImportError, ZeroDivisionError)):
+        locate(f"{name}.Net", "model")
+
+
+@pytest.mark.parametrize("choice", GROUPS)
+def test_every_choice_of_every_group_is_accepted(choice: str) -> None:
+    check("train", choice, "data.root=somewhere")
+
+
+def test_the_trainers_for_tpus_are_accepted() -> None:
+    script = (
+        "from flowers.settings import find_node_problems as find\n"
+        "from flowers.training.lightning_trainer import TRAINER\n"
+        "from tests.helpers.configuration import composed\n"
+        "for choice in ('tpu', 'tpu_pod'):\n"
+        "    for name in ('train', 'benchmark_step'):\n"
+        "        print(*find('trainer', composed(name, f'trainer={choice}')['trainer'], TRAINER), sep='\\n')\n"
+        "trainer = composed('train', 'trainer=tpu', 'trainer.strategy.hosts=0')['trainer']\n"
+        "print(*find('trainer', trainer, TRAINER), sep='\\n')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line.partition(":")[0] for line in done.stdout.split("\n") if line] == ["trainer.strategy.hosts=0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "key", "expected"),
+    [
+        ("evaluate", ["run=somewhere", "data.batch_size=4"], "run", "somewhere"),
+        ("predict", ["run=somewhere", "split=val"], "split", "val"),
+        ("prepare_verify", ["root=somewhere"], "decode", True),
+        (
+            "prepare_folder",
+            ["source=photographs", "output=out", "runner_options=['--p=x']"],
+            "runner_options",
+            ["--p=x"],
+        ),
+        ("benchmark_step", ["trainer=gpu"], "steps", 30),
+        ("benchmark_loader", ["data.root=somewhere", "seconds=0.5"], "workers", None),
+        ("ensemble", ["runs=[a,b]"], "runs", ["a", "b"]),
+    ],
+)
+def test_the_settings_of_the_other_commands(name: str, overrides: list[str], key: str, expected: object) -> None:
+    assert getattr(check(name, *overrides), key) == expected
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["optimizer._target_=timm.optim.Lamb", "+optimizer.trust_clip=true"],
+        ["+trainer.max_time={minutes: 1}"],
+        ["+trainer.max_time='00:01:00:00'"],
+        ["data.train_transform=[{_target_: albumentations.VerticalFlip, p: 0.1}]"],
+        ["model.backbone=resnet18", "+model.backbone_arguments.drop_path_rate=0.1"],
+    ],
+)
+def test_settings_that_no_configuration_names_but_a_class_takes(overrides: list[str]) -> None:
+    check("train", *overrides)
+
+
+REFUSED = {
+    "+trainer.max_epoch=3": "trainer.max_epoch: no such setting of Trainer. Did you mean trainer.max_epochs?",
+    "+trainer.limit_train_batch=3": "no such setting of Trainer. Did you mean trainer.limit_train_batches?",
+    "+optimizer.weight_decays=0": "no such setting of AdamW. Did you mean optimizer.weight_decay?",
+    "+optimizer.trust_clip=true": "optimizer.trust_clip: no such setting of AdamW.",
+    "+nonsense=1": "nonsense: no such setting. Known: data, model,",
+    "+paths.nonsense=1": "paths.nonsense: no such setting of Paths.",
+    "+callbacks.mine={_target_: my.Callback}": "callbacks.mine._target_=my.Callback: ",
+    "+callbacks.mine={patience: 3}": "callbacks.mine={'patience': 3}: expected a mapping with a _target_",
+    "trainer.max_epochs=three": "trainer.max_epochs=three: expected a valid integer, found 'three'.",
+    "trainer.precision=bf16-true": "trainer.precision=bf16-true: ",
+    "trainer.precision=16-true": "trainer.precision=16-true: ",
+    "trainer.precision=8": "trainer.precision=8: ",
+    "+trainer.max_time=60": "trainer.max_time=60: ",
+    "+trainer.callbacks=[]": "trainer.callbacks: expected none",
+    "+trainer.barebones=true": "trainer.barebones: expected none",
+    "trainer.max_epochs=1.5": "trainer.max_epochs=1.5: expected a valid integer, found 1.5.",
+    "trainer.accumulate_grad_batches=0": "trainer.accumulate_grad_batches=0: ",
+    "+trainer.limit_train_batches=0": "trainer.limit_train_batches=0: ",
+    "+trainer.limit_train_batches=1.5": "trainer.limit_train_batches=1.5: ",
+    "trainer.gradient_clip_val=-1": "trainer.gradient_clip_val=-1: ",
+    "trainer.log_every_n_steps=0": "trainer.log_every_n_steps=0: ",
+    "model.label_smoothing=1": "model.label_smoothing=1: expected less than 1, found 1.",
+    "data.on_bad_record=ignore": "data.on_bad_record=ignore: expected 'stop' or 'skip', found 'ignore'.",
+    "data.batch_size=0": "data.batch_size=0: expected greater than 0, found 0.",
+    "data.folds=1": "data.folds=1: expected greater than or equal to 2, found 1.",
+    "data._target_=flowers.data.datamodule.FlowerDataModule": "Did you mean FlowersDataModule?",
+    "model.backbone=3": "model.backbone=3: expected a valid string, found 3.",
+    "callbacks.model_checkpoint.mode=3": "callbacks.model_checkpoint.mode=3: ",
+    "callbacks=ema callbacks.ema.decay=1": "callbacks.ema.decay=1: expected less than 1, found 1.",
+    "callbacks.compile_guard.after_warmup=stop": "after_warmup=stop: expected 'warn' or 'fail', found 'stop'.",
+    "callbacks.last_checkpoint.every_n_steps=0": "callbacks.last_checkpoint.every_n_steps=0: ",
+    "scheduler.start=2": "scheduler.start=2: ",
+    "monitor.mode=most": "monitor.mode=most: expected 'min' or 'max', found 'most'.",
+    "ckpt_path=3": "ckpt_path=3: ",
+    "tags=flowers": "tags=flowers: ",
+}
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_what_is_refused(override: str) -> None:
+    with pytest.raises(InputError) as raised:
+        check("train", *override.split(" ", 1) if "=ema " in override else [override])
+    assert REFUSED[override] in str(raised.value)
+
+
+def test_all_problems_at_once() -> None:
+    with pytest.raises(InputError) as raised:
+        check("train", "trainer.max_epochs=three", "data.batch_size=0", "+optimizer.weight_decays=0", "ckpt_path=3")
+    assert len(str(raised.value).splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("choice", "metric", "mode"),
+    [("macro_f1", "val/macro_f1", "max"), ("accuracy", "val/accuracy", "max"), ("loss", "val/loss", "min")],
+)
+def test_one_setting_decides_on_the_metric_and_its_direction(choice: str, metric: str, mode: str) -> None:
+    values = composed("train", f"monitor={choice}", "callbacks=early_stopping")
+    assert values["monitor"] == {"metric": metric, "mode": mode}
+    for name in ("model_checkpoint", "early_stopping"):
+        assert (values["callbacks"][name]["monitor"], values["callbacks"][name]["mode"]) == (metric, mode)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["monitor.metric=val/macrof1"], "monitor.metric=val/macrof1: "),
+        (["monitor.metric=val/loss"], "monitor.mode=max: expected min with val/loss"),
+        (["monitor.mode=min"], "monitor.mode=min: expected max with val/macro_f1"),
+        (["callbacks.model_checkpoint.monitor=val/loss"], "callbacks.model_checkpoint.mode=max: expected min"),
+        (["callbacks.model_checkpoint.mode=min"], "callbacks.model_checkpoint.mode=min: expected max"),
+        (
+            ["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/loss"],
+            "callbacks.early_stopping.mode=max: expected min",
+        ),
+    ],
+)
+def test_a_monitored_metric_that_the_model_does_not_log_that_way(overrides: list[str], expected: str) -> None:
+    settings = check("train", *overrides)
+    with pytest.raises(InputError) as raised:
+        check_monitors(settings.monitor, settings.callbacks, settings.model)
+    assert str(raised.value).startswith(expected)
+
+
+@pytest.mark.parametrize("key", ["seed", "data.seed", "model.seed", "data.prepare.seed"])
+def test_seeds_end_where_numpys_do(key: str) -> None:
+    check("train", f"{key}={2**32 - 1}")
+    with pytest.raises(InputError, match=rf"{key}={2**32}"):
+        check("train", f"{key}={2**32}")
