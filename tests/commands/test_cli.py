@@ -130,7 +130,7 @@ def test_help_answers_in_two_seconds(door: Door) -> None:
 
 
 REFUSED = {
-    "trainer.limit_train_batches=3": "error: trainer.limit_train_batches: not in the configuration, though it may be",
+    "trainer.limit_train_batches=3": "Add it as +trainer.limit_train_batches=VALUE",
     "trainer.max_epoch=3": "error: trainer.max_epoch: no such setting. Did you mean trainer.max_epochs?",
     "data=tfrecord": "error: data=tfrecord: no such choice. Did you mean data=tfrecords?",
     "logger=null": "error: logger=null: expected one of the group's choices, found none.",
@@ -141,8 +141,13 @@ REFUSED = {
     "data.root=nowhere": "error: nowhere: no such directory.",
     "data.root=.": "error: .: expected a garden, found a directory without garden.json.",
     "trainer=gpu": "error: trainer: ",
-    "data.train_transform=[{_target_: albumentations.HorizontalFlipp}]": "error: data.train_transform0: Error loading",
+    "data.train_transform=[{_target_: albumentations.HorizontalFlipp}]": "error: data.train_transform.0._target_=",
     "trainer.max_epochs=-1": "error: trainer.max_epochs=-1: expected an end",
+    "train=false": "error: train: no such setting. To evaluate without training, type python src/evaluate.py run=DIR.",
+    "optimized_metric=val/acc": "error: optimized_metric: no such setting. Set monitor.metric",
+    "model.optimizer.lr=1": "error: model.optimizer.lr: no such setting. Set optimizer=NAME",
+    "test=true": "error: test=true: FlowersDataModule has no test_dataloader(). Add the method, or write predictions: "
+    "python src/predict.py run=DIR split=test.",
 }
 
 

@@ -113,6 +113,7 @@ def predict(config: DictConfig) -> Written:
     datamodule, model = run.load(asdict(settings.data), split, trust=settings.trust)
     data, class_names = _check_predictable(datamodule, model)
     predictor, tta = _make_predictor(settings, datamodule, model)
+    datamodule.setup("predict")
     loader = data.loader(split)
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         trainer.predict(predictor, loader, return_predictions=False)

@@ -13,6 +13,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from torch import Tensor
 
 from flowers.errors import InputError
+from flowers.settings import Nodes
 from flowers.system.atomic import atomic_path
 
 
@@ -57,6 +58,17 @@ def save_atomically(trainer: L.Trainer) -> None:
     """Make a trainer write its checkpoints atomically, unless its strategy has a way of its own, as XLA's do."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+
+
+def check_kept_checkpoints(callbacks: Nodes) -> None:
+    """Raise `InputError` if a callback would keep several checkpoints in one file."""
+    for name, node in (callbacks or {}).items():
+        kept, filename = (node or {}).get("save_top_k", 1), (node or {}).get("filename")
+        if kept not in (0, 1) and isinstance(filename, str) and "{" not in filename:
+            raise InputError(
+                f"callbacks.{name}.save_top_k={kept}: expected a filename for each checkpoint, found {filename} for "
+                "all of them. Choose callbacks=top_k, or put {epoch} into the filename."
+            )
 
 
 def check_finite(state: dict[str, Tensor], path: str | Path) -> None:

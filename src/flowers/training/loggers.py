@@ -17,7 +17,7 @@ from http.client import HTTPException
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from ssl import SSLError
-from threading import Thread
+from threading import Thread, Timer
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -27,6 +27,7 @@ from uuid import uuid4
 import wandb
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
+from wandb.sdk.wandb_setup import singleton
 
 from flowers.errors import InputError
 
@@ -39,12 +40,30 @@ LIMITS = {"init_timeout": 4.0, "finish_timeout": 4.0}
 `WANDB_INIT_TIMEOUT` and `WANDB_FINISH_TIMEOUT` in the environment replace them.
 """
 
+HUNG_SECONDS = 10.0
+"""How much longer W&B's own process may take to finish a run before it counts as hung, and is killed."""
+
 MODES = ("online", "offline", "disabled", "shared", "run", "dryrun")
 """What W&B takes for `WANDB_MODE`; the last two are older names of the first two."""
 
 
-def wandb_logger(save_dir: str, project: str, name: str | None = None, tags: list[str] | None = None) -> WandbLogger:
+def wandb_logger(
+    save_dir: str,
+    project: str,
+    entity: str | None = None,
+    group: str | None = None,
+    name: str | None = None,
+    tags: list[str] | None = None,
+) -> WandbLogger:
     """Create W&B's logger into `save_dir/wandb`.
+
+    Args:
+        save_dir: the run's directory.
+        project: the project's name.
+        entity: the team; None: the account's own.
+        group: of runs that belong together.
+        name: the run's; None: W&B makes one up.
+        tags: the run's.
 
     `WANDB_MODE` decides whether it is online. Where it is not set, the run is online if there is a key and the server
     answers. With `WANDB_MODE=online` there is no such check, but a run that cannot be created goes offline as well.
@@ -55,7 +74,7 @@ def wandb_logger(save_dir: str, project: str, name: str | None = None, tags: lis
     mode = os.environ.get("WANDB_MODE", "online")
     if mode not in MODES:
         raise InputError(f"WANDB_MODE={mode}: expected one of {', '.join(MODES)}. Set or unset it.")
-    return FallbackWandbLogger(save_dir=save_dir, project=project, name=name, tags=tags)
+    return FallbackWandbLogger(save_dir=save_dir, project=project, entity=entity, group=group, name=name, tags=tags)
 
 
 class FallbackWandbLogger(WandbLogger):
@@ -205,12 +224,23 @@ def finish_wandb_run(exit_code: int) -> None:
     run = wandb.run
     if run is None:
         return
+    limit: float = run.settings.finish_timeout or LIMITS["finish_timeout"]
+    watchdog = Timer(limit + HUNG_SECONDS, _kill_process)
+    watchdog.start()
     try:
         run.finish(exit_code=exit_code)
     except Exception as error:
         _report(f"{str(error).rstrip('.') or 'its process has ended'}: not everything was uploaded.", run)
         if not isinstance(error, TimeoutError):
             _abandon()
+    finally:
+        watchdog.cancel()
+
+
+def _kill_process() -> None:
+    """End W&B's own process, for which `finish` waits without a limit."""
+    with suppress(AttributeError):  # it has ended already
+        singleton()._connection._proc._process.kill()  # type: ignore[union-attr]
 
 
 def _abandon() -> None:

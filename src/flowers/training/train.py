@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 import warnings
 from collections.abc import Mapping
@@ -24,7 +25,8 @@ from flowers.instantiate import instantiate
 from flowers.interfaces import ReportsSkipped
 from flowers.models.optimizers import OptimizerFactory, SchedulerFactory, configure
 from flowers.settings import Node, Nodes, Paths, Seed, load_settings, locate, parameters_of
-from flowers.system.atomic import remove_parts
+from flowers.system.atomic import atomic_path, remove_parts
+from flowers.training.checkpoint_io import check_kept_checkpoints
 from flowers.training.distributed import closing_process_group
 from flowers.training.length import check_validation_interval, count_batches, make_schedule
 from flowers.training.lightning_trainer import TRAINER, make_all, make_trainer
@@ -103,6 +105,7 @@ def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
 def _check_settings(settings: TrainSettings) -> None:
     """Raise `InputError` for settings that do not go together, before any data are read or weights are loaded."""
     check_monitors(settings.monitor, settings.callbacks, settings.model)
+    check_kept_checkpoints(settings.callbacks)
     for key, node in (("optimizer", settings.optimizer), ("scheduler", settings.scheduler)):
         if node is not None and node.get("_partial_") is not True:
             raise InputError(f"{key}._partial_: expected true, as the model calls it, found {node.get('_partial_')}.")
@@ -199,8 +202,12 @@ def _best_metrics(
     """Return the validation metrics of the best checkpoint; a run without any validation makes its last the best."""
     best = Path(getattr(trainer.checkpoint_callback, "best_model_path", ""))
     # There is none yet, it is that of a run which this one was resumed from, or it was lost since.
-    if best.resolve() != run.best.resolve() or not run.best.exists():
+    if best.parent.resolve() != run.best.parent.resolve() or not best.is_file():
         trainer.save_checkpoint(run.best)
+    elif best.name != run.best.name and trainer.is_global_zero:
+        with atomic_path(run.best) as unfinished:
+            shutil.copy(best, unfinished)
+    trainer.strategy.barrier()
     if not has_validation(datamodule):
         return {}
     trainer.logger = None  # the epochs' own metrics are logged already

@@ -249,6 +249,19 @@ def test_a_dead_process_of_wandb_does_not_end_a_training(
     assert_complete(next(tmp_path.glob("next job/wandb/run-*")))
 
 
+def test_a_process_of_wandb_that_hangs_is_killed(
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loggers, "HUNG_SECONDS", 1.0)
+    log(tmp_path)
+    os.kill(wandb_setup.singleton()._connection._proc._process.pid, signal.SIGSTOP)  # type: ignore[union-attr]
+    start = time.monotonic()
+    finish_wandb_run(0)
+    assert time.monotonic() - start < 2 * loggers.LIMITS["finish_timeout"] + 10
+    assert wandb.run is None
+    assert capfd.readouterr().err.count("W&B: ") == 1
+
+
 def test_without_a_key_a_run_is_offline_without_a_word(
     server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

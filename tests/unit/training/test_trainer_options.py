@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import inspect
 from pathlib import Path
 from typing import ClassVar
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig
 
 from flowers.errors import InputError
 from flowers.training.lightning_trainer import TRAINER
@@ -28,25 +30,19 @@ class Recorder(Callback):
         self.steps.append((trainer.current_epoch, batch["id"], int(batch["image"].sum()), float(outputs["loss"])))
 
 
+def composed(tiny_settings: list[str], directory: Path, *overrides: str) -> DictConfig:
+    """Compose the configuration of a training on few small images."""
+    settings = [setting for setting in tiny_settings if "max_epochs" not in setting]
+    small = ["data.num_workers=0", "data.train_size=32", "data.eval_size=32", f"paths.output_dir={directory}"]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("train", [*settings, *small, *overrides])
+
+
 def run(tiny_settings: list[str], directory: Path, *overrides: str) -> dict[str, float]:
     """Train in this process as `python src/train.py` does, on few small images; the metrics."""
     Recorder.steps = []
-    settings = [setting for setting in tiny_settings if "max_epochs" not in setting]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose(
-            "train",
-            [
-                *settings,
-                f"paths.output_dir={directory}",
-                "data.num_workers=0",
-                "data.train_size=32",
-                "data.eval_size=32",
-                "logger=csv",
-                "callbacks.progress_bar=null",
-                "+callbacks.recorder._target_=tests.unit.training.test_trainer_options.Recorder",
-                *overrides,
-            ],
-        )
+    recorder = "+callbacks.recorder._target_=tests.unit.training.test_trainer_options.Recorder"
+    config = composed(tiny_settings, directory, "callbacks.progress_bar=null", recorder, "logger=csv", *overrides)
     (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
     try:
         return train(config)[1]
@@ -74,6 +70,11 @@ def test_debug_profiler_reports_where_the_time_went(
     assert "run_training_batch" in caplog.text
 
 
+def test_debug_limit_is_a_tenth_of_the_batches(tiny_settings: list[str], tmp_path: Path) -> None:
+    run(tiny_settings, tmp_path, "debug=limit", "data.batch_size=8")
+    assert len(Recorder.steps) == 3 * 2  # of 26 batches
+
+
 def test_debug_overfit_brings_the_loss_near_zero(tiny_settings: list[str], tmp_path: Path) -> None:
     settings = ("experiment=mixing", "optimizer.lr=0.02", "data.batch_size=8")
     run(tiny_settings, tmp_path, "debug=overfit", *settings)
@@ -90,6 +91,41 @@ def test_overfit_batches_are_the_same_in_every_epoch(
     expected = [(ids, pixels) for _, ids, pixels, _ in Recorder.steps]
     run(tiny_settings, tmp_path / "second", *settings, "trainer.max_epochs=2", "+trainer.overfit_batches=2")
     assert [(ids, pixels) for _, ids, pixels, _ in Recorder.steps] == expected * 2  # those an ordinary run begins with
+
+
+def test_no_callbacks_and_no_logger(tiny_settings: list[str], tmp_path: Path) -> None:
+    config = composed(tiny_settings, tmp_path, "callbacks=none", "logger=none", "trainer.max_epochs=1")
+    _, metrics, _ = train(config)
+    assert "val/macro_f1" in metrics
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"best.ckpt"}
+    assert not list(tmp_path.glob("metrics.csv")) and not list(tmp_path.glob("wandb"))
+
+
+def test_the_best_epochs_are_kept(tiny_settings: list[str], tmp_path: Path) -> None:
+    run(tiny_settings, tmp_path, "callbacks=top_k", "trainer.max_epochs=4", "+trainer.limit_train_batches=2")
+    kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert len(kept - {"best.ckpt", "last.ckpt"}) == 3 and {"best.ckpt", "last.ckpt"} < kept
+    best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
+    rows = [row for row in csv.DictReader((tmp_path / "metrics.csv").open()) if row["val/macro_f1"]]
+    scores = [float(row["val/macro_f1"]) for row in rows]
+    assert best["epoch"] == scores.index(max(scores))
+
+
+def test_several_checkpoints_in_one_file_are_refused(tiny_settings: list[str], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"callbacks\.model_checkpoint\.save_top_k=3: .*callbacks=top_k"):
+        run(tiny_settings, tmp_path, "+callbacks.model_checkpoint.save_top_k=3")
+
+
+def test_tensorboard_gets_the_metrics(tiny_settings: list[str], tmp_path: Path) -> None:
+    run(tiny_settings, tmp_path, "logger=tensorboard", "trainer.max_epochs=1", "+trainer.limit_train_batches=1")
+    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_a_logger_whose_package_is_missing_is_named(
+    tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=r"^logger\.mlflow: .*mlflow"):
+        run(tiny_settings, tmp_path, "logger=mlflow")
 
 
 RUNS: dict[str, dict[str, object]] = {
