@@ -37,7 +37,7 @@ from flowers.errors import BadRecord, InputError
 from flowers.preparation.manifest import Manifest, PlannedImage, read_manifest
 from flowers.progress import progress
 from flowers.system.atomic import write_atomic
-from flowers.system.processes import process_pool
+from flowers.system.processes import map_on_processes
 
 NO_LABEL = -1
 """In place of a label: there is none, or none that can be."""
@@ -189,7 +189,8 @@ def verify(root: Path, *, decode: bool) -> Verification:
     shards, unreadable = _list_shards(root, sizes)
     missing = missing_shards(shards, manifest)
     tasks = [ShardTask(size, split, shard) for (size, split), found in shards.items() for shard in found]
-    parts, ids = gather(_scan_all(partial(scan_shard, class_count=len(class_names), decode=decode), tasks))
+    scan = partial(scan_shard, class_count=len(class_names), decode=decode)
+    parts, ids = gather(progress(map_on_processes(scan, tasks), "Verifying", len(tasks)))
     parts = [
         replace(part, unread=part.unread + sum(missing.get((part.size, part.split), {}).values())) for part in parts
     ]
@@ -269,11 +270,6 @@ def _missing_splits(root: Path, shards: Shards, manifest: Manifest | None) -> It
             path = size_directory(root, size) / split
             expected = f"expected shards named like {shard_name(0, size, 798)}, found none. Copy or download the split."
             yield Finding("split", f"{path}: {expected}", str(path))
-
-
-def _scan_all(scan: partial[ShardFacts], tasks: Sequence[ShardTask]) -> Iterator[ShardFacts]:
-    with process_pool(len(tasks)) as pool:
-        yield from progress(pool.map(scan, tasks), "Verifying", len(tasks))
 
 
 def scan_shard(task: ShardTask, class_count: int, decode: bool) -> ShardFacts:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -22,7 +22,7 @@ from flowers.progress import progress
 from flowers.synthetic.drawing import draw_picture, reduce_picture
 from flowers.synthetic.species import draw_species
 from flowers.system.atomic import atomic_path, remove_parts, write_atomic
-from flowers.system.processes import process_pool
+from flowers.system.processes import map_on_processes
 
 log = logging.getLogger(__name__)
 
@@ -111,15 +111,14 @@ def _write(garden: Garden, root: Path) -> None:
             (size_directory(root, size) / split).mkdir(parents=True)
     write_atomic(root / "classes.txt", "\n".join(kaggle_class_names()) + "\n")
     shards = [(split, number) for split in SPLITS for number in range(SHARDS)]
-    with process_pool(len(shards)) as pool:
-        tasks = [pool.submit(_write_shard, garden, root, split, number) for split, number in shards]
-        for task in progress(as_completed(tasks), "Generating images", len(tasks)):
-            task.result()
+    for _ in progress(map_on_processes(partial(_write_shard, garden, root), shards), "Generating images", len(shards)):
+        pass
     write_atomic(root / _MANIFEST, garden.manifest())
 
 
-def _write_shard(garden: Garden, root: Path, split: Split, shard: int) -> None:
-    """Draw one shard's pictures and write them at every size. The same for any number of processes."""
+def _write_shard(garden: Garden, root: Path, place: tuple[Split, int]) -> None:
+    """Draw the images of one shard, `place` being its split and number, and write them at every size."""
+    split, shard = place
     cv2.setNumThreads(1)  # the processes are the parallelism
     species = draw_species(garden.seed, len(kaggle_class_names()))
     labels = split_labels(garden, split)
