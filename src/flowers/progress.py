@@ -1,4 +1,4 @@
-"""Progress bars for what takes a while outside of training: on standard error, only in a terminal, removed at the end."""
+"""Progress bars on standard error, shown in a terminal only and removed at the end."""
 
 from __future__ import annotations
 

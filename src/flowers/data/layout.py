@@ -203,3 +203,12 @@ def read_class_names(root: AnyPath) -> list[str]:
             + " Mend the file: line N is label N - 1."
         )
     return names
+
+
+def class_difference(expected: Sequence[str], found: Sequence[str]) -> str:
+    """Describe how class names in label order differ from those expected, or return "" if they are equal."""
+    if list(expected) == list(found):
+        return ""
+    pairs = enumerate(zip(expected, found, strict=False))
+    first = next((f", of which label {label} is {b!r}, not {a!r}" for label, (a, b) in pairs if a != b), "")
+    return f"{len(found)} classes{first}"

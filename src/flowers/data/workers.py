@@ -8,7 +8,13 @@ from multiprocessing.context import ForkServerContext
 
 import cv2
 
+from flowers.system.cores import available_cores
 from flowers.system.processes import accept_sigterm_from_parent_only, exit_with_parent
+
+
+def default_workers(processes: int) -> int:
+    """Return this process's part of the cores less one, 1 to 8, if `processes` of a run share the machine."""
+    return min(8, max(1, available_cores() // processes - 1))
 
 
 def fork_server() -> ForkServerContext:

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from flowers.ensembling.members import Member, difference
+from flowers.data.layout import class_difference
+from flowers.ensembling.members import Member
 from flowers.ensembling.scores import Labels, Probabilities
 from flowers.errors import InputError
 from flowers.inference.predictions import Part, read_ids, read_provenance, read_rows
@@ -63,7 +64,7 @@ def check_same_classes(members: Sequence[Member]) -> list[str]:
     first = members[0]
     names = first.provenance.class_names
     for member in members[1:]:
-        if differing := difference(names, member.provenance.class_names):
+        if differing := class_difference(names, member.provenance.class_names):
             raise InputError(
                 f"{member.name}: expected the {len(names)} classes of {first.name} in their order, found {differing}. "
                 "Only members that were trained on the same classes can be blended."

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from flowers.data.folds import fold_of
+from flowers.data.folds import assign_folds
 from flowers.ensembling.alignment import Joined, check_same_classes, join_test, join_validation
 from flowers.ensembling.assessment import Assessment, assess
 from flowers.ensembling.members import Member, find_members
@@ -73,7 +73,7 @@ def ensemble(config: DictConfig) -> Ensemble:
         # Both before anything slow, and before anything is written.
         val = join_validation(members, Path(scratch), allow_missing=config.allow_missing)
         test = join_test(members, Path(scratch), allow_missing=config.allow_missing) if tested else None
-        folds = fold_of(val.ids.to_pylist(), val.labels, folds=config.folds, seed=config.seed)
+        folds = assign_folds(val.ids.to_pylist(), val.labels, folds=config.folds, seed=config.seed)
         rows = Rows(log_probabilities(val.probabilities), val.labels, folds)
         assessment = assess(
             rows, config.methods, config.method, offsets=config.offsets, resamples=config.resamples, seed=config.seed

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowers.data.layout import class_difference
 from flowers.errors import InputError
 from flowers.inference.predictions import Provenance, read_provenance
 
@@ -142,7 +143,7 @@ def _member(group: Sequence[tuple[Path, Provenance]]) -> Member:
         )
     first = group[0][1]
     for path, provenance in group:
-        if differing := difference(first.class_names, provenance.class_names):
+        if differing := class_difference(first.class_names, provenance.class_names):
             raise InputError(f"{path}: expected the classes of {val[0]}, found {differing}. Predict both again.")
     for path, (own, provenance) in zip(there, group, strict=False):
         _check_weights_recorded(own, provenance)
@@ -174,7 +175,7 @@ def _check_same_model(path: Path, test: Provenance, val: Provenance) -> None:
     """Raise `InputError` unless test predictions are of the model and the views that the validation ones are of."""
     if test.split not in ("", "test"):
         raise InputError(f"{path}: expected predictions of the test split, found those of {test.split}. Predict again.")
-    if differing := difference(val.class_names, test.class_names):
+    if differing := class_difference(val.class_names, test.class_names):
         raise InputError(
             f"{path}: expected the classes of the validation predictions, found {differing}. Predict again."
         )
@@ -213,12 +214,3 @@ def _check_folds(group: Sequence[tuple[Path, Provenance]]) -> None:
                 f"{runs[provenance.fold]} as well. Leave one out."
             )
         runs[provenance.fold] = provenance.run
-
-
-def difference(names: Sequence[str], others: Sequence[str]) -> str:
-    """How class names differ from those expected: their number and the first label with another; empty if not."""
-    if names == others:
-        return ""
-    pairs = enumerate(zip(names, others, strict=False))
-    differing = next((f"; label {label} is {a!r} there, {b!r} here" for label, (a, b) in pairs if a != b), "")
-    return f"{len(others)}{differing}"

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from upath import UPath
 
 from flowers.data.layout import SPLITS, check_plan
+from flowers.data.storage.remote import open_path
 from flowers.errors import UNWRITABLE, InputError, first_few
 from flowers.preparation.manifest import PlannedImage, UnreadableImage, read_settings
 from flowers.preparation.plan import (
@@ -37,7 +38,7 @@ from flowers.preparation.plan import (
 )
 from flowers.preparation.runner import Spread
 from flowers.preparation.scan import changed_photographs, scan_source
-from flowers.preparation.source import Source, class_names, describe_ignored, list_source, open_path
+from flowers.preparation.source import Source, class_names, describe_ignored, list_source
 from flowers.preparation.tables import entries, read_table, write_table
 from flowers.preparation.writing import ShardTask, missing_shards, write_shards
 from flowers.system.atomic import remove_parts, whole_name, write_atomic
@@ -60,8 +61,8 @@ def prepare_folder(source: str, output: str, settings: Settings, spread: Spread)
         InputError: the source or the settings cannot give a data set, images cannot be read, or `output` cannot be
             written or holds something else: what another source or other settings gave.
     """
-    target = open_path(output)
-    _check_output(target, open_path(source))
+    target = UPath(open_path(output, "output"))
+    _check_output(target, UPath(open_path(source, "source")))
     found = list_source(source)
     with _alone(target):
         _remove_unfinished(target)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import groupby, zip_longest
+from itertools import groupby
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -23,15 +23,16 @@ from flowers.data.layout import (
     SPLITS,
     ShardFile,
     Split,
+    class_difference,
     image_sizes,
     list_shards,
     read_class_names,
     shard_name,
     size_directory,
 )
-from flowers.data.storage.remote import open_root
+from flowers.data.storage.remote import open_path
 from flowers.data.tfrecord.example import check_label, decode_example, decode_image
-from flowers.data.tfrecord.framing import index_shard, shard_fault
+from flowers.data.tfrecord.framing import index_shard, shard_problem
 from flowers.data.tfrecord.reader import ShardReader
 from flowers.errors import BadRecord, InputError
 from flowers.preparation.manifest import Manifest, PlannedImage, read_manifest
@@ -159,7 +160,7 @@ def local_root(text: str) -> Path:
     Raises:
         InputError: it is not local.
     """
-    root = open_root(text, {})
+    root = open_path(text, "root")
     if not isinstance(root, Path):
         raise InputError(
             f"root={text}: expected a local directory, found a URL. Every byte is read: copy the data set to a local "
@@ -280,7 +281,7 @@ def scan_shard(task: ShardTask, class_count: int, decode: bool) -> ShardFacts:
     except OSError as error:
         message = f"{path}: expected a shard, found what cannot be read ({error.strerror}). Copy or download it again."
         return ShardFacts(task, 0, [], [Finding("shard", message, str(path))])
-    fault = shard_fault(index, task.shard.count)
+    fault = shard_problem(index, task.shard.count)
     findings = [Finding("shard", fault, str(path))] if fault else []
     rows: list[Row] = []
     reader = ShardReader([index])
@@ -406,11 +407,10 @@ def compare_settings(
         path = root / "prepare.json"
         expected = f"expected resolutions of {sorted(manifest.sizes)} pixels as in it, found {sorted(sizes)}."
         yield Finding("manifest", f"{path}: {expected}", str(path))
-    both = enumerate(zip_longest(_class_names(manifest), class_names), 1)
-    if differing := [(line, planned, found) for line, (planned, found) in both if planned != found]:
-        line, planned, found = differing[0]
+    planned = _class_names(manifest)
+    if differing := class_difference(planned, class_names):
         path = root / "classes.txt"
-        expected = f"line {line}: expected {planned or 'no more'} as in manifest.csv, found {found or 'no more'}."
+        expected = f"expected the {len(planned)} classes of manifest.csv, found {differing}."
         yield Finding("manifest", f"{path}: {expected}", str(path))
 
 

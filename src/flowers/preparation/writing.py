@@ -94,7 +94,7 @@ def _is_whole(path: UPath, count: int) -> bool:
         return False
     except OSError as error:
         raise unreadable(path, error) from None
-    return index.fault is None and len(index) == count
+    return index.problem is None and len(index) == count
 
 
 def write_planned_shard(directory: UPath, output: UPath, largest: int, task: ShardTask) -> int:

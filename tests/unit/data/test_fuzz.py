@@ -191,7 +191,7 @@ def check(path: Path, changed: set[int], originals: list[Content]) -> Counter[st
     root = path.parents[2]
     reader, faults = open_splits(root, ["train"], SIDE, "skip", root / "cache")
     index = reader.indexes[0]
-    assert index.fault is None or index.fault.startswith(f"{path}: record {len(index)} at byte "), index.fault
+    assert index.problem is None or index.problem.startswith(f"{path}: record {len(index)} at byte "), index.problem
     strict, lenient = dataset(reader, "stop"), dataset(reader, "skip")
     counts: Counter[str] = Counter(faults=len(faults))
     for number in range(len(reader)):

@@ -10,6 +10,7 @@ import pytest
 from upath import UPath
 
 from flowers.data.layout import (
+    class_difference,
     find_root,
     find_shards,
     image_sizes,
@@ -128,3 +129,11 @@ def test_of_several_roots_the_first_that_is_there_is_read(tmp_path: Path) -> Non
 
 def test_a_single_root_may_be_generated_later(tmp_path: Path) -> None:
     assert find_root(str(tmp_path / "garden"), {}) == tmp_path / "garden"
+
+
+def test_classes_differ_by_number_or_by_the_first_label() -> None:
+    names = ["rose", "iris", "tulip"]
+    assert class_difference(names, tuple(names)) == ""
+    assert "2" in class_difference(names, names[:2])
+    swapped = class_difference(names, ["rose", "tulip", "iris"])
+    assert "label 1" in swapped and "'iris'" in swapped and "'tulip'" in swapped

@@ -214,10 +214,10 @@ def test_rows_without_an_id_are_refused(tmp_path: Path, allow_missing: bool) -> 
 @pytest.mark.parametrize(
     ("others", "found"),
     [
-        (["rose", "iris", "tulip"], "3; label 2 is 'moon orchid' there, 'tulip' here"),
-        (["iris", "rose", "moon orchid"], "3; label 0 is 'rose' there, 'iris' here"),
-        (["rose", "iris"], "2"),
-        ([*CLASSES, "tulip"], "4"),
+        (["rose", "iris", "tulip"], "3 classes, of which label 2 is 'tulip', not 'moon orchid'"),
+        (["iris", "rose", "moon orchid"], "3 classes, of which label 0 is 'iris', not 'rose'"),
+        (["rose", "iris"], "2 classes"),
+        ([*CLASSES, "tulip"], "4 classes"),
     ],
 )
 def test_other_classes_are_refused(tmp_path: Path, others: list[str], found: str) -> None:

@@ -297,11 +297,18 @@ AGAINST_MANIFEST: dict[str, Fault] = {
     ),
     "a class has another name": (
         edit("classes.txt", "rose", "tulip"),
-        [("manifest", None, False, "classes.txt: line 2: expected rose as in manifest.csv, found tulip")],
+        [
+            (
+                "manifest",
+                None,
+                False,
+                "manifest.csv, found 2 classes, of which label 1 is 'tulip', not 'rose'",
+            )
+        ],
     ),
     "a class is too many": (
         edit("classes.txt", "rose", "rose\ntulip"),
-        [("manifest", None, False, "classes.txt: line 3: expected no more as in manifest.csv, found tulip")],
+        [("manifest", None, False, "classes.txt: expected the 2 classes of manifest.csv, found 3 classes")],
     ),
 }
 

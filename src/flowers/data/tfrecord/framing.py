@@ -55,13 +55,13 @@ def write_shard(path: AnyPath, payloads: Iterable[bytes]) -> None:
 class ShardIndex:
     """Where a shard's records are: `offsets` and `lengths` of the payloads in bytes, int64 `[N]` each.
 
-    `fault` says why indexing ended before the end of the file, None where it did not.
+    `problem` says why indexing ended before the end of the file, None where it did not.
     """
 
     path: AnyPath
     offsets: NDArray[np.int64]
     lengths: NDArray[np.int64]
-    fault: str | None = None
+    problem: str | None = None
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -72,23 +72,23 @@ def index_shard(path: Path) -> ShardIndex:
     offsets: list[int] = []
     lengths: list[int] = []
     position = 0
-    fault = None
+    problem = None
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         while position < size:
             header = os.pread(file.fileno(), HEADER.size, position)
-            fault = _header_fault(header, size - position)
-            if fault:
-                fault = f"{path}: record {len(offsets)} at byte {position}: {fault}"
+            problem = _header_problem(header, size - position)
+            if problem:
+                problem = f"{path}: record {len(offsets)} at byte {position}: {problem}"
                 break
             length = HEADER.unpack(header)[0]
             offsets.append(position + HEADER.size)
             lengths.append(length)
             position += FRAME + length
-    return ShardIndex(path, np.array(offsets, np.int64), np.array(lengths, np.int64), fault)
+    return ShardIndex(path, np.array(offsets, np.int64), np.array(lengths, np.int64), problem)
 
 
-def _header_fault(header: bytes, rest: int) -> str | None:
+def _header_problem(header: bytes, rest: int) -> str | None:
     """What is wrong with a record's header, given the bytes from its start to the end of the file."""
     if len(header) < HEADER.size:
         return f"the shard is cut off: expected a header of {HEADER.size} bytes, found {len(header)}."
@@ -101,21 +101,21 @@ def _header_fault(header: bytes, rest: int) -> str | None:
     return None
 
 
-def shard_fault(index: ShardIndex, promised: int | None) -> str | None:
+def shard_problem(index: ShardIndex, promised: int | None) -> str | None:
     """What is wrong with a shard whose name promises so many records; None where nothing is."""
     whole = promised in (None, len(index))
-    if index.fault is None and whole:
+    if index.problem is None and whole:
         return None
     count = f"{index.path}: expected {promised} records as the name says, found {len(index)}."
     fix = (
         "Copy or download the shard again; data.on_bad_record=skip goes on with the records before it."
-        if index.fault
+        if index.problem
         else "Copy or download the shard again, or rename it to its true count."
     )
-    return " ".join(part for part in (index.fault, "" if whole else count, fix) if part)
+    return " ".join(part for part in (index.problem, "" if whole else count, fix) if part)
 
 
-def payload_fault(payload: bytes, footer: bytes) -> str | None:
+def payload_problem(payload: bytes, footer: bytes) -> str | None:
     """What is wrong with a payload, given the 4 bytes behind it; None where nothing is."""
     stored, computed = FOOTER.unpack(footer)[0], masked_crc(payload)
     if stored != computed:
@@ -123,11 +123,11 @@ def payload_fault(payload: bytes, footer: bytes) -> str | None:
     return None
 
 
-def frame_fault(frame: bytes) -> str | None:
+def frame_problem(frame: bytes) -> str | None:
     """What is wrong with a record, of which these should be all bytes; None where nothing is."""
-    if fault := _header_fault(frame[: HEADER.size], len(frame)):
-        return fault
+    if problem := _header_problem(frame[: HEADER.size], len(frame)):
+        return problem
     length = HEADER.unpack_from(frame)[0]
     if FRAME + length != len(frame):
         return f"expected a payload of {len(frame) - FRAME} bytes as the index says, found one of {length}."
-    return payload_fault(frame[HEADER.size : -FOOTER.size], frame[-FOOTER.size :])
+    return payload_problem(frame[HEADER.size : -FOOTER.size], frame[-FOOTER.size :])

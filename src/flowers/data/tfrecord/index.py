@@ -36,7 +36,7 @@ def open_indexes(paths: Sequence[Path], cache_dir: Path) -> list[ShardIndex]:
 def _make(path: Path, cache_dir: Path) -> ShardIndex:
     state = _state(path)  # before reading: a shard that changes meanwhile does not fit its index
     index = index_shard(path)
-    if index.fault is None:
+    if index.problem is None:
         save_index(index, state, index_paths(path, cache_dir))
     return index
 

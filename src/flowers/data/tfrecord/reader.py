@@ -9,7 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import cast
 
-from flowers.data.tfrecord.framing import FOOTER, ShardIndex, payload_fault
+from flowers.data.tfrecord.framing import FOOTER, ShardIndex, payload_problem
 from flowers.errors import BadRecord, InputError
 
 OPEN_FILES = 128
@@ -76,8 +76,8 @@ class ShardReader:
                 f"{self.where(number)}: expected a payload of {length} bytes, found {len(payload)}: the shard was cut "
                 "off since it was opened. Copy or download it again."
             )
-        if check and (fault := payload_fault(payload, found[length:])):
-            raise BadRecord(f"{self.where(number)}: {fault} The file is damaged: copy or download it again.")
+        if check and (problem := payload_problem(payload, found[length:])):
+            raise BadRecord(f"{self.where(number)}: {problem} The file is damaged: copy or download it again.")
         return payload
 
     def _locate(self, number: int) -> tuple[int, int]:
