@@ -25,7 +25,6 @@ from flowers.data.tfrecord.framing import ShardIndex
 from flowers.data.tfrecord.reader import ShardReader
 from flowers.errors import InputError
 from flowers.instantiate import instantiate
-from flowers.synthetic import generate
 from flowers.system.cores import available_cores, cpu_model
 
 RECORDS = 12_000
@@ -76,7 +75,7 @@ def _data_set(config: DictConfig) -> Path:
     if config.data.root is not None:
         return Path(config.data.root)
     root = Path(config.paths.data_dir) / "garden"
-    generate(instantiate(OmegaConf.load(CONFIGS / "data" / "garden.yaml").garden), root)
+    instantiate(OmegaConf.load(CONFIGS / "data" / "garden.yaml").prepare)(root)
     return root
 
 

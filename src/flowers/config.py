@@ -108,6 +108,7 @@ class Data(Node):
     train_transform: list[OpenNode]
     eval_transform: list[OpenNode]
     prepare: OpenNode | None
+    reader: Literal["native", "tfrecord"] = "native"
 
 
 class Model(Node):

@@ -22,6 +22,7 @@ from flowers.data.position import Position, check_same_order, check_same_split, 
 from flowers.data.records import SplitRecords
 from flowers.data.sampler import Balance, EpochSampler, FixedSampler
 from flowers.data.selection import Selection, SelectionSettings, TrainOn
+from flowers.data.storage.cache import ReaderName
 from flowers.data.transforms import SeededTransform
 from flowers.data.workers import default_workers
 from flowers.errors import InputError
@@ -52,6 +53,7 @@ class FlowersDataModule(L.LightningDataModule):
         prepare: called once with `root`, a local directory, before anything is read: to download or generate the data
             set there.
         storage_options: fsspec's, for a URL: its file system's arguments.
+        reader: what reads local shards: `native`, or the `tfrecord` package, to compare with.
 
     Raises:
         InputError: settings that do not go together.
@@ -78,6 +80,7 @@ class FlowersDataModule(L.LightningDataModule):
         cache_dir: str = "~/.cache/flowers",
         prepare: Callable[[Path], object] | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        reader: ReaderName = "native",
     ) -> None:
         super().__init__()
         selection = SelectionSettings(train_on, folds, fold, balance, seed)
@@ -96,7 +99,7 @@ class FlowersDataModule(L.LightningDataModule):
         self.prepare = prepare
         self._train_transform = SeededTransform(train_transform, seed)
         self._eval_transform = SeededTransform(eval_transform, seed)
-        self._records = SplitRecords(self.root, image_size, selection, on_bad_record, check_crc, self.cache_dir)
+        self._records = SplitRecords(self.root, image_size, selection, on_bad_record, check_crc, self.cache_dir, reader)
         self._datasets: dict[tuple[Split, bool], FlowersDataset] = {}
         self._start = Position()
 

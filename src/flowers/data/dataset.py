@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from flowers.data.image_cache import DecodedImages
 from flowers.data.layout import Split, find_shards
 from flowers.data.sampler import PADDING, SampleIndex
-from flowers.data.storage.cache import open_reader
+from flowers.data.storage.cache import ReaderName, open_reader
 from flowers.data.storage.remote import AnyPath
 from flowers.data.tfrecord.example import Record, check_label, decode_example, decode_image
 from flowers.data.tfrecord.framing import shard_problem
@@ -43,7 +43,12 @@ class Skipped:
 
 
 def open_splits(
-    root: AnyPath, splits: Sequence[Split], image_size: int, on_bad_record: OnBadRecord, cache_dir: Path
+    root: AnyPath,
+    splits: Sequence[Split],
+    image_size: int,
+    on_bad_record: OnBadRecord,
+    cache_dir: Path,
+    reader: ReaderName = "native",
 ) -> tuple[ShardReader, list[str]]:
     """Open the records of splits by number, and list the problems of their shards if bad records are skipped.
 
@@ -52,14 +57,14 @@ def open_splits(
         BadRecord: a shard is damaged or holds another number of records than its name says.
     """
     shards = [shard for split in splits for shard in find_shards(root, split, image_size)]
-    reader = open_reader([shard.path for shard in shards], cache_dir)
+    opened = open_reader([shard.path for shard in shards], cache_dir, reader)
     problems: list[str] = []
-    for shard, index in zip(shards, reader.indexes, strict=True):
+    for shard, index in zip(shards, opened.indexes, strict=True):
         if problem := shard_problem(index, shard.count):
             if on_bad_record == "stop":
                 raise BadRecord(problem)
             problems.append(problem)
-    return reader, problems
+    return opened, problems
 
 
 class FlowersDataset(Dataset[Sample | Skipped | None]):

@@ -9,6 +9,7 @@ from flowers.data.catalog import Catalog, read_catalog
 from flowers.data.dataset import CheckCRC, FlowersDataset, OnBadRecord, open_splits
 from flowers.data.layout import Split, read_class_names
 from flowers.data.selection import Selection, SelectionSettings, select_records
+from flowers.data.storage.cache import ReaderName
 from flowers.data.storage.remote import AnyPath
 from flowers.data.tfrecord.reader import ShardReader
 from flowers.data.transforms import SeededTransform
@@ -25,6 +26,7 @@ class SplitRecords:
         on_bad_record: stop at a record that cannot be read, or skip it.
         check_crc: when payloads are checked.
         cache_dir: for indexes and remote shards.
+        reader: what reads local shards.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class SplitRecords:
         on_bad_record: OnBadRecord,
         check_crc: CheckCRC,
         cache_dir: Path,
+        reader: ReaderName,
     ) -> None:
         self.root = root
         self.image_size = image_size
@@ -42,6 +45,7 @@ class SplitRecords:
         self.on_bad_record = on_bad_record
         self.check_crc = check_crc
         self.cache_dir = cache_dir
+        self.reader = reader
         self.skipped: set[str] = set()
         """The problems of the shards and records that were skipped."""
         self._readers: dict[tuple[Split, ...], ShardReader] = {}
@@ -78,8 +82,9 @@ class SplitRecords:
 
     def _reader(self, sources: tuple[Split, ...]) -> ShardReader:
         if sources not in self._readers:
-            reader, problems = open_splits(self.root, sources, self.image_size, self.on_bad_record, self.cache_dir)
-            self._readers[sources] = reader
+            self._readers[sources], problems = open_splits(
+                self.root, sources, self.image_size, self.on_bad_record, self.cache_dir, self.reader
+            )
             self.skipped.update(problems)
         return self._readers[sources]
 

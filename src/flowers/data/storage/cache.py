@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 from filelock import FileLock
@@ -37,29 +37,50 @@ _TOGETHER = 32
 """Neighbouring records that are fetched by one request, at most: more would not arrive at once."""
 
 
-def open_reader(paths: Sequence[AnyPath], cache_dir: Path) -> ShardReader:
+ReaderName = Literal["native", "tfrecord"]
+"""Our own reader, or the one of the `tfrecord` package."""
+
+
+def open_reader(paths: Sequence[AnyPath], cache_dir: Path, name: ReaderName = "native") -> ShardReader:
     """Return a reader of shards that are all local, or all remote.
 
     Raises:
-        InputError: they cannot be reached, or the cache cannot be written.
+        InputError: they cannot be reached, or not by the reader of that name, or the cache cannot be written.
     """
     local = [path for path in paths if isinstance(path, Path)]
     if len(local) == len(paths):
         try:
-            return ShardReader(open_indexes(local, cache_dir))
+            indexes = open_indexes(local, cache_dir)
+            return _package_reader(indexes, cache_dir) if name == "tfrecord" else ShardReader(indexes)
         except OSError as error:
             raise InputError(
                 f"{error.filename}: expected a shard that can be read, found this: {error.strerror}. Copy or download "
                 "it again, or give yourself the right to read it."
             ) from error
+    if name == "tfrecord":
+        raise InputError(
+            f"data.reader=tfrecord: expected local shards, found {paths[0]}: the package reads local files only. Set "
+            "data.reader=native, or copy the data set to a local directory."
+        )
     with ThreadPoolExecutor(_THREADS) as pool:
         cached = list(pool.map(lambda path: CachedShard.of(path, cache_dir), cast(Sequence[UPath], paths)))
-        indexes = {shard.path: index for shard in cached if (index := shard.cached_index())}
-        missing = [shard for shard in cached if shard.path not in indexes]
+        known = {shard.path: index for shard in cached if (index := shard.cached_index()) is not None}
+        missing = [shard for shard in cached if shard.path not in known]
         if missing:
             found = progress(pool.map(CachedShard.find_index, missing), "Indexing shards", len(missing))
-            indexes |= zip([shard.path for shard in missing], found, strict=True)
-    return RemoteReader([indexes[shard.path] for shard in cached], cached)
+            known |= zip([shard.path for shard in missing], found, strict=True)
+    return RemoteReader([known[shard.path] for shard in cached], cached)
+
+
+def _package_reader(indexes: Sequence[ShardIndex], cache_dir: Path) -> ShardReader:
+    try:
+        from flowers.data.tfrecord.package_reader import TFRecordPackageReader
+    except TypeError as error:  # of protobuf: its global pool has TensorFlow's messages
+        raise InputError(
+            "data.reader=tfrecord: expected a process without TensorFlow, found that it is imported: both packages "
+            "define the same messages. Set data.reader=native."
+        ) from error
+    return TFRecordPackageReader(indexes, cache_dir)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +116,7 @@ class CachedShard:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path.with_suffix(".lock")):  # else each rank would download it
-                if index := self.cached_index():
+                if (index := self.cached_index()) is not None:
                     return index
                 self._marks.unlink(missing_ok=True)  # of a cached shard that was deleted in part
                 with self.path.open("ab") as file:
