@@ -24,7 +24,8 @@ def folder(config: DictConfig) -> None:
 
 def verify(config: DictConfig) -> None:
     """Check every record of a data set."""
-    from flowers.preparation.verify import local_root, verify, write_report
+    from flowers.preparation.report import write_report
+    from flowers.preparation.verify import local_root, verify
     from flowers.reporting.verification import print_verification
 
     verification = verify(local_root(config.root), decode=config.decode)

@@ -29,7 +29,7 @@ from flowers.data.tfrecord.framing import index_shard, masked_crc
 from flowers.data.tfrecord.reader import ShardReader
 from flowers.data.transforms import SeededTransform
 from flowers.errors import BadRecord
-from flowers.preparation.verify import ShardTask, scan_shard
+from flowers.preparation.shard_scan import ShardTask, scan_shard
 
 CASES = 2_000
 SEED = 2026
