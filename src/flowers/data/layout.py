@@ -1,4 +1,4 @@
-"""Kaggle's layout of a data set: which shards make up a split, how many records they declare, the classes."""
+"""Find shards, declared counts and classes in Kaggle's layout of a data set."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class ShardFile:
 
 
 def find_root(root: str | Sequence[str], storage_options: Mapping[str, Any]) -> AnyPath:
-    """Open a data set's directory: a path or a URL or, of several, the first that is there.
+    """Open a data set's directory: a path or a URL or, of several, the first that exists.
 
-    A single one is not looked for: it may be generated yet.
+    A single one need not exist: it may be generated later.
 
     Raises:
         InputError: none of several is there; see `open_root` for the others.
@@ -65,7 +65,7 @@ def find_root(root: str | Sequence[str], storage_options: Mapping[str, Any]) -> 
 
 
 def size_directory(root: Place, image_size: int) -> Place:
-    """The directory of one resolution."""
+    """Return the directory of one resolution."""
     return cast(Place, root / f"tfrecords-jpeg-{image_size}x{image_size}")
 
 
@@ -80,7 +80,7 @@ def image_sizes(root: AnyPath) -> list[int]:
 
 
 def shard_name(number: int, image_size: int, count: int) -> str:
-    """A shard's file name: `00-192x192-798.tfrec`."""
+    """Return a shard's file name: `00-192x192-798.tfrec`."""
     return f"{number:02d}-{image_size}x{image_size}-{count}.tfrec"
 
 
@@ -172,18 +172,18 @@ def _shard_file(path: AnyPath) -> ShardFile:
 
 
 def kaggle_class_names() -> list[str]:
-    """The competition's 104 class names in label order."""
+    """Return the competition's 104 class names in label order."""
     return (_RESOURCES / "flowers104_classes.txt").read_text("utf-8").split("\n")[:104]
 
 
 def kaggle_train_counts() -> list[int]:
-    """The competition's number of training images of each class, in label order."""
+    """Return the competition's number of training images of each class, in label order."""
     counts: list[int] = json.loads((_RESOURCES / "flowers104_train_counts.json").read_text())
     return counts
 
 
 def read_class_names(root: AnyPath) -> list[str]:
-    """The data set's class names: the lines of its `classes.txt`, or the competition's 104 where it has none.
+    """Return the data set's class names: the lines of its `classes.txt`, or the competition's 104 where it has none.
 
     Raises:
         InputError: the directory is missing, its preparation is unfinished, or `classes.txt` is empty or names a class
@@ -200,7 +200,7 @@ def read_class_names(root: AnyPath) -> list[str]:
         raise InputError(
             f"{path}: expected one distinct class name a line, found "
             + (f"{twice[0]!r} twice." if twice else "an empty line.")
-            + " Mend the file: line N is label N - 1."
+            + " Fix the file: line N is label N - 1."
         )
     return names
 

@@ -56,7 +56,7 @@ class Joined:
 
 
 def check_same_classes(members: Sequence[Member]) -> list[str]:
-    """The members' class names in label order.
+    """Return the members' class names in label order.
 
     Raises:
         InputError: they are not the same for all members.
@@ -73,7 +73,7 @@ def check_same_classes(members: Sequence[Member]) -> list[str]:
 
 
 def join_validation(members: Sequence[Member], scratch: Path, *, allow_missing: bool) -> Joined:
-    """The members' validation predictions; with `allow_missing` only of the rows that all of them have.
+    """Return the members' validation predictions; with `allow_missing` only of the rows that all of them have.
 
     Raises:
         InputError: the members' rows differ, a label does, or a row is none of probabilities.
@@ -96,7 +96,7 @@ def join_validation(members: Sequence[Member], scratch: Path, *, allow_missing: 
 
 
 def join_test(members: Sequence[Member], scratch: Path, *, allow_missing: bool) -> Joined:
-    """The members' test predictions; with `allow_missing` of all rows that a member has.
+    """Return the members' test predictions; with `allow_missing` of all rows that a member has.
 
     Raises:
         InputError: the members' rows differ, or a row is none of probabilities.
@@ -147,13 +147,13 @@ def _check_same_ids(parts: Sequence[tuple[str, pa.Array]], split: str) -> None:
     fullest, expected = max(parts, key=lambda part: len(part[1]))
     for name, ids in parts:
         missing = expected.filter(pc.invert(pc.is_in(expected, value_set=ids)))
-        strange = ids.filter(pc.invert(pc.is_in(ids, value_set=expected)))
-        if len(missing) or len(strange):
-            faults = [f"{len(missing)} missing ({_examples(missing)})"] * bool(len(missing))
-            faults += [f"{len(strange)} that the other lacks ({_examples(strange)})"] * bool(len(strange))
+        unexpected = ids.filter(pc.invert(pc.is_in(ids, value_set=expected)))
+        if len(missing) or len(unexpected):
+            problems = [f"{len(missing)} missing ({_examples(missing)})"] * bool(len(missing))
+            problems += [f"{len(unexpected)} that the other lacks ({_examples(unexpected)})"] * bool(len(unexpected))
             raise InputError(
-                f"{name}: expected the {len(expected)} {split} ids of {fullest}, found {' and '.join(faults)}. Predict "
-                "both from the same data set, or set allow_missing=true."
+                f"{name}: expected the {len(expected)} {split} ids of {fullest}, found {' and '.join(problems)}. "
+                "Predict both from the same data set, or set allow_missing=true."
             )
 
 
@@ -163,12 +163,12 @@ def _check_none_skipped(members: Sequence[Member]) -> None:
             if skipped := read_provenance(path).skipped:
                 raise InputError(
                     f"{_at(member, path)}: expected every record of the data set, found that {skipped} had "
-                    "been skipped as unreadable. Mend the data set and predict again, or set allow_missing=true."
+                    "been skipped as unreadable. Fix the data set and predict again, or set allow_missing=true."
                 )
 
 
 def _empty(ids: pa.Array, members: int, classes: int, file: Path) -> Joined:
-    """Rows without labels, and with zeros for probabilities."""
+    """Make rows without labels, with zeros for probabilities."""
     size = 4 * members * len(ids) * classes
     if (free := shutil.disk_usage(file.parent).free) < size:
         raise InputError(
@@ -185,7 +185,7 @@ def _copy_rows(
     member: Member, path: Path, joined: Joined, number: int, classes: Sequence[str], *, labelled: bool
 ) -> NDArray[np.int64]:
     """Add a file's rows to the member's of that number, where their ids are; the numbers of these rows."""
-    bad = _Faults(member, path)
+    bad = _RowProblems(member, path)
     # For the whole file: a look-up first makes an index of all ids.
     targets: NDArray[np.int64] = (
         pc.index_in(read_ids(path), value_set=joined.ids).fill_null(-1).to_numpy().astype(np.int64)
@@ -202,27 +202,27 @@ def _copy_rows(
             bad.check_same_labels(rows.labels[wanted], joined.labels[target], joined.ids.take(pa.array(target)))
             joined.labels[target] = rows.labels[wanted]
         probabilities = rows.probabilities[wanted]
-        with np.errstate(divide="ignore", invalid="ignore"):  # in rows that are complained of
+        with np.errstate(divide="ignore", invalid="ignore"):  # in rows that are reported
             joined.probabilities[number, target] += probabilities / probabilities.sum(-1, keepdims=True)
-    bad.complain()
+    bad.raise_first()
     placed: NDArray[np.int64] = targets[targets >= 0]
     return placed
 
 
 @dataclass(slots=True)
-class _Fault:
-    """How many rows have a fault, and the first of them."""
+class _RowProblem:
+    """How many rows have a problem, and the first of them."""
 
     rows: int = 0
     examples: list[str] = field(default_factory=list)
 
 
-class _Faults:
-    """What is wrong with the rows of a member's file: counted over all of it, told with examples."""
+class _RowProblems:
+    """What is wrong with the rows of a member's file: counted over all of it, reported with examples."""
 
     def __init__(self, member: Member, path: Path) -> None:
         self._where = _at(member, path)
-        self._found: dict[str, _Fault] = {}  # by what was expected
+        self._found: dict[str, _RowProblem] = {}  # by what was expected
 
     def check(self, rows: Part) -> None:
         with np.errstate(invalid="ignore"):
@@ -237,40 +237,42 @@ class _Faults:
     def check_labels(self, rows: Part, class_count: int) -> None:
         wrong = (rows.labels < 0) | (rows.labels >= class_count)
 
-        def told(row: int) -> str:
+        def describe(row: int) -> str:
             return f"{rows.ids[row]}: {'none' if rows.labels[row] == NO_LABEL else rows.labels[row]}"
 
-        self._note(f"a label from 0 to {class_count - 1}", wrong, told)
+        self._note(f"a label from 0 to {class_count - 1}", wrong, describe)
 
     def check_same_labels(self, labels: Labels, known: Labels, ids: pa.Array) -> None:
         differ = (known != NO_LABEL) & (labels != known)
         self._note("the label of the first member", differ, lambda row: f"{ids[row]}: {labels[row]}, not {known[row]}")
 
-    def _note(self, expected: str, wrong: NDArray[Any], told: Callable[[int], str]) -> None:
-        fault = self._found.setdefault(expected, _Fault())
-        fault.rows += int(wrong.sum())
-        fault.examples += [told(row) for row in np.flatnonzero(wrong)[: _SHOWN + 1 - len(fault.examples)].tolist()]
+    def _note(self, expected: str, wrong: NDArray[Any], describe: Callable[[int], str]) -> None:
+        problem = self._found.setdefault(expected, _RowProblem())
+        problem.rows += int(wrong.sum())
+        problem.examples += [
+            describe(row) for row in np.flatnonzero(wrong)[: _SHOWN + 1 - len(problem.examples)].tolist()
+        ]
 
-    def complain(self) -> None:
-        """Raise `InputError` if there was a fault."""
-        for expected, fault in self._found.items():
-            if fault.rows:
-                rows = "1 row that is" if fault.rows == 1 else f"{fault.rows} rows that are"
+    def raise_first(self) -> None:
+        """Raise `InputError` if there was a problem."""
+        for expected, problem in self._found.items():
+            if problem.rows:
+                rows = "1 row that is" if problem.rows == 1 else f"{problem.rows} rows that are"
                 raise InputError(
                     f"{self._where}: expected {expected} in each row, found {rows} otherwise "
-                    f"({_examples(fault.examples)}). Predict again, or leave the member out."
+                    f"({_examples(problem.examples)}). Predict again, or leave the member out."
                 )
 
 
 def _divide(joined: Joined, number: int, counts: NDArray[np.int32]) -> None:
-    """A member's sums over its folds to means."""
+    """Divide a member's sums over its folds to get means."""
     for start in range(0, len(counts), _DIVIDED_AT_ONCE):
         rows = np.s_[start : start + _DIVIDED_AT_ONCE]
         joined.probabilities[number, rows] /= counts[rows, None]
 
 
 def _at(member: Member, path: Path) -> str:
-    """A member, and which of its files."""
+    """Return a member, and which of its files."""
     if member.name == str(path):
         return member.name
     parts = path.parts[-3:] if len(member.val) > 1 else path.parts[-2:]

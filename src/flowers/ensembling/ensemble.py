@@ -94,7 +94,7 @@ def ensemble(config: DictConfig) -> Ensemble:
 
 
 def _have_test(members: Sequence[Member]) -> bool:
-    """Whether there are test predictions: of all members, or of none."""
+    """Return whether there are test predictions: of all members, or of none."""
     without = [member for member in members if not member.test]
     if without and len(without) < len(members):
         val, source = without[0].val[0], without[0].provenance
@@ -125,7 +125,7 @@ def _write(directory: Path, joined: Joined, parts: Iterable[Probabilities], prov
 
 
 def _provenance(directory: Path, members: Sequence[Member], split: str) -> Provenance:
-    """Of the blend: as a member of another ensemble it costs what its members' models cost together."""
+    """Return of the blend: as a member of another ensemble it costs what its members' models cost together."""
     sources = [member.provenance for member in members for _ in member.val]
     parameters = [source.parameters for source in sources]
     speeds = [source.images_per_second for source in sources]
@@ -144,7 +144,7 @@ def _provenance(directory: Path, members: Sequence[Member], split: str) -> Prove
 
 
 def _summary(result: Ensemble, config: DictConfig) -> dict[str, Any]:
-    """All figures, as JSON has them."""
+    """Return all figures, as JSON has them."""
     assessment = result.assessment
     offsets = assessment.offsets
     return {

@@ -44,7 +44,7 @@ class Member:
 
 
 def find_members(runs: Sequence[str], own: Path | None = None) -> list[Member]:
-    """The members that run directories, globs of them and parquet files stand for, in their order.
+    """Return the members that run directories, globs of them and parquet files stand for, in their order.
 
     Args:
         runs: directories, files, or patterns of them.
@@ -105,7 +105,7 @@ def _val_file(path: Path) -> Path:
 
 
 def _test_file(val: Path) -> Path:
-    """The test predictions beside the validation ones: its name, with test for the last val or validation in it."""
+    """Return the test predictions' path: that of the validation ones, with test for the last val or validation."""
     *_, last = _VAL.finditer(val.name)
     return val.with_name(f"{val.name[: last.start()]}test{val.name[last.end() :]}")
 
@@ -119,7 +119,7 @@ def _check_unseen(path: Path, provenance: Provenance) -> None:
         )
     if provenance.split and not provenance.trained_on:
         raise InputError(
-            f"{path}: expected to be told what the model was trained on, found predictions of an earlier version. "
+            f"{path}: expected a record of what the model was trained on, found predictions of an earlier version. "
             f"Write them again with `python src/predict.py run={provenance.run} split=val`."
         )
     if provenance.trained_on not in ("", "train"):
@@ -167,7 +167,7 @@ def _check_each_model_once(files: Sequence[tuple[Path, Provenance]]) -> None:
 
 
 def _name(val: Path) -> str:
-    """The run's directory, of a file that lies where runs have theirs."""
+    """Return the run's directory, of a file that lies where runs have theirs."""
     return str(val.parent.parent if val.parent.name == "predictions" else val)
 
 

@@ -105,7 +105,7 @@ def _check_output(output: UPath, source: UPath) -> None:
 
 
 def _resolved(path: UPath) -> UPath:
-    """The path without links; of a URL, as it is."""
+    """Return the path without links; of a URL, as it is."""
     return path.resolve() if isinstance(path, Path) else path.absolute()
 
 
@@ -139,7 +139,7 @@ def _remove_unfinished(output: UPath) -> None:
 
 
 def _cannot_write(output: UPath, error: OSError) -> InputError:
-    return InputError(f"{output}: cannot be written: {error.strerror or error}. Mend that, or set output to another.")
+    return InputError(f"{output}: cannot be written: {error.strerror or error}. Fix that, or set output to another.")
 
 
 def _write_class_names(output: UPath, plan: Sequence[PlannedImage]) -> None:
@@ -147,7 +147,7 @@ def _write_class_names(output: UPath, plan: Sequence[PlannedImage]) -> None:
 
 
 def _finish(output: UPath) -> None:
-    """The last acts: of these, the manifest is the very last."""
+    """Finish the data set; the manifest comes last of all."""
     if entries(output / "scan"):
         output.fs.rm((output / "scan").path, recursive=True)
     if not (output / "manifest.csv").exists():
@@ -155,7 +155,7 @@ def _finish(output: UPath) -> None:
 
 
 def _planned(source: Source, output: UPath, settings: Settings) -> list[PlannedImage]:
-    """The plan of an earlier call, whose settings and source must be those of this one."""
+    """Return the plan of an earlier call, whose settings and source must be those of this one."""
     finished = output / "manifest.csv"
     plan = read_table(finished if finished.exists() else output / "plan.csv", PlannedImage)
     differences = [
@@ -208,7 +208,7 @@ def _check_readable(source: Source, bad: Sequence[UnreadableImage], output: UPat
     if bad and settings.on_bad_image == "stop":
         raise InputError(
             f"{source.directory}: {found}:\n  {first_few([f'{image.path}: {image.fault}' for image in bad])}\n"
-            f"All of them are in {output / 'unreadable.csv'}. Mend or remove them, or leave them out with "
+            f"All of them are in {output / 'unreadable.csv'}. Fix or remove them, or leave them out with "
             "on_bad_image=skip; the others need no second scan."
         )
     if bad:

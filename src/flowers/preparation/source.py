@@ -126,7 +126,7 @@ def _list_csv(file: UPath) -> Source:
     if missing:
         raise InputError(
             f"{file}: {len(missing)} of {len(lines)} listed files do not exist (looked for below {directory}):\n  "
-            f"{first_few(missing)}\nPaths are relative to the CSV file: mend them, or move it."
+            f"{first_few(missing)}\nPaths are relative to the CSV file: fix them, or move it."
         )
     photographs = [Photograph(path, label, size or 0) for (_, path, label), size in zip(lines, sizes, strict=True)]
     return Source(directory, sorted(photographs, key=lambda photograph: photograph.path), Counter())
@@ -187,5 +187,5 @@ def _is_text(name: str) -> bool:
 
 
 def class_names(labels: Iterable[str]) -> list[str]:
-    """The classes in label order: sorted by name."""
+    """Return the classes in label order: sorted by name."""
     return sorted(set(labels))

@@ -19,7 +19,7 @@ from flowers.data.tfrecord.example import Record, encode_example
 from flowers.data.tfrecord.framing import write_shard
 from flowers.errors import InputError
 from flowers.progress import progress
-from flowers.synthetic.drawing import draw_picture, reduce_picture
+from flowers.synthetic.drawing import draw_image, reduce_image
 from flowers.synthetic.species import draw_species
 from flowers.system.atomic import atomic_path, remove_parts, write_atomic
 from flowers.system.processes import map_on_processes
@@ -31,7 +31,7 @@ SHARDS = 16
 
 JPEG_QUALITY = 90
 
-_VERSION = 1  # of the drawing: raised when the same seed draws other pictures
+_VERSION = 1  # of the drawing: raised when the same seed draws other images
 _MANIFEST = "garden.json"
 
 
@@ -125,24 +125,24 @@ def _write_shard(garden: Garden, root: Path, place: tuple[Split, int]) -> None:
     numbers = range(shard, len(labels), SHARDS)
     payloads: dict[int, list[bytes]] = {size: [] for size in garden.sizes}
     for number in numbers:
-        picture = draw_picture(species[labels[number]], np.random.default_rng([garden.seed, *split.encode(), number]))
+        drawn = draw_image(species[labels[number]], np.random.default_rng([garden.seed, *split.encode(), number]))
         label = None if split == "test" else int(labels[number])
         for size in garden.sizes:
-            image = simplejpeg.encode_jpeg(reduce_picture(picture, size), quality=JPEG_QUALITY, colorsubsampling="420")
-            payloads[size].append(encode_example(Record(picture_id(garden, split, number), image, label)))
+            jpeg = simplejpeg.encode_jpeg(reduce_image(drawn, size), quality=JPEG_QUALITY, colorsubsampling="420")
+            payloads[size].append(encode_example(Record(image_id(garden, split, number), jpeg, label)))
     for size in garden.sizes:
         write_shard(size_directory(root, size) / split / shard_name(shard, size, len(numbers)), payloads[size])
 
 
-def picture_id(garden: Garden, split: Split, number: int) -> str:
-    """A picture's id: 9 hex digits, unlike any other's, in no order that a model could learn."""
+def image_id(garden: Garden, split: Split, number: int) -> str:
+    """Return an image's id: 9 hex digits, unlike any other's, in no order that a model could learn."""
     counts = (garden.train, garden.val, garden.test)
     place = sum(counts[: SPLITS.index(split)]) + number
     return f"{(place * 0x9E3779B97 + 0x5DEECE66D) % 2**36:09x}"  # an odd factor: a bijection
 
 
 def split_labels(garden: Garden, split: Split) -> list[int]:
-    """The label of every picture of a split, in the split's order; test's too, though its shards do not tell."""
+    """Return the label of every image of a split, in the split's order; of test, too, whose shards have none."""
     total = {"train": garden.train, "val": garden.val, "test": garden.test}[split]
     counts = proportional_counts(kaggle_train_counts(), total)
     labels = np.repeat(np.arange(len(counts)), counts)
@@ -151,7 +151,7 @@ def split_labels(garden: Garden, split: Split) -> list[int]:
 
 
 def proportional_counts(weights: Sequence[int], total: int, minimum: int = 3) -> list[int]:
-    """`total` shared out in proportion to `weights`, at least `minimum` each where `total` allows.
+    """Share `total` out in proportion to `weights`, at least `minimum` each where `total` allows.
 
     By largest remainders (Hamilton's method) after the minimum is given to everyone.
     """

@@ -25,7 +25,7 @@ _STATES = (
     *("ETag", "md5Hash", "etag", "blob_id", "Content-MD5", "Digest", "sha"),
     *("Last-Modified", "LastModified", "last_modified", "modified", "modify", "updated", "mtime", "created"),
 )
-"""What tells one state of a file from another: the first of these that its file system gives."""
+"""Keys that identify the state of a file: the first that its file system reports counts."""
 
 _END = 64 << 10
 """Bytes at each end of a file that stand for all of it."""

@@ -1,4 +1,4 @@
-"""TFRecord shards: the framing of records in a file, and its checksums.
+"""Frame records in TFRecord shards, with their checksums.
 
 A TFRecord file is a run of `length (uint64) | masked CRC of length (uint32) | payload | masked CRC of
 payload (uint32)`, little-endian, the CRC being CRC-32C (tensorflow/core/lib/io/record_writer.h).
@@ -23,18 +23,18 @@ from flowers.system.atomic import open_atomic
 HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")
 FRAME = HEADER.size + FOOTER.size
-"""What a record takes in its shard beside its payload, in bytes."""
+"""The bytes that a record takes in its shard beside its payload."""
 
 
 def masked_crc(data: bytes) -> int:
-    """TFRecord's masked CRC-32C: rotated and offset, so that a CRC stored among the data does not spoil its own."""
+    """Return TFRecord's masked CRC-32C: rotated and offset, so that the CRC of data with a CRC in it stays useful."""
     crc: int = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 @contextmanager
 def open_shard(path: AnyPath) -> Iterator[Callable[[bytes], None]]:
-    """A new TFRecord file, as a function that appends a payload to it; it gets its name when the block ends."""
+    """Open a new TFRecord file; yield a function that appends a payload. It gets its name when the block ends."""
     with open_atomic(path) as file:
 
         def append(payload: bytes) -> None:
@@ -55,7 +55,7 @@ def write_shard(path: AnyPath, payloads: Iterable[bytes]) -> None:
 class ShardIndex:
     """Where a shard's records are: `offsets` and `lengths` of the payloads in bytes, int64 `[N]` each.
 
-    `problem` says why indexing ended before the end of the file, None where it did not.
+    `problem` says why indexing ended before the end of the file, None if it did not.
     """
 
     path: AnyPath
@@ -89,7 +89,7 @@ def index_shard(path: Path) -> ShardIndex:
 
 
 def _header_problem(header: bytes, rest: int) -> str | None:
-    """What is wrong with a record's header, given the bytes from its start to the end of the file."""
+    """Describe the problem of a record's header, given the number of bytes from its start to the end of the file."""
     if len(header) < HEADER.size:
         return f"the shard is cut off: expected a header of {HEADER.size} bytes, found {len(header)}."
     length, stored = HEADER.unpack(header)
@@ -101,12 +101,12 @@ def _header_problem(header: bytes, rest: int) -> str | None:
     return None
 
 
-def shard_problem(index: ShardIndex, promised: int | None) -> str | None:
-    """What is wrong with a shard whose name promises so many records; None where nothing is."""
-    whole = promised in (None, len(index))
+def shard_problem(index: ShardIndex, declared: int | None) -> str | None:
+    """Describe the problem of a shard whose name declares so many records, or return None."""
+    whole = declared in (None, len(index))
     if index.problem is None and whole:
         return None
-    count = f"{index.path}: expected {promised} records as the name says, found {len(index)}."
+    count = f"{index.path}: expected {declared} records as the name says, found {len(index)}."
     fix = (
         "Copy or download the shard again; data.on_bad_record=skip goes on with the records before it."
         if index.problem
@@ -116,7 +116,7 @@ def shard_problem(index: ShardIndex, promised: int | None) -> str | None:
 
 
 def payload_problem(payload: bytes, footer: bytes) -> str | None:
-    """What is wrong with a payload, given the 4 bytes behind it; None where nothing is."""
+    """Describe the problem of a payload, given the 4 bytes behind it, or return None."""
     stored, computed = FOOTER.unpack(footer)[0], masked_crc(payload)
     if stored != computed:
         return f"the payload's CRC is wrong: expected {stored:#010x} as stored, found {computed:#010x}."
@@ -124,7 +124,7 @@ def payload_problem(payload: bytes, footer: bytes) -> str | None:
 
 
 def frame_problem(frame: bytes) -> str | None:
-    """What is wrong with a record, of which these should be all bytes; None where nothing is."""
+    """Describe the problem of a record, given what should be all of its bytes, or return None."""
     if problem := _header_problem(frame[: HEADER.size], len(frame)):
         return problem
     length = HEADER.unpack_from(frame)[0]
