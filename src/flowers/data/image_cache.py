@@ -16,7 +16,8 @@ import numpy as np
 
 from flowers.data.transforms import Image
 from flowers.errors import InputError
-from flowers.system.memory import SharedMemory, available_memory, memory_limit
+from flowers.system.memfd import SharedMemory
+from flowers.system.memory import available_memory, memory_limit
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,9 @@ from functools import cached_property
 from pathlib import Path
 
 from flowers.data.catalog import Catalog, read_catalog
+from flowers.data.class_names import read_class_names
 from flowers.data.dataset import CheckCRC, FlowersDataset, OnBadRecord, open_splits
-from flowers.data.layout import Split, read_class_names
+from flowers.data.layout import Split
 from flowers.data.selection import Selection, SelectionSettings, select_records
 from flowers.data.storage.cache import ReaderName
 from flowers.data.storage.remote import AnyPath

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowers.system.memory import SharedMemory
+from flowers.system.memfd import SharedMemory
 
 
 class SharedMemoryPool:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from flowers.data.layout import class_difference
+from flowers.data.class_names import class_difference
 from flowers.ensembling.members import Member
 from flowers.ensembling.scores import Labels, Probabilities
 from flowers.errors import InputError

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowers.data.layout import class_difference
+from flowers.data.class_names import class_difference
 from flowers.errors import InputError
 from flowers.inference.predictions import Provenance, read_provenance
 

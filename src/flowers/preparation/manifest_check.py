@@ -8,11 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flowers.data.layout import (
-    SPLITS,
-    Split,
-    class_difference,
-)
+from flowers.data.class_names import class_difference
+from flowers.data.layout import SPLITS, Split
 from flowers.preparation.findings import NO_LABEL, Finding, Part
 from flowers.preparation.manifest import Manifest, PlannedImage
 

@@ -23,7 +23,7 @@ from flowers.preparation.findings import NO_LABEL, Finding, Part
 
 
 @dataclass(frozen=True, slots=True)
-class ShardTask:
+class ScanTask:
     """A shard to scan."""
 
     size: int
@@ -43,13 +43,13 @@ class Row(NamedTuple):
 class ShardFacts:
     """What a shard holds: `found` records, readable or not; `rows` of those whose id could be read."""
 
-    task: ShardTask
+    task: ScanTask
     found: int
     rows: list[Row]
     findings: list[Finding]
 
 
-def scan_shard(task: ShardTask, class_count: int, decode: bool) -> ShardFacts:
+def scan_shard(task: ScanTask, class_count: int, decode: bool) -> ShardFacts:
     """Read every record of a shard."""
     path = task.shard.local
     try:

@@ -8,10 +8,8 @@ from pathlib import Path
 
 from upath import UPath
 
-from flowers.data.layout import (
-    image_sizes,
-    read_class_names,
-)
+from flowers.data.class_names import read_class_names
+from flowers.data.layout import image_sizes
 from flowers.data.storage.remote import open_path
 from flowers.errors import InputError
 from flowers.preparation.completeness import (
@@ -23,7 +21,7 @@ from flowers.preparation.completeness import (
 from flowers.preparation.findings import Finding, Part, find_problems
 from flowers.preparation.manifest import read_manifest
 from flowers.preparation.manifest_check import compare_manifest, compare_settings
-from flowers.preparation.shard_scan import ShardTask, gather, scan_shard
+from flowers.preparation.shard_scan import ScanTask, gather, scan_shard
 from flowers.progress import progress
 from flowers.system.processes import map_on_processes
 
@@ -72,7 +70,7 @@ def verify(root: Path, *, decode: bool) -> Verification:
     manifest = read_manifest(UPath(root))
     shards, unreadable = list_all_shards(root, sizes)
     missing = missing_shards(shards, manifest)
-    tasks = [ShardTask(size, split, shard) for (size, split), found in shards.items() for shard in found]
+    tasks = [ScanTask(size, split, shard) for (size, split), found in shards.items() for shard in found]
     scan = partial(scan_shard, class_count=len(class_names), decode=decode)
     parts, ids = gather(progress(map_on_processes(scan, tasks), "Verifying", len(tasks)))
     parts = [

@@ -14,7 +14,8 @@ import numpy as np
 import simplejpeg
 from filelock import FileLock
 
-from flowers.data.layout import SPLITS, Split, kaggle_class_names, kaggle_train_counts, shard_name, size_directory
+from flowers.data.class_names import kaggle_class_names, kaggle_train_counts
+from flowers.data.layout import SPLITS, Split, shard_name, size_directory
 from flowers.data.tfrecord.example import Record, encode_example
 from flowers.data.tfrecord.framing import write_shard
 from flowers.errors import InputError

@@ -22,8 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from flowers.data.class_names import class_difference
 from flowers.data.datamodule import FlowersDataModule
-from flowers.data.layout import Split, class_difference
+from flowers.data.layout import Split
 from flowers.errors import InputError, first_few
 from flowers.instantiate import instantiate
 from flowers.models.backbone import state_faults

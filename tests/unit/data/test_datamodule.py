@@ -389,7 +389,7 @@ def test_without_memory_for_their_batches_workers_send_the_same_ones(
     garden: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = epoch_of(module(garden, 1), 0)
-    monkeypatch.setattr("flowers.system.memory.available_memory", lambda: 0)
+    monkeypatch.setattr("flowers.system.memfd.available_memory", lambda: 0)
     found = epoch_of(module(garden, 1), 0)
     assert [batch["id"] for batch in found] == [batch["id"] for batch in expected]
     assert all(one["image"].equal(other["image"]) for one, other in zip(found, expected, strict=True))

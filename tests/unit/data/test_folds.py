@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
 
+from flowers.data.class_names import kaggle_train_counts
 from flowers.data.folds import assign_folds
-from flowers.data.layout import kaggle_train_counts
 from flowers.errors import InputError
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from flowers.data.layout import kaggle_train_counts
+from flowers.data.class_names import kaggle_train_counts
 from flowers.data.sampler import (
     PADDING,
     Balance,

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowers.data.layout import SPLITS, find_shards, kaggle_train_counts
+from flowers.data.class_names import kaggle_train_counts
+from flowers.data.layout import SPLITS, find_shards
 from flowers.data.tfrecord.example import decode_example
 from flowers.data.tfrecord.framing import index_shard
 from flowers.data.tfrecord.reader import ShardReader
