@@ -133,7 +133,7 @@ def test_the_processes_of_a_machine_wait_for_each_other_to_compare(copied: Path,
         data.trainer = SimpleNamespace(  # type: ignore[assignment]
             world_size=processes, num_nodes=1, strategy=strategy
         )
-        data._decoded(data.dataset("train", training=True))
+        data._open_image_cache(data.dataset("train", training=True))
     assert waited == [2]
 
 
