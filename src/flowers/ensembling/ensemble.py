@@ -14,7 +14,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from flowers.data.folds import assign_folds
-from flowers.ensembling.alignment import Joined, check_same_classes, join_test, join_validation
+from flowers.ensembling.alignment import AlignedPredictions, align_test, align_validation, check_same_classes
 from flowers.ensembling.assessment import Assessment, assess
 from flowers.ensembling.members import Member, find_members
 from flowers.ensembling.scores import Probabilities, log_probabilities
@@ -71,8 +71,8 @@ def ensemble(config: DictConfig) -> Ensemble:
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".joined-", dir=directory) as scratch:
         # Both before anything slow, and before anything is written.
-        val = join_validation(members, Path(scratch), allow_missing=config.allow_missing)
-        test = join_test(members, Path(scratch), allow_missing=config.allow_missing) if tested else None
+        val = align_validation(members, Path(scratch), allow_missing=config.allow_missing)
+        test = align_test(members, Path(scratch), allow_missing=config.allow_missing) if tested else None
         folds = assign_folds(val.ids.to_pylist(), val.labels, folds=config.folds, seed=config.seed)
         rows = Rows(log_probabilities(val.probabilities), val.labels, folds)
         assessment = assess(
@@ -106,20 +106,22 @@ def _have_test(members: Sequence[Member]) -> bool:
     return not without
 
 
-def _blended(joined: Joined, blend: Blend) -> Iterator[Probabilities]:
-    starts = range(0, len(joined.ids), _BLENDED_AT_ONCE)
+def _blended(aligned: AlignedPredictions, blend: Blend) -> Iterator[Probabilities]:
+    starts = range(0, len(aligned.ids), _BLENDED_AT_ONCE)
     for start in progress(starts, "Blending", len(starts)):
         rows = np.s_[:, start : start + _BLENDED_AT_ONCE]
-        yield blend(log_probabilities(joined.probabilities[rows]), joined.there[rows])
+        yield blend(log_probabilities(aligned.probabilities[rows]), aligned.there[rows])
 
 
-def _write(directory: Path, joined: Joined, parts: Iterable[Probabilities], provenance: Provenance) -> Path:
+def _write(
+    directory: Path, aligned: AlignedPredictions, parts: Iterable[Probabilities], provenance: Provenance
+) -> Path:
     path = directory / "predictions" / f"{provenance.split}.parquet"
     with PredictionsWriter(path, provenance.class_names) as writer:
         for probabilities in parts:
             rows = slice(writer.count, writer.count + len(probabilities))
-            labels = [None if label == NO_LABEL else label for label in joined.labels[rows].tolist()]
-            writer.write(joined.ids[rows].to_pylist(), labels, probabilities)
+            labels = [None if label == NO_LABEL else label for label in aligned.labels[rows].tolist()]
+            writer.write(aligned.ids[rows].to_pylist(), labels, probabilities)
         writer.finish(provenance)
     return path
 
