@@ -25,7 +25,7 @@ from flowers.data.tfrecord.framing import ShardIndex
 from flowers.data.tfrecord.reader import ShardReader
 from flowers.errors import InputError
 from flowers.instantiate import instantiate
-from flowers.system.cores import available_cores, cpu_model
+from flowers.system.processor import available_cores, cpu_model
 
 RECORDS = 12_000
 """Records an epoch, at least: about the competition's. With fewer, one would measure how an epoch starts."""

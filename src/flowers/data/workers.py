@@ -8,8 +8,8 @@ from multiprocessing.context import ForkServerContext
 
 import cv2
 
-from flowers.system.cores import available_cores
 from flowers.system.processes import accept_sigterm_from_parent_only, exit_with_parent
+from flowers.system.processor import available_cores
 
 
 def default_workers(processes: int) -> int:

@@ -15,7 +15,7 @@ from multiprocessing.connection import wait
 from typing import TypeVar
 
 from flowers.errors import InputError
-from flowers.system.cores import available_cores
+from flowers.system.processor import available_cores
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
