@@ -1,4 +1,4 @@
-"""A contestant in a process of its own, which works only while it is measured.
+"""A loader in a process of its own, which works only while it is measured.
 
 TensorFlow and `tfrecord` cannot be imported together, and forking DataLoader workers from a process with TensorFlow's
 threads is asking for trouble. This module is imported by each of those processes, and so imports nothing heavy itself.
@@ -24,7 +24,7 @@ MODULES: dict[Name, str] = {
     "flowers": "flowers_loader",
     "tf.data": "tf_data",
     "tfrecord": "tfrecord_package",
-    "ceiling": "ceiling",
+    "ceiling": "decode_only",
 }
 
 PAUSE = 0.2
@@ -47,7 +47,7 @@ class Measured:
     different: int
 
 
-class Contestant:
+class LoaderProcess:
     """Starts at one piece of work, and then rests until it is measured. The ceiling is one process a worker."""
 
     def __init__(self, name: Name, work: Work) -> None:
@@ -98,7 +98,7 @@ class Contestant:
 
 
 def _serve(pipe: Connection, name: Name, work: Work) -> None:
-    """A contestant's process: get ready, then answer each number of seconds with what was done in it."""
+    """A loader's process: get ready, then answer each number of seconds with what was done in it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the closed pipe ends it, without a traceback
     multiprocessing.set_start_method(None, force=True)  # of the DataLoader's workers: the usual one, not this process's
     try:

@@ -15,7 +15,7 @@ from flowers.system.atomic import write_atomic
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One task at one resolution. `rates`: images/s of each contestant, a figure a round, the rounds interleaved."""
+    """One task at one resolution. `rates`: images/s of each loader, a figure a round, the rounds interleaved."""
 
     task: Task
     image_size: int
@@ -26,7 +26,7 @@ class Comparison:
         return {name: statistics.median(rates) for name, rates in self.rates.items()}
 
     def ratios(self) -> dict[Name, float]:
-        """How many times as fast as each other contestant `flowers` is: the median of the ratios of the rounds.
+        """How many times as fast as each other loader `flowers` is: the median of the ratios of the rounds.
 
         A round's figures are seconds apart: whatever slows the machine for longer than that is in both.
         """
@@ -45,7 +45,7 @@ class LoaderBenchmark:
     cores: those this process may use.
     packages: their versions.
     settings: the run's, as configured.
-    absent: contestants that could not be imported, with the reason and what to install.
+    absent: loaders that could not be imported, with the reason and what to install.
     """
 
     time: str

@@ -1,4 +1,4 @@
-"""The loader's benchmark: the same work, done by each contestant in turn, round after round."""
+"""The loader's benchmark: the same work, done by each loader in turn, round after round."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Annotated
 from omegaconf import OmegaConf
 from pydantic import Field
 
-from benchmarks.loader.process import Contestant, Measured
+from benchmarks.loader.process import LoaderProcess, Measured
 from benchmarks.loader.result import Comparison, LoaderBenchmark
 from benchmarks.loader.work import IN_MEMORY, Name, Task, Work
 from flowers.cli import CONFIGS
@@ -27,14 +27,13 @@ from flowers.data.tfrecord.reader import ShardReader
 from flowers.errors import InputError
 from flowers.instantiate import instantiate
 from flowers.settings import Paths, Positive, PositiveFloat, Seed
-from flowers.synthetic import generate
-from flowers.system.cores import available_cores, cpu_model
+from flowers.system.processor import available_cores, cpu_model
 
 RECORDS = 12_000
 """Records an epoch, at least: about the competition's. With fewer, one would measure how an epoch starts."""
 
-PEERS: dict[Name, str] = {"tf.data": "tensorflow-cpu", "tfrecord": "tfrecord"}
-"""Contestants that may be absent, and what to install for them."""
+OPTIONAL_PACKAGES: dict[Name, str] = {"tf.data": "tensorflow-cpu", "tfrecord": "tfrecord"}
+"""Loaders that may be absent, and what to install for them."""
 
 PACKAGES = (
     "torch",
@@ -78,7 +77,7 @@ def benchmark_loader(settings: LoaderSettings) -> Iterator[LoaderBenchmark]:
     Raises:
         InputError: the data set or one of the resolutions is not there, or there is a file of results already.
         BadRecord: a shard or a record is damaged.
-        RuntimeError: a contestant did other work than it was given.
+        RuntimeError: a loader did other work than it was given.
     """
     root = _data_set(settings)
     _check_input(root, settings)
@@ -102,7 +101,7 @@ def _data_set(settings: LoaderSettings) -> Path:
     if settings.data.root is not None:
         return Path(settings.data.root)
     root = Path(settings.paths.data_dir) / "garden"
-    generate(instantiate("data.prepare", OmegaConf.load(CONFIGS / "data" / "garden.yaml").prepare), root)
+    instantiate("data.prepare", OmegaConf.load(CONFIGS / "data" / "garden.yaml").prepare)(root)
     return root
 
 
@@ -174,29 +173,29 @@ def takes_part(name: Name, task: Task) -> bool:
 def compare(
     work: Work, names: Sequence[Name], rounds: int, seconds: float, records: int
 ) -> tuple[Comparison, dict[Name, str]]:
-    """Measure each contestant once a round, alone; the first round, where pipelines tune themselves, does not count.
+    """Measure each loader once a round, alone; the first round, where pipelines tune themselves, does not count.
 
     Returns:
-        The rates, and the contestants that are absent with the reason.
+        The rates, and the loaders that are absent with the reason.
     """
     rates: dict[Name, list[float]] = {}
     absent: dict[Name, str] = {}
     with ExitStack() as stack:
-        contestants = [stack.enter_context(closing(Contestant(name, work))) for name in names]
-        for contestant in contestants:
+        loaders = [stack.enter_context(closing(LoaderProcess(name, work))) for name in names]
+        for loader in loaders:
             try:
-                contestant.wait()
-                rates[contestant.name] = []
+                loader.wait()
+                rates[loader.name] = []
             except ImportError as error:
-                if contestant.name not in PEERS:
+                if loader.name not in OPTIONAL_PACKAGES:
                     raise
-                absent[contestant.name] = f"{error}: pip install {PEERS[contestant.name]}"
-        present = [contestant for contestant in contestants if contestant.name in rates]
-        for number, contestant in itertools.product(range(rounds + 1), present):
-            measured = contestant.measure(seconds)
-            check_work(contestant.name, measured, work, records)
+                absent[loader.name] = f"{error}: pip install {OPTIONAL_PACKAGES[loader.name]}"
+        present = [loader for loader in loaders if loader.name in rates]
+        for number, loader in itertools.product(range(rounds + 1), present):
+            measured = loader.measure(seconds)
+            check_work(loader.name, measured, work, records)
             if number > 0:
-                rates[contestant.name].append(sum(one.images / one.seconds for one in measured))
+                rates[loader.name].append(sum(one.images / one.seconds for one in measured))
     return Comparison(work.task, work.image_size, rates), absent
 
 

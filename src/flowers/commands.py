@@ -95,7 +95,8 @@ def _prepare_folder(config: DictConfig) -> None:
 
 
 def _prepare_verify(config: DictConfig) -> None:
-    from flowers.preparation.verify import VerifySettings, local_root, verify, write_report
+    from flowers.preparation.report import write_report
+    from flowers.preparation.verify import VerifySettings, local_root, verify
     from flowers.reporting.verification import print_verification
     from flowers.settings import load_settings
 

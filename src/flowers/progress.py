@@ -1,17 +1,23 @@
-"""The bar of what takes a while before training: on standard error, where a person watches, gone when it is done."""
+"""Progress bars on standard error, shown in a terminal only and removed at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 Item = TypeVar("Item")
 
 
-def progress(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
-    """The items, with a bar of how many of `total` have come."""
+def progress(
+    items: Iterable[Item], description: str, total: int, size: Callable[[Item], int] = lambda item: 1
+) -> Iterator[Item]:
+    """Yield the items with a progress bar, which each item advances by its `size` until `total`."""
     console = Console(stderr=True)
-    return iter(track(items, what, total, console=console, transient=True, disable=not console.is_terminal))
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+        bar = bars.add_task(description, total=total)
+        for item in items:
+            yield item
+            bars.advance(bar, size(item))

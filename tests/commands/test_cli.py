@@ -18,7 +18,7 @@ import torch
 from omegaconf import OmegaConf
 from sklearn.metrics import f1_score
 
-from flowers.data.layout import kaggle_class_names
+from flowers.data.class_names import kaggle_class_names
 from flowers.inference.predictions import read_provenance
 from tests.conftest import ROOT, damage_first_record
 from tests.helpers.commands import run_command

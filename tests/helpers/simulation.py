@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flowers.data.folds import fold_of
+from flowers.data.folds import assign_folds
 from flowers.ensembling.assessment import Assessment, assess
 from flowers.ensembling.methods import METHODS
 from flowers.ensembling.scores import log_probabilities, macro_f1
@@ -73,7 +73,7 @@ def confusion_rows(rng: np.random.Generator, classes: int, rows: int, accuracy: 
 
 def assessed(labels: Labels, members: Probabilities, *, offsets: bool = False, method: str = "auto") -> Assessment:
     """The assessment of members with all methods."""
-    folds = fold_of([str(row) for row in range(len(labels))], labels, folds=5, seed=0)
+    folds = assign_folds([str(row) for row in range(len(labels))], labels, folds=5, seed=0)
     rows = Rows(log_probabilities(members), labels, folds)
     return assess(rows, list(METHODS), method, offsets=offsets, resamples=400, seed=0)  # type: ignore[arg-type]
 

@@ -1,1 +1,1 @@
-"""A module a contestant. Each has `batches(work)`: endless batches, as a careful user of its library reads them."""
+"""A module a loader. Each has `batches(work)`: endless batches, as a careful user of its library reads them."""

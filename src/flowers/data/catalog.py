@@ -1,4 +1,4 @@
-"""The ids and labels of a data set: what class-balanced sampling and folds go by."""
+"""Read the ids and labels of a data set, which folds and class balance need."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from flowers.errors import BadRecord
 from flowers.progress import progress
 
 TOGETHER = 1024
-"""Records that are fetched at once, where they are not local."""
+"""Records that are fetched at once, if they are remote."""
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """The `numbers`, int64 `[N]`, `ids` and `labels`, int64 `[N]`, of what can be read; what is wrong with the rest."""
+    """The `numbers`, int64 `[N]`, `ids` and `labels`, int64 `[N]`, of readable records; the problems of the others."""
 
     numbers: NDArray[np.int64]
     ids: list[str]
     labels: NDArray[np.int64]
-    faults: list[str]
+    problems: list[str]
 
 
 def read_catalog(dataset: FlowersDataset) -> Catalog:
-    """Read every record of a labelled data set once; pictures are not decoded.
+    """Read every record of a labelled data set once; images are not decoded.
 
     Raises:
         BadRecord: a record cannot be read, and bad records are not skipped.
@@ -34,7 +34,7 @@ def read_catalog(dataset: FlowersDataset) -> Catalog:
     numbers: list[int] = []
     ids: list[str] = []
     labels: list[int | None] = []
-    faults: list[str] = []
+    problems: list[str] = []
     for number in progress(range(len(dataset)), "Reading labels", len(dataset)):
         if number % TOGETHER == 0:
             dataset.reader.prefetch(range(number, min(number + TOGETHER, len(dataset))))
@@ -43,9 +43,9 @@ def read_catalog(dataset: FlowersDataset) -> Catalog:
         except BadRecord as error:
             if dataset.on_bad_record == "stop":
                 raise
-            faults.append(str(error))
+            problems.append(str(error))
             continue
         numbers.append(number)
         ids.append(record.id)
         labels.append(record.label)
-    return Catalog(np.array(numbers, np.int64), ids, np.array(labels, np.int64), faults)
+    return Catalog(np.array(numbers, np.int64), ids, np.array(labels, np.int64), problems)

@@ -1,4 +1,4 @@
-"""How samples become batches: each picture is decoded straight into its row of the batch."""
+"""Make batches of samples: each image is decoded straight into its row of the batch."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, get_worker_info
 
 from flowers.data.dataset import FlowersDataset, Sample, Skipped
-from flowers.data.sampler import PADDING, Draw
-from flowers.data.shared_memory import Ring
+from flowers.data.sampler import PADDING, SampleIndex
+from flowers.data.shared_memory import SharedMemoryPool
 from flowers.data.transforms import Image
 from flowers.errors import InputError
 from flowers.interfaces import NO_LABEL, Batch
 
 
-class Batches(Dataset["Batch | SentBatch"]):
-    """A data set's records as Batches of just `batch_size` rows.
+class BatchDataset(Dataset["Batch | SentBatch"]):
+    """Serves a data set's records as batches of exactly `batch_size` rows.
 
-    For a DataLoader, which hands over the draws of a whole batch at once; workers pass their batches through `ring`.
-    A sampler of ints, such as PyTorch's or Lightning's own, draws positions in `records`, with epoch 0's augmentations.
+    A DataLoader hands over the indices of a whole batch at once; workers pass their batches through `pool`. The ints of
+    another sampler, such as PyTorch's or Lightning's own, are positions in `records`, with epoch 0's augmentations.
 
     Args:
         dataset: the records.
         records: the numbers of those that are in use, int64 `[N]`.
-        batch_size: rows of a batch. Those beyond its draws are padding.
+        batch_size: rows of a batch. Those beyond its indices are padding.
         image_size: the side of the images after the transform, in pixels.
-        ring: shared memory for the batches of workers.
+        pool: shared memory for the batches of workers.
     """
 
     def __init__(
@@ -38,33 +38,37 @@ class Batches(Dataset["Batch | SentBatch"]):
         records: NDArray[np.int64],
         batch_size: int,
         image_size: int,
-        ring: Ring | None = None,
+        pool: SharedMemoryPool | None = None,
     ) -> None:
         self.dataset = dataset
         self.records = records
         self.shape = (batch_size, image_size, image_size, 3)
-        self.ring = ring
+        self.pool = pool
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitems__(self, items: Sequence[Draw | int]) -> Batch | SentBatch:
-        draws = [item if isinstance(item, Draw) else Draw(0, int(self.records[item])) for item in items]
+    def __getitems__(self, items: Sequence[SampleIndex | int]) -> Batch | SentBatch:
+        indices = [_sample_index(item, self.records) for item in items]
         worker = get_worker_info()
         if worker is None:
-            return self._fill(np.empty(self.shape, np.uint8), draws).batch()
-        slot = self.ring.take(worker.id) if self.ring else None
-        if self.ring is None or slot is None:
-            return SentBatch(self._fill(np.empty(self.shape, np.uint8), draws))
-        return SentBatch(self._fill(self.ring.array(slot, self.shape), draws), self.ring.key, slot)
+            return self._fill(np.empty(self.shape, np.uint8), indices).batch()
+        slot = self.pool.take(worker.id) if self.pool else None
+        if self.pool is None or slot is None:
+            return SentBatch(self._fill(np.empty(self.shape, np.uint8), indices))
+        return SentBatch(self._fill(self.pool.array(slot, self.shape), indices), self.pool.key, slot)
 
-    def _fill(self, image: NDArray[np.uint8], draws: Sequence[Draw]) -> _Rows:
-        self.dataset.reader.prefetch(draw.number for draw in draws if draw.number != PADDING)
+    def _fill(self, image: NDArray[np.uint8], indices: Sequence[SampleIndex]) -> _Rows:
+        self.dataset.reader.prefetch(index.number for index in indices if index.number != PADDING)
         rows = _Rows.empty(image)
-        for row, (draw, picture) in enumerate(zip(draws, image, strict=False)):
-            rows.put(row, picture, self.dataset.sample(draw, out=picture))
+        for row, (index, pixels) in enumerate(zip(indices, image, strict=False)):
+            rows.put(row, pixels, self.dataset.sample(index, out=pixels))
         image[~rows.valid] = 0
         return rows
+
+
+def _sample_index(item: SampleIndex | int, records: NDArray[np.int64]) -> SampleIndex:
+    return item if isinstance(item, SampleIndex) else SampleIndex(0, int(records[item]))
 
 
 @dataclass(slots=True)
@@ -82,14 +86,14 @@ class _Rows:
         rows = len(image)
         return _Rows(image, np.full(rows, NO_LABEL, np.int64), [""] * rows, np.zeros(rows, bool), [])
 
-    def put(self, row: int, picture: Image, sample: Sample | Skipped | None) -> None:
-        """Fill a row, whose part of `image` is `picture`; a sample that was made there is not copied."""
+    def put(self, row: int, pixels: Image, sample: Sample | Skipped | None) -> None:
+        """Fill a row, whose part of `image` is `pixels`; a sample that was made there is not copied."""
         if isinstance(sample, Skipped):
             self.skipped.append(sample.reason)
         elif sample is not None:
             _check_image(sample, self.image.shape[1])
-            if sample.image is not picture:
-                picture[:] = sample.image
+            if sample.image is not pixels:
+                pixels[:] = sample.image
             self.label[row], self.id[row], self.valid[row] = sample.label, sample.id, True
 
     def batch(self) -> Batch:
@@ -104,14 +108,14 @@ def _batch(
 
 @dataclass(frozen=True, slots=True)
 class SentBatch:
-    """A Batch on its way from a worker; it arrives in the main process as the Batch.
+    """A Batch on its way from a worker, unpickled in the main process as the Batch.
 
-    Its images are pickled as the number of the ring's slot they are in or, where they are in none, as bytes: PyTorch
-    would put a tensor in a file of /dev/shm, which ends in a bus error where that is full.
+    Its images are pickled as the number of their slot in the pool or, if they have none, as bytes: PyTorch would put a
+    tensor in a file of /dev/shm, which ends in a bus error if that is full.
     """
 
     rows: _Rows
-    ring: int | None = None
+    pool: int | None = None
     slot: int | None = None
 
     def __reduce__(self) -> tuple[Callable[..., Batch], tuple[object, ...]]:
@@ -119,15 +123,15 @@ class SentBatch:
         rest = rows.label, rows.id, rows.valid, rows.skipped
         if self.slot is None:
             return _unpack, (rows.image, *rest)
-        return _arrive, (self.ring, self.slot, rows.image.shape, *rest)
+        return _arrive, (self.pool, self.slot, rows.image.shape, *rest)
 
 
 def _unpack(image: NDArray[np.uint8], *rest: object) -> Batch:
     return _batch(torch.from_numpy(image), *rest)  # type: ignore[arg-type]
 
 
-def _arrive(ring: int, slot: int, shape: Sequence[int], *rest: object) -> Batch:
-    return _batch(Ring.of(ring).tensor(slot, shape), *rest)  # type: ignore[arg-type]
+def _arrive(pool: int, slot: int, shape: Sequence[int], *rest: object) -> Batch:
+    return _batch(SharedMemoryPool.of(pool).tensor(slot, shape), *rest)  # type: ignore[arg-type]
 
 
 def _check_image(sample: Sample, side: int) -> None:

@@ -1,48 +1,38 @@
-"""The LightningDataModule: a thin shell that gives each stage its loader."""
+"""The LightningDataModule: settings, the loader of each stage, and the state that a resumed run needs."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import albumentations as A
 import lightning as L
 import numpy as np
-import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import distributed
 from torch.utils.data import DataLoader
 
-from flowers.data.catalog import Catalog, read_catalog
-from flowers.data.collate import Batches
-from flowers.data.dataset import CheckCRC, FlowersDataset, OnBadRecord, open_splits
-from flowers.data.folds import fold_of
+from flowers.data.dataset import CheckCRC, FlowersDataset, OnBadRecord
 from flowers.data.image_cache import DecodedImages, ImagesInMemory, ImagesOnDisk
-from flowers.data.layout import Split, find_root, read_class_names
+from flowers.data.layout import Split, find_root
+from flowers.data.loader import batch_loader
 from flowers.data.position import Position, check_same_order, check_same_split, position_of, read_position
-from flowers.data.sampler import Balance, EpochSampler, FixedSampler, class_weights
-from flowers.data.shared_memory import Ring
-from flowers.data.tfrecord.reader import ShardReader
+from flowers.data.records import SplitRecords
+from flowers.data.sampler import Balance, EpochSampler, FixedSampler
+from flowers.data.selection import Selection, SelectionSettings, TrainOn
+from flowers.data.storage.cache import ReaderName
 from flowers.data.transforms import SeededTransform
-from flowers.data.workers import fork_server, start_worker
+from flowers.data.workers import default_workers
 from flowers.errors import InputError
 from flowers.interfaces import Batch
 from flowers.settings import Count, Positive, Seed
-from flowers.system.cores import available_cores
-
-log = logging.getLogger(__name__)
-
-PREFETCH = 2
-"""Batches that each worker is ahead."""
 
 
 class FlowersDataModule(L.LightningDataModule):
-    """Batches from a data set in Kaggle's layout, at one resolution.
+    """Serves batches of a data set in Kaggle's layout, at one resolution.
 
     Args:
         root: the data set's directory, or its URL; of several, the first that is there.
@@ -56,15 +46,16 @@ class FlowersDataModule(L.LightningDataModule):
         folds: cut train and val together into so many folds; None: train and val as they are.
         fold: the fold to validate on, 0 to `folds - 1`; the others are for training.
         balance: draw classes in training by the square root of their counts, or all alike; None: as they come.
-        on_bad_record: `stop` at the first record that cannot be read, or `skip` it and tell at the end.
+        on_bad_record: `stop` at the first record that cannot be read, or `skip` it and report it at the end.
         check_crc: of a record's payload: each time it is read, in the first epoch of a run, or never.
         decoded_cache: keep images decoded for training, in memory or on disk; None: decode each time.
         seed: of the order, the augmentations and the folds.
-        num_workers: processes that decode; None: this process's share of the cores less one, at most 8.
+        num_workers: processes that decode; None: this process's part of the cores less one, at most 8.
         cache_dir: for decoded images, and for indexes that cannot be kept beside the data.
         prepare: called once with `root`, a local directory, before anything is read: to download or generate the data
             set there.
         storage_options: fsspec's, for a URL: its file system's arguments.
+        reader: what reads local shards: `native`, or the `tfrecord` package, to compare with.
 
     Raises:
         InputError: settings that do not go together.
@@ -79,7 +70,7 @@ class FlowersDataModule(L.LightningDataModule):
         batch_size: Positive,
         train_transform: Sequence[A.BasicTransform],
         eval_transform: Sequence[A.BasicTransform],
-        train_on: Literal["train", "train+val"] = "train",
+        train_on: TrainOn = "train",
         folds: Annotated[int, Field(ge=2)] | None = None,
         fold: Count | None = None,
         balance: Balance | None = None,
@@ -91,9 +82,10 @@ class FlowersDataModule(L.LightningDataModule):
         cache_dir: str = "~/.cache/flowers",
         prepare: Callable[[Path], object] | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        reader: ReaderName = "native",
     ) -> None:
         super().__init__()
-        _check_folds(folds, fold, train_on)
+        selection = SelectionSettings(train_on, folds, fold, balance, seed)
         self.root = find_root(root, storage_options or {})
         self.image_size = image_size
         self.train_size = train_size
@@ -102,20 +94,15 @@ class FlowersDataModule(L.LightningDataModule):
         self.train_on = train_on
         self.folds = folds
         self.fold = fold
-        self.balance = balance
-        self.on_bad_record = on_bad_record
-        self.check_crc = check_crc
         self.decoded_cache = decoded_cache
         self.seed = seed
         self.num_workers = num_workers
         self.cache_dir = Path(cache_dir).expanduser()
         self.prepare = prepare
-        self.skipped: set[str] = set()
         self._train_transform = SeededTransform(train_transform, seed)
         self._eval_transform = SeededTransform(eval_transform, seed)
+        self._records = SplitRecords(self.root, image_size, selection, on_bad_record, check_crc, self.cache_dir, reader)
         self._datasets: dict[tuple[Split, bool], FlowersDataset] = {}
-        self._readers: dict[tuple[Split, ...], ShardReader] = {}
-        self._catalogs: dict[tuple[Split, ...], Catalog] = {}
         self._start = Position()
 
     def prepare_data(self) -> None:
@@ -142,116 +129,73 @@ class FlowersDataModule(L.LightningDataModule):
         """Whether there is a validation split: after a final fit to train and val there is none."""
         return self.train_on == "train"
 
-    @cached_property
+    @property
     def class_names(self) -> list[str]:
         """The class names in label order."""
-        return read_class_names(self.root)
+        return self._records.class_names
+
+    @property
+    def skipped(self) -> set[str]:
+        """The problems of the records that this process has skipped."""
+        return self._records.skipped
 
     def dataset(self, split: Split, *, training: bool = False) -> FlowersDataset:
-        """The data set that the split is part of, opened at first use; for `training` with the training transform."""
+        """Return the data set that the split is part of, opened at first use; for `training` with its transform."""
         if (split, training) not in self._datasets:
-            self._datasets[split, training] = FlowersDataset(
-                self._reader(split),
-                image_size=self.image_size,
-                class_names=self.class_names,
-                labelled=split != "test",
-                transform=self._train_transform if training else self._eval_transform,
-                on_bad_record=self.on_bad_record,
-                check_crc=self.check_crc,
-            )
+            transform = self._train_transform if training else self._eval_transform
+            self._datasets[split, training] = self._records.dataset(split, transform)
         return self._datasets[split, training]
 
-    def _reader(self, split: Split) -> ShardReader:
-        splits = self._splits(split)
-        if splits not in self._readers:
-            reader, faults = open_splits(self.root, splits, self.image_size, self.on_bad_record, self.cache_dir)
-            self._readers[splits] = reader
-            self.skipped.update(faults)
-        return self._readers[splits]
-
-    def _splits(self, split: Split) -> tuple[Split, ...]:
-        """The splits on disk that a split is part of."""
-        together = self.folds is not None or (split == "train" and self.train_on == "train+val")
-        return ("train", "val") if together and split != "test" else (split,)
-
     def records(self, split: Split) -> NDArray[np.int64]:
-        """The numbers of a split's records in its data set, int64 `[N]`.
+        """Return the numbers of a split's records in its data set, int64 `[N]`.
 
         Raises:
             InputError: there are none.
         """
-        if self.folds is not None and split != "test":
-            catalog = self._catalog(split)
-            fold = fold_of(catalog.ids, catalog.labels, folds=self.folds, seed=self.seed)
-            chosen = fold == self.fold if split == "val" else fold != self.fold
-            numbers: NDArray[np.int64] = catalog.numbers[chosen]
-        elif self.balance is not None and split == "train":
-            numbers = self._catalog(split).numbers
-        else:
-            numbers = np.arange(len(self.dataset(split)))
-        if len(numbers) == 0:
-            raise InputError(f"{self.root}: expected records in the {split} split, found none. Write its shards again.")
-        return numbers
-
-    def _catalog(self, split: Split) -> Catalog:
-        splits = self._splits(split)
-        if splits not in self._catalogs:
-            self._catalogs[splits] = read_catalog(self.dataset(split))
-            self.skipped.update(self._catalogs[splits].faults)
-            self._check_whole()
-        return self._catalogs[splits]
-
-    def _check_whole(self) -> None:
-        if self.folds is not None and self.skipped:
-            raise InputError(
-                f"data.folds={self.folds}: expected every record to be readable, found {len(self.skipped)} faults, the "
-                f"first of them: {min(self.skipped)} Folds without such a record would be others than at other "
-                "resolutions. Mend the data set (python src/prepare.py verify root=DIR), or train without folds."
-            )
+        return self._records.select(split).numbers
 
     def loader(self, split: Split, *, training: bool = False) -> DataLoader[Batch]:
-        """The split's batches: each record once, in order; for `training` shuffled, without the ragged end."""
+        """Return the split's batches: each record once, in order; for `training` shuffled, without the incomplete one.
+
+        Raises:
+            InputError: the split cannot be opened, is empty, or is not the one that a resumed run was trained on.
+        """
         dataset = self.dataset(split, training=training)
-        workers = self._default_workers() if self.num_workers is None else self.num_workers
-        size = self.train_size if training else self.eval_size
         if training and self.decoded_cache and dataset.decoded is None:
-            dataset.decoded = self._decoded(dataset)
-        records = self.records(split)
-        loader = DataLoader(
-            Batches(dataset, records, self.batch_size, size, _ring(workers, self.batch_size * size * size * 3)),
-            batch_size=self.batch_size,
-            sampler=self._sampler(split, records, training=training),
-            num_workers=workers,
-            multiprocessing_context=fork_server() if workers and not isinstance(self.root, Path) else None,
-            persistent_workers=workers > 0,
-            prefetch_factor=PREFETCH if workers else None,
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=_as_it_is,
-            worker_init_fn=start_worker,
+            dataset.decoded = self._open_image_cache(dataset)
+        selection = self._records.select(split)
+        return batch_loader(
+            dataset,
+            selection.numbers,
+            self._sampler(selection, training=training),
+            image_size=self.train_size if training else self.eval_size,
+            workers=default_workers(self._processes) if self.num_workers is None else self.num_workers,
+            threaded=not isinstance(self.root, Path),
         )
-        return cast(DataLoader[Batch], loader)
 
     @property
     def _processes(self) -> int:
-        """How many processes of this run share this machine."""
+        """The number of processes of this run that share this machine."""
         return max(1, self.trainer.world_size // self.trainer.num_nodes) if self.trainer else 1
 
-    def _default_workers(self) -> int:
-        return min(8, max(1, available_cores() // self._processes - 1))
+    @property
+    def _ranks(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
 
-    def _decoded(self, dataset: FlowersDataset) -> DecodedImages:
+    def _open_image_cache(self, dataset: FlowersDataset) -> DecodedImages:
         if self.decoded_cache == "memory":
             several = self.trainer if self._processes > 1 else None
             barrier = several.strategy.barrier if several else lambda: None
             return ImagesInMemory(len(dataset), self.image_size, self._processes, barrier)
         return ImagesOnDisk(self.cache_dir / "decoded", dataset.reader.state(), len(dataset), self.image_size)
 
-    def _sampler(self, split: Split, records: NDArray[np.int64], *, training: bool) -> EpochSampler:
+    def _sampler(self, selection: Selection, *, training: bool) -> EpochSampler:
         start = self._start if training else Position()
-        check_same_order(start, self._order(len(records)))
-        sampler = FixedSampler if self._overfits else EpochSampler
+        check_same_order(start, self._order(len(selection.numbers)))
+        overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        sampler = FixedSampler if overfits else EpochSampler
         return sampler(
-            records,
+            selection.numbers,
             seed=self.seed,
             shuffle=training,
             batch_size=self.batch_size,
@@ -259,35 +203,13 @@ class FlowersDataModule(L.LightningDataModule):
             ranks=self._ranks,
             epoch=start.epoch,
             start_batch=start.batch,
-            weights=self._weights(split, records) if training and self.balance else None,
+            weights=selection.weights if training else None,
         )
 
-    @property
-    def _overfits(self) -> bool:
-        return self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
-
-    @property
-    def _ranks(self) -> int:
-        return self.trainer.world_size if self.trainer else 1
-
-    def _weights(self, split: Split, records: NDArray[np.int64]) -> NDArray[np.float64]:
-        catalog = self._catalog(split)
-        labels = np.full(len(self.dataset(split)), -1)
-        labels[catalog.numbers] = catalog.labels
-        assert self.balance is not None
-        return class_weights(labels[records], self.balance)
-
     def _order(self, records: int) -> dict[str, Any]:
-        """What an epoch's order depends on, besides the epoch."""
-        return {
-            "records": records,
-            "data.batch_size times processes": self.batch_size * self._ranks,
-            "data.seed": self.seed,
-            "data.balance": self.balance,
-            "data.train_on": self.train_on,
-            "data.folds": self.folds,
-            "data.fold": self.fold,
-        }
+        """Return what an epoch's order depends on, besides the epoch."""
+        batch = {"records": records, "data.batch_size times processes": self.batch_size * self._ranks}
+        return batch | self._records.settings.order()
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self.loader("train", training=True)
@@ -308,7 +230,7 @@ class FlowersDataModule(L.LightningDataModule):
         check_same_split(read_position(state), self._order(len(self.records("train"))))
 
     def gather_skipped(self) -> set[str]:
-        """Return what was wrong with each record that a process of the run skipped; all of them must call it.
+        """Return the problems of the records that any process of the run skipped; all of them must call it.
 
         The hosts of a TPU pod have no process group: each returns its own.
         """
@@ -321,38 +243,3 @@ class FlowersDataModule(L.LightningDataModule):
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         self.skipped.update(batch.get("skipped", ()))
         return batch
-
-
-def _check_folds(folds: int | None, fold: int | None, train_on: str) -> None:
-    if (folds is None) != (fold is None) or (folds is not None and fold is not None and fold >= folds):
-        raise InputError(
-            f"data.fold={fold}, data.folds={folds}: expected both or neither, and a fold from 0 to folds - 1. "
-            "Set data.folds=5 data.fold=0, say."
-        )
-    if folds is not None and train_on != "train":
-        raise InputError(
-            f"data.train_on={train_on}: expected train with data.folds={folds}: the folds are train and val together, "
-            "less the one that is validated on. Leave one of them out."
-        )
-
-
-def _ring(workers: int, batch_bytes: int) -> Ring | None:
-    if not workers:
-        return None
-    # The training loop holds two batches, the one it is at and the next; those of several workers in turn.
-    slots = PREFETCH + -(-2 // workers)
-    try:
-        return Ring(workers, slots, batch_bytes)
-    except OSError as error:
-        log.warning(
-            "No %d MiB of memory for the batches of %d workers (%s): they send them through pipes, which is slower. "
-            "Set data.batch_size or data.num_workers lower.",
-            workers * slots * batch_bytes >> 20,
-            workers,
-            error.strerror,
-        )
-        return None
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

@@ -1,4 +1,4 @@
-"""The map-style data set of one split: a draw in, a decoded and augmented sample out."""
+"""The map-style data set of one split: a sample index in, a decoded and augmented sample out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.utils.data import Dataset
 
 from flowers.data.image_cache import DecodedImages
 from flowers.data.layout import Split, find_shards
-from flowers.data.sampler import PADDING, Draw
-from flowers.data.storage.cache import open_reader
+from flowers.data.sampler import PADDING, SampleIndex
+from flowers.data.storage.cache import ReaderName, open_reader
 from flowers.data.storage.remote import AnyPath
 from flowers.data.tfrecord.example import Record, check_label, decode_example, decode_image
-from flowers.data.tfrecord.framing import shard_fault
+from flowers.data.tfrecord.framing import shard_problem
 from flowers.data.tfrecord.reader import ShardReader
 from flowers.data.transforms import Image, SeededTransform
 from flowers.errors import BadRecord
@@ -37,36 +37,41 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """In place of a sample: why its record could not be read."""
+    """Stands for a sample whose record could not be read."""
 
     reason: str
 
 
 def open_splits(
-    root: AnyPath, splits: Sequence[Split], image_size: int, on_bad_record: OnBadRecord, cache_dir: Path
+    root: AnyPath,
+    splits: Sequence[Split],
+    image_size: int,
+    on_bad_record: OnBadRecord,
+    cache_dir: Path,
+    reader: ReaderName = "native",
 ) -> tuple[ShardReader, list[str]]:
-    """The records of splits by number, and what is wrong with their shards (nothing, unless bad records are skipped).
+    """Open the records of splits by number, and list the problems of their shards if bad records are skipped.
 
     Raises:
         InputError: a split is not there.
         BadRecord: a shard is damaged or holds another number of records than its name says.
     """
     shards = [shard for split in splits for shard in find_shards(root, split, image_size)]
-    reader = open_reader([shard.path for shard in shards], cache_dir)
-    faults: list[str] = []
-    for shard, index in zip(shards, reader.indexes, strict=True):
-        if fault := shard_fault(index, shard.count):
+    opened = open_reader([shard.path for shard in shards], cache_dir, reader)
+    problems: list[str] = []
+    for shard, index in zip(shards, opened.indexes, strict=True):
+        if problem := shard_problem(index, shard.count):
             if on_bad_record == "stop":
-                raise BadRecord(fault)
-            faults.append(fault)
-    return reader, faults
+                raise BadRecord(problem)
+            problems.append(problem)
+    return opened, problems
 
 
 class FlowersDataset(Dataset[Sample | Skipped | None]):
-    """A split's records as samples.
+    """Serves a split's records as samples.
 
-    A draw's sample is the same whoever asks, in whatever order: the augmentation is seeded by `seed` and the draw.
-    `dataset[number]` is the sample of epoch 0. A `PADDING` draw gives None.
+    A sample depends on its index only, not on who asks or in what order: `seed` and the index seed the augmentation.
+    `dataset[number]` is the sample of epoch 0. A `PADDING` index gives None.
     """
 
     def __init__(
@@ -94,26 +99,26 @@ class FlowersDataset(Dataset[Sample | Skipped | None]):
     def __len__(self) -> int:
         return len(self.reader)
 
-    def __getitem__(self, draw: Draw | int) -> Sample | Skipped | None:
-        return self.sample(draw if isinstance(draw, tuple) else Draw(0, draw))
+    def __getitem__(self, index: SampleIndex | int) -> Sample | Skipped | None:
+        return self.sample(index if isinstance(index, tuple) else SampleIndex(0, index))
 
-    def sample(self, draw: Draw, out: Image | None = None) -> Sample | Skipped | None:
-        """A draw's sample, its picture decoded into `out`, uint8 `[H, W, 3]`, where that fits, and then transformed.
+    def sample(self, index: SampleIndex, out: Image | None = None) -> Sample | Skipped | None:
+        """Return the sample of an index, decoded into `out`, uint8 `[H, W, 3]`, if that fits, and then transformed.
 
         Raises:
             BadRecord: the record cannot be read, and bad records are not skipped.
         """
-        if draw.number == PADDING:
+        if index.number == PADDING:
             return None
-        where = self.reader.where(draw.number)
+        where = self.reader.where(index.number)
         try:
-            record = self._read(draw.number, where, self._checks(draw.epoch))
-            image = self._picture(record, draw.number, where, out)
+            record = self._read(index.number, where, self._checks(index.epoch))
+            image = self._image(record, index.number, where, out)
         except BadRecord as error:
             if self.on_bad_record == "stop":
                 raise
             return Skipped(str(error))
-        image = self.transform(image, draw)
+        image = self.transform(image, index)
         return Sample(record.id, image, NO_LABEL if record.label is None else record.label)
 
     def _checks(self, epoch: int) -> bool:
@@ -122,7 +127,7 @@ class FlowersDataset(Dataset[Sample | Skipped | None]):
         return self.check_crc == "always" or (self.check_crc == "first_epoch" and epoch == self._first_epoch)
 
     def record(self, number: int) -> Record:
-        """Record `number` as stored, its CRC and label checked; the JPEG is not decoded.
+        """Return record `number` as stored, its CRC and label checked; the JPEG is not decoded.
 
         Raises:
             BadRecord: its CRC is wrong, a feature is missing, or its class is out of range.
@@ -134,7 +139,7 @@ class FlowersDataset(Dataset[Sample | Skipped | None]):
         check_label(record, len(self.class_names), where)
         return record
 
-    def _picture(self, record: Record, number: int, where: str, out: Image | None) -> Image:
+    def _image(self, record: Record, number: int, where: str, out: Image | None) -> Image:
         shape = (self.image_size, self.image_size, 3)
         image = out if out is not None and out.shape == shape else np.empty(shape, np.uint8)
         if self.decoded is None:

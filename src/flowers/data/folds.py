@@ -1,4 +1,4 @@
-"""Stratified folds: which part of the labelled records each record belongs to."""
+"""Assign labelled records to stratified folds."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from flowers.errors import InputError
 
 
-def fold_of(ids: Sequence[str], labels: NDArray[np.int64], *, folds: int, seed: int) -> NDArray[np.int64]:
-    """Each record's fold, from 0 to `folds - 1`, int64 `[N]`, from the records' ids and labels, int64 `[N]`.
+def assign_folds(ids: Sequence[str], labels: NDArray[np.int64], *, folds: int, seed: int) -> NDArray[np.int64]:
+    """Assign each record a fold from 0 to `folds - 1`, int64 `[N]`, by the records' ids and labels, int64 `[N]`.
 
     The folds are as large as each other, and have as many of each class, but for one record. They depend on
     the set of (id, label) and the seed only, so every resolution and any order of the records have the same.

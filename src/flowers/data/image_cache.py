@@ -1,4 +1,4 @@
-"""Decoded images, kept in memory or on disk for the epochs that follow."""
+"""Cache decoded images, in memory or on disk, for later epochs."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ import numpy as np
 
 from flowers.data.transforms import Image
 from flowers.errors import InputError
-from flowers.system.memory import SharedMemory, available_memory, memory_limit
+from flowers.system.memfd import SharedMemory
+from flowers.system.memory import available_memory, memory_limit
 
 log = logging.getLogger(__name__)
 
 
 class DecodedImages(Protocol):
-    """Images by number, uint8 `[S, S, 3]` each, shared by all processes that are given this object."""
+    """A cache of images by number, uint8 `[S, S, 3]` each, shared by all processes that get this object."""
 
     def get(self, number: int, out: Image) -> bool:
-        """Copy an image to `out`, if it is kept."""
+        """Copy an image to `out` and return True, or return False if it is not cached."""
 
     def put(self, number: int, image: Image) -> None:
-        """Keep an image."""
+        """Cache an image."""
 
 
 class ImagesInMemory:
-    """Room for `count` images of `size` pixels a side in memory.
+    """Caches `count` images of `size` pixels a side in shared memory.
 
     Args:
         count: of images.
@@ -85,10 +86,10 @@ def _check_memory(needed: int) -> None:
 
 
 class ImagesOnDisk:
-    """The images of shards in one `state`, in two files of `directory`: pixels, and their checksums.
+    """Caches the images of shards in one `state`, in two files of `directory`: pixels, and their checksums.
 
     A checksum is written after its pixels. What a killed run or a power cut has left undone does not match, and counts
-    as not there. A disk that gets full during the run ends the keeping, not the run.
+    as not cached. A disk that gets full during the run ends the caching, not the run.
 
     Raises:
         InputError: the directory cannot be written, or has no room for so many images.

@@ -1,17 +1,15 @@
-"""Kaggle's layout of a data set: which shards make up a split, how many records they declare, the classes."""
+"""Find the shards of a data set in Kaggle's layout, and the counts that their names declare."""
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
-from flowers.data.storage.remote import AnyPath, entries, open_root, read_text
+from flowers.data.storage.remote import AnyPath, entries, open_root
 from flowers.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -24,7 +22,6 @@ DOWNLOAD = "kaggle competitions download -c flower-classification-with-tpus"
 
 _SHARD_NAME = re.compile(r"(?P<number>\d+)-(?P<size>\d+)x(?P=size)-(?P<count>\d+)\.tfrec")
 _DIRECTORY_NAME = re.compile(r"tfrecords-jpeg-(?P<size>\d+)x(?P=size)")
-_RESOURCES = files("flowers.data") / "resources"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +40,9 @@ class ShardFile:
 
 
 def find_root(root: str | Sequence[str], storage_options: Mapping[str, Any]) -> AnyPath:
-    """Open a data set's directory: a path or a URL or, of several, the first that is there.
+    """Open a data set's directory: a path or a URL or, of several, the first that exists.
 
-    A single one is not looked for: it may be generated yet.
+    A single one need not exist: it may be generated later.
 
     Raises:
         InputError: none of several is there; see `open_root` for the others.
@@ -65,7 +62,7 @@ def find_root(root: str | Sequence[str], storage_options: Mapping[str, Any]) -> 
 
 
 def size_directory(root: Place, image_size: int) -> Place:
-    """The directory of one resolution."""
+    """Return the directory of one resolution."""
     return cast(Place, root / f"tfrecords-jpeg-{image_size}x{image_size}")
 
 
@@ -80,7 +77,7 @@ def image_sizes(root: AnyPath) -> list[int]:
 
 
 def shard_name(number: int, image_size: int, count: int) -> str:
-    """A shard's file name: `00-192x192-798.tfrec`."""
+    """Return a shard's file name: `00-192x192-798.tfrec`."""
     return f"{number:02d}-{image_size}x{image_size}-{count}.tfrec"
 
 
@@ -91,7 +88,7 @@ def find_shards(root: AnyPath, split: Split, image_size: int) -> list[ShardFile]
         InputError: the data set, the resolution or the split is not there, the split is empty, or the data set's
             preparation is unfinished.
     """
-    _in_root(root)
+    require_root(root)
     sized = size_directory(root, image_size)
     if entries(sized) is None:
         there = image_sizes(root)
@@ -149,7 +146,12 @@ def check_plan(root: AnyPath, names: Collection[str]) -> None:
         )
 
 
-def _in_root(root: AnyPath) -> list[AnyPath]:
+def require_root(root: AnyPath) -> list[AnyPath]:
+    """List a data set's directory.
+
+    Raises:
+        InputError: there is no such directory, or its preparation is unfinished.
+    """
     found = _finished_entries(root)
     if found is None and isinstance(root, Path):
         raise InputError(
@@ -169,37 +171,3 @@ def _in_root(root: AnyPath) -> list[AnyPath]:
 def _shard_file(path: AnyPath) -> ShardFile:
     match = _SHARD_NAME.fullmatch(path.name)
     return ShardFile(path, int(match["count"]), int(match["number"])) if match else ShardFile(path, None)
-
-
-def kaggle_class_names() -> list[str]:
-    """The competition's 104 class names in label order."""
-    return (_RESOURCES / "flowers104_classes.txt").read_text("utf-8").split("\n")[:104]
-
-
-def kaggle_train_counts() -> list[int]:
-    """The competition's number of training images of each class, in label order."""
-    counts: list[int] = json.loads((_RESOURCES / "flowers104_train_counts.json").read_text())
-    return counts
-
-
-def read_class_names(root: AnyPath) -> list[str]:
-    """The data set's class names: the lines of its `classes.txt`, or the competition's 104 where it has none.
-
-    Raises:
-        InputError: the directory is missing, its preparation is unfinished, or `classes.txt` is empty or names a class
-            twice.
-    """
-    _in_root(root)
-    path = root / "classes.txt"
-    text = read_text(path)
-    if text is None:
-        return kaggle_class_names()
-    names = text.rstrip("\n").split("\n")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice or not all(names):
-        raise InputError(
-            f"{path}: expected one distinct class name a line, found "
-            + (f"{twice[0]!r} twice." if twice else "an empty line.")
-            + " Mend the file: line N is label N - 1."
-        )
-    return names

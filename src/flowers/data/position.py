@@ -1,4 +1,4 @@
-"""Where in the data a run is: kept in its checkpoints, so that a resumed run goes on with the very next batch."""
+"""The position of a run in its data, saved in checkpoints so that a resumed run continues with the next batch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Position:
 
 
 def position_of(trainer: L.Trainer, order: Mapping[str, Any]) -> Position:
-    """Where a training is, whether a checkpoint is made after a step, after a validation or after an epoch.
+    """Return the position of a training, whether a checkpoint is made after a step, a validation or an epoch.
 
     Batches are counted as the training takes them, not as workers make them, so those that are ahead do not count.
     """

@@ -1,4 +1,4 @@
-"""The order of records: a pure function of seed and epoch, so the same for any number of workers and ranks."""
+"""Order the records: a pure function of seed and epoch, the same for any number of workers and ranks."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch.utils.data import DistributedSampler, SequentialSampler
 Balance = Literal["sqrt", "full"]
 
 PADDING = -1
-"""In place of a record's number: none, so that every rank has as many whole batches."""
+"""In place of a record's number: no record, so that every rank has as many whole batches."""
 
 
-class Draw(NamedTuple):
-    """A record to read: its augmentation depends on these three and the seed, and on nothing else.
+class SampleIndex(NamedTuple):
+    """Identifies a sample: its augmentation depends on these three and the seed, and on nothing else.
 
-    epoch: in which it is drawn.
+    epoch: the epoch.
     number: the record's.
-    repeat: how often the epoch drew it before.
+    repeat: how often the epoch had this record before.
     """
 
     epoch: int
@@ -30,7 +30,7 @@ class Draw(NamedTuple):
 
 
 def class_weights(labels: NDArray[np.int64], balance: Balance) -> NDArray[np.float64]:
-    """Each record's weight in sampling, float64 `[N]`, from the records' labels, int64 `[N]`, none below 0.
+    """Return each record's weight in sampling, float64 `[N]`, by the records' labels, int64 `[N]`, none below 0.
 
     With `sqrt` a class is drawn in proportion to the square root of its count, with `full` each class equally often.
     """
@@ -47,7 +47,7 @@ def epoch_order(
     global_batch_size: int,
     weights: NDArray[np.float64] | None = None,
 ) -> NDArray[np.int64]:
-    """The record numbers of an epoch's global batches, one after the other, int64 `[K * global_batch_size]`.
+    """Return the record numbers of an epoch's global batches, one after the other, int64 `[K * global_batch_size]`.
 
     In order, that is each of `numbers`, int64 `[N]`, once. Shuffled, it is as many of them as fill global
     batches: the rest, less than one, is dropped, and none a second time before all others were. Fewer
@@ -66,12 +66,12 @@ def epoch_order(
 
 
 def _kept_count(count: int, global_batch_size: int, shuffle: bool) -> int:
-    """How many draws an epoch makes of `count` records: shuffled, those that fill global batches, if they fill one."""
+    """Return how many of `count` records an epoch has: shuffled, those that fill global batches, if they fill one."""
     return count - count % global_batch_size if shuffle and count >= global_batch_size else count
 
 
 def _rotate(numbers: NDArray[np.int64], seed: int, epoch: int, kept: int) -> NDArray[np.int64]:
-    """`kept` of the numbers. What is dropped is a window that moves on over one permutation, epoch by epoch."""
+    """Keep `kept` of the numbers. Those dropped are a window that moves on over one permutation, epoch by epoch."""
     dropped = len(numbers) - kept
     # A stream of its own: the seed's first is epoch 0's, for numpy takes [seed] for [seed, 0].
     (generator,) = np.random.default_rng(seed).spawn(1)
@@ -79,22 +79,22 @@ def _rotate(numbers: NDArray[np.int64], seed: int, epoch: int, kept: int) -> NDA
 
 
 def _resample(
-    numbers: NDArray[np.int64], weights: NDArray[np.float64], draws: int, generator: np.random.Generator
+    numbers: NDArray[np.int64], weights: NDArray[np.float64], count: int, generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """`draws` of the numbers in proportion to their weights, each floor or ceil of its expected times.
+    """Draw `count` of the numbers in proportion to their weights, each floor or ceil of its expected times.
 
     Systematic resampling over a shuffled order: Kitagawa 1996, "Monte Carlo Filter and Smoother for Non-Gaussian
     Nonlinear State Space Models", J. Comput. Graph. Stat. 5(1).
     """
     shuffled = generator.permutation(len(numbers))
-    edges = np.cumsum(weights[shuffled]) * (draws / weights.sum())
-    points = np.arange(draws) + generator.random()
+    edges = np.cumsum(weights[shuffled]) * (count / weights.sum())
+    points = np.arange(count) + generator.random()
     # Without the last edge, which rounding may put before the last point.
     return numbers[shuffled[np.searchsorted(edges[:-1], points, side="right")]]
 
 
-def earlier_draws(order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How often each entry of `order`, int64 `[N]`, stands in it before, int64 `[N]`."""
+def count_earlier(order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Count how often each entry of `order`, int64 `[N]`, stands in it before, int64 `[N]`."""
     count = len(order)
     # A stable argsort, by distinct keys: numpy sorts values several times as fast as it finds their order.
     number, position = np.divmod(np.sort(order * count + np.arange(count)), count)
@@ -103,8 +103,8 @@ def earlier_draws(order: NDArray[np.int64]) -> NDArray[np.int64]:
     return earlier
 
 
-class EpochSampler(DistributedSampler[Draw]):
-    """One rank's draws from `numbers`, epoch by epoch, in whole batches, as many as every other rank's.
+class EpochSampler(DistributedSampler[SampleIndex]):
+    """Yields one rank's sample indices, epoch by epoch, in whole batches, as many as every other rank's.
 
     The k-th batches of all ranks together are the k-th global batch, which depends on `ranks * batch_size` only. Like
     any `DistributedSampler`, it is left in place by Lightning, which gives other samplers one of its own.
@@ -113,7 +113,7 @@ class EpochSampler(DistributedSampler[Draw]):
         numbers: the record numbers to draw from, int64 `[N]`.
         seed: of the order.
         shuffle: for training; otherwise each record once, in order.
-        batch_size: draws a batch, on each rank.
+        batch_size: samples a batch, on each rank.
         rank: this process's.
         ranks: how many there are.
         epoch: the first; Lightning calls `set_epoch` from then on.
@@ -159,15 +159,15 @@ class EpochSampler(DistributedSampler[Draw]):
         """The epoch whose order and augmentations are drawn."""
         return self.epoch
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[SampleIndex]:
         epoch = self.drawn_epoch
-        numbers, repeats = self._draws()
+        numbers, repeats = self._own_part()
         for start in range(self.start_batch * self.batch_size, len(numbers), self.batch_size):
             batch = slice(start, start + self.batch_size)
-            yield from map(Draw, itertools.repeat(epoch), numbers[batch].tolist(), repeats[batch].tolist())
+            yield from map(SampleIndex, itertools.repeat(epoch), numbers[batch].tolist(), repeats[batch].tolist())
 
-    def _draws(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The epoch's record numbers and their repeats on this rank, each int64 `[len(self)]`."""
+    def _own_part(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the epoch's record numbers and their repeats on this rank, each int64 `[len(self)]`."""
         order = epoch_order(
             self.numbers,
             seed=self.seed,
@@ -176,7 +176,7 @@ class EpochSampler(DistributedSampler[Draw]):
             global_batch_size=self.ranks * self.batch_size,
             weights=self.weights,
         )
-        repeats = np.zeros_like(order) if self.weights is None else earlier_draws(order)
+        repeats = np.zeros_like(order) if self.weights is None else count_earlier(order)
         return order[self.rank :: self.ranks], repeats[self.rank :: self.ranks]
 
 

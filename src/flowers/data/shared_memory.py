@@ -1,7 +1,7 @@
-"""Shared memory in which workers make batches, used again and again.
+"""Shared memory in which workers make batches, allocated once and reused.
 
 A DataLoader's worker copies each batch into new shared memory, whose pages the kernel must first find and clear: at
-512 px that takes as long as decoding the pictures (docs/data.md has the figures). A ring is made once.
+512 px that takes as long as decoding the images (docs/data.md has the figures).
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowers.system.memory import SharedMemory
+from flowers.system.memfd import SharedMemory
 
 
-class Ring:
-    """Slots of shared memory, so many for each worker: the worker takes one, the main process gives it back.
+class SharedMemoryPool:
+    """Holds `slots` slots of shared memory for each worker: the worker takes one, the main process frees it.
 
-    A slot is given back when the last tensor that looks at it is gone, so a batch may be kept as long as one likes. A
-    worker whose slots are all taken has to do without. Each slot's flag is set by its worker alone and cleared by the
-    main process alone: no lock is needed.
+    A slot is freed with the last tensor that uses its memory, so a batch may be kept for any time. A worker whose slots
+    are all taken has to do without. Each slot's flag is set by its worker only and cleared by the main process only: no
+    lock is needed.
 
     Raises:
         OSError: there is not so much memory.
     """
 
-    _rings: ClassVar[weakref.WeakValueDictionary[int, Ring]] = weakref.WeakValueDictionary()
+    _pools: ClassVar[weakref.WeakValueDictionary[int, SharedMemoryPool]] = weakref.WeakValueDictionary()
     _keys: ClassVar[itertools.count[int]] = itertools.count()
 
     def __init__(self, workers: int, slots: int, slot_bytes: int) -> None:
@@ -42,15 +42,15 @@ class Ring:
         self.key = next(self._keys)
         self._flags = -(-workers * slots // mmap.PAGESIZE) * mmap.PAGESIZE  # bytes before the first slot
         self._memory = SharedMemory(self._flags + workers * slots * slot_bytes)
-        self._rings[self.key] = self
+        self._pools[self.key] = self
 
     @classmethod
-    def of(cls, key: int) -> Ring:
-        """This process's ring of that key."""
-        return cls._rings[key]
+    def of(cls, key: int) -> SharedMemoryPool:
+        """Return this process's pool of that key."""
+        return cls._pools[key]
 
     def take(self, worker: int) -> int | None:
-        """A free slot of this worker, now taken; None where there is none."""
+        """Take a free slot of this worker, or return None if all are taken."""
         taken = self._memory.array(0, self._flags)
         for slot in range(worker * self.slots, (worker + 1) * self.slots):
             if not taken[slot]:
@@ -59,16 +59,16 @@ class Ring:
         return None
 
     def array(self, slot: int, shape: Sequence[int]) -> NDArray[np.uint8]:
-        """A slot's memory, uint8 of that shape."""
+        """Return a slot's memory, uint8 of that shape."""
         return self._memory.array(self._flags + slot * self.slot_bytes, math.prod(shape)).reshape(shape)
 
     def tensor(self, slot: int, shape: Sequence[int]) -> Tensor:
-        """A slot's memory as a tensor, uint8 of that shape; the slot is free again when its storage is."""
+        """Return a slot's memory as a tensor, uint8 of that shape; the slot is freed with the tensor's storage."""
         array = self.array(slot, shape)
-        weakref.finalize(array, _give_back, self._memory.array(0, self._flags), slot, os.getpid()).atexit = False
+        weakref.finalize(array, _free, self._memory.array(0, self._flags), slot, os.getpid()).atexit = False
         return torch.from_numpy(array)
 
 
-def _give_back(taken: NDArray[np.uint8], slot: int, owner: int) -> None:
+def _free(taken: NDArray[np.uint8], slot: int, owner: int) -> None:
     if os.getpid() == owner:  # a forked child drops its copy of the tensor, while its parent's is still in use
         taken[slot] = 0

@@ -1,4 +1,4 @@
-"""Albumentations with a seed a picture, so that a picture's augmentation does not depend on who reads it, or when."""
+"""Seed Albumentations for each image, so that its augmentation does not depend on who reads it, or when."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Image = NDArray[np.uint8]
 
 
 class SeededTransform:
-    """Albumentations transforms, one after the other, as a pure function of image and draw.
+    """Applies Albumentations transforms, one after the other, as a pure function of image and sample index.
 
     Left to itself, Albumentations draws from generators that every DataLoader worker copies, and so
     repeats the same augmentations in each epoch. Here all draw from one generator, which is set to a place of its own
-    for each picture: Philox (Salmon et al. 2011) is a function of key and counter, so that costs a microsecond.
+    for each image: Philox (Salmon et al. 2011) is a function of key and counter, so that costs a microsecond.
 
     The transforms keep that generator: they serve no other SeededTransform afterwards.
     """
@@ -30,7 +30,7 @@ class SeededTransform:
 
     def _start(self) -> None:
         self._bits = np.random.Philox(key=self._seed)
-        # Nothing is left over in it from the picture before.
+        # Nothing is left over in it from the image before.
         self._state: Any = {**self._bits.state, "buffer_pos": 4, "has_uint32": 0}
         generator = np.random.Generator(self._bits)
         self._random = _PythonRandom(generator)
@@ -44,9 +44,9 @@ class SeededTransform:
         self.__dict__.update(state)
         self._start()
 
-    def __call__(self, image: Image, draw: Sequence[int]) -> Image:
-        """Transform an image, uint8 `[H, W, 3]`, with all randomness drawn for `draw`, three numbers."""
-        self._state["state"]["counter"][1:] = draw
+    def __call__(self, image: Image, index: Sequence[int]) -> Image:
+        """Transform an image, uint8 `[H, W, 3]`, with all randomness drawn for `index`, three numbers."""
+        self._state["state"]["counter"][1:] = index
         self._bits.state = self._state
         self._random.gauss_next = None  # of the two that `gauss` makes at once
         data: dict[str, Image] = {"image": image}
@@ -56,7 +56,7 @@ class SeededTransform:
 
 
 class _PythonRandom(random.Random):
-    """Python's random numbers from a NumPy generator: Python's own would take 5 µs to be seeded anew."""
+    """Draws Python's random numbers from a NumPy generator: Python's own would take 5 µs to be seeded anew."""
 
     def __init__(self, generator: np.random.Generator) -> None:
         super().__init__(0)

@@ -1,49 +1,34 @@
-"""How a DataLoader's workers start and end."""
+"""Start and end the workers of a DataLoader."""
 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import threading
 from multiprocessing.context import ForkServerContext
 
 import cv2
 
-from flowers.system.processes import end_with_parent
+from flowers.system.processes import accept_sigterm_from_parent_only, exit_with_parent
+from flowers.system.processor import available_cores
+
+
+def default_workers(processes: int) -> int:
+    """Return this process's part of the cores less one, 1 to 8, if `processes` of a run share the machine."""
+    return min(8, max(1, available_cores() // processes - 1))
 
 
 def fork_server() -> ForkServerContext:
-    """Workers from a process that has no threads: a fork of this one would inherit the locks of its threads."""
+    """Return a context that forks workers from a process without threads, whose locks they would inherit."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["flowers.data.collate"])
     return context
 
 
 def start_worker(worker: int) -> None:
-    """Start a worker with one thread, that ends when the process which it works for does, and not before."""
+    """Prepare a worker: one thread, and it ends when its parent does, not before."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C, too, goes to the whole process group
-    _heed_sigterm_of_parent_alone()
+    accept_sigterm_from_parent_only()
     cv2.setNumThreads(0)  # workers are the parallelism: without this each would have as many threads as there are cores
     # PyTorch's workers look at their parent's process number, which under a fork server is the server's: they would
     # outlive a training that is killed, and the server with them.
-    end_with_parent()
-
-
-def _heed_sigterm_of_parent_alone() -> None:
-    """Ignore SIGTERM, unless the process that this one works for sends it.
-
-    A scheduler sends it to the whole process group: without workers, a training could not finish the step that runs.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is None or not hasattr(signal, "sigwaitinfo"):  # macOS has none
-        return
-    parent_id = parent.pid
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-
-    def wait() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent_id:
-            pass
-        os._exit(0)
-
-    threading.Thread(target=wait, daemon=True).start()
+    exit_with_parent()

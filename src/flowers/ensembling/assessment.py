@@ -23,7 +23,7 @@ from flowers.ensembling.scores import (
 )
 from flowers.ensembling.validation import Blend, Rows, Validated, choose, cross_validate, cross_validate_choice
 from flowers.inference.submission import decide
-from flowers.system.cores import available_cores
+from flowers.system.processor import available_cores
 
 MOST_LEFT_OUT = 20
 """Members up to which each is left out in turn: every one of these is a cross-validation of its own."""

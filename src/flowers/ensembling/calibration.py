@@ -22,7 +22,7 @@ _ROWS = 4096
 
 
 def calibrated(log_p: Probabilities, temperatures: NDArray[np.float64]) -> Probabilities:
-    """Probabilities float32 `[M, N, K]` of log-probabilities `[M, N, K]` at each member's temperature `[M]`."""
+    """Compute probabilities float32 `[M, N, K]` of log-probabilities `[M, N, K]` at each member's temperature `[M]`."""
     result = np.empty_like(log_p)
     for member, temperature in enumerate(temperatures):
         for start in range(0, log_p.shape[1], _ROWS):
@@ -45,13 +45,13 @@ class Temperatures:
         self._losses = np.stack([_grid_losses(member, labels, parts) for member in log_p])
 
     def fitted(self, excluded: Collection[int] = ()) -> NDArray[np.float64]:
-        """The temperatures `[M]` that the rows of all parts but the `excluded` ask for."""
+        """Return the temperatures `[M]` that the rows of all parts but the `excluded` ask for."""
         kept = [part for part in range(self._losses.shape[1]) if part not in excluded]
         return np.array([1 / _lowest(losses) for losses in self._losses[:, kept].sum(axis=1)])
 
 
 def _grid_losses(log_p: Probabilities, labels: Labels, parts: Labels) -> NDArray[np.float64]:
-    """The sum of -log p of the truth over the rows of each part, at each sharpness of the grid: `[F, G]`."""
+    """Return the sum of -log p of the truth over the rows of each part, at each sharpness of the grid: `[F, G]`."""
     sums = np.zeros((int(parts.max()) + 1, len(_GRID)))
     for start in range(0, len(labels), _ROWS):
         rows = np.s_[start : start + _ROWS]
@@ -64,13 +64,13 @@ def _grid_losses(log_p: Probabilities, labels: Labels, parts: Labels) -> NDArray
 
 
 def _from_highest(log_p: Probabilities) -> Probabilities:
-    """Each row from its greatest value on, which becomes 0: at no sharpness does every class vanish."""
+    """Return each row from its greatest value on, which becomes 0: at no sharpness does every class vanish."""
     shifted: Probabilities = log_p - log_p.max(-1, keepdims=True)
     return shifted
 
 
 def _lowest(losses: NDArray[np.float64]) -> float:
-    """The sharpness with the lowest loss: the lowest of the grid, refined by the parabola through its neighbours."""
+    """Find the sharpness with the lowest loss: the lowest of the grid, refined by a parabola through its neighbours."""
     point = int(np.clip(losses.argmin(), 1, len(_GRID) - 2))
     below, here, above = losses[point - 1 : point + 2]
     curvature = below - 2 * here + above

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from flowers.data.folds import fold_of
-from flowers.ensembling.alignment import Joined, check_same_classes, join_test, join_validation
+from flowers.data.folds import assign_folds
+from flowers.ensembling.alignment import AlignedPredictions, align_test, align_validation, check_same_classes
 from flowers.ensembling.assessment import Assessment, assess
 from flowers.ensembling.members import Member, find_members
 from flowers.ensembling.methods import Method
@@ -92,9 +92,9 @@ def ensemble(settings: EnsembleSettings) -> Ensemble:
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".joined-", dir=directory) as scratch:
         # Both before anything slow, and before anything is written.
-        val = join_validation(members, Path(scratch), allow_missing=settings.allow_missing)
-        test = join_test(members, Path(scratch), allow_missing=settings.allow_missing) if tested else None
-        folds = fold_of(val.ids.to_pylist(), val.labels, folds=settings.folds, seed=settings.seed)
+        val = align_validation(members, Path(scratch), allow_missing=settings.allow_missing)
+        test = align_test(members, Path(scratch), allow_missing=settings.allow_missing) if tested else None
+        folds = assign_folds(val.ids.to_pylist(), val.labels, folds=settings.folds, seed=settings.seed)
         rows = Rows(log_probabilities(val.probabilities), val.labels, folds)
         assessment = assess(
             rows,
@@ -120,7 +120,7 @@ def ensemble(settings: EnsembleSettings) -> Ensemble:
 
 
 def _have_test(members: Sequence[Member]) -> bool:
-    """Whether there are test predictions: of all members, or of none."""
+    """Return whether there are test predictions: of all members, or of none."""
     without = [member for member in members if not member.test]
     if without and len(without) < len(members):
         val, source = without[0].val[0], without[0].provenance
@@ -132,26 +132,28 @@ def _have_test(members: Sequence[Member]) -> bool:
     return not without
 
 
-def _blended(joined: Joined, blend: Blend) -> Iterator[Probabilities]:
-    starts = range(0, len(joined.ids), _BLENDED_AT_ONCE)
+def _blended(aligned: AlignedPredictions, blend: Blend) -> Iterator[Probabilities]:
+    starts = range(0, len(aligned.ids), _BLENDED_AT_ONCE)
     for start in progress(starts, "Blending", len(starts)):
         rows = np.s_[:, start : start + _BLENDED_AT_ONCE]
-        yield blend(log_probabilities(joined.probabilities[rows]), joined.there[rows])
+        yield blend(log_probabilities(aligned.probabilities[rows]), aligned.there[rows])
 
 
-def _write(directory: Path, joined: Joined, parts: Iterable[Probabilities], provenance: Provenance) -> Path:
+def _write(
+    directory: Path, aligned: AlignedPredictions, parts: Iterable[Probabilities], provenance: Provenance
+) -> Path:
     path = directory / "predictions" / f"{provenance.split}.parquet"
     with PredictionsWriter(path, provenance.class_names) as writer:
         for probabilities in parts:
             rows = slice(writer.count, writer.count + len(probabilities))
-            labels = [None if label == NO_LABEL else label for label in joined.labels[rows].tolist()]
-            writer.write(joined.ids[rows].to_pylist(), labels, probabilities)
+            labels = [None if label == NO_LABEL else label for label in aligned.labels[rows].tolist()]
+            writer.write(aligned.ids[rows].to_pylist(), labels, probabilities)
         writer.finish(provenance)
     return path
 
 
 def _provenance(directory: Path, members: Sequence[Member], split: str) -> Provenance:
-    """Of the blend: as a member of another ensemble it costs what its members' models cost together."""
+    """Return of the blend: as a member of another ensemble it costs what its members' models cost together."""
     sources = [member.provenance for member in members for _ in member.val]
     parameters = [source.parameters for source in sources]
     speeds = [source.images_per_second for source in sources]
@@ -170,7 +172,7 @@ def _provenance(directory: Path, members: Sequence[Member], split: str) -> Prove
 
 
 def _summary(result: Ensemble, settings: EnsembleSettings) -> dict[str, Any]:
-    """All figures, as JSON has them."""
+    """Return all figures, as JSON has them."""
     assessment = result.assessment
     offsets = assessment.offsets
     return {

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowers.data.class_names import class_difference
 from flowers.errors import InputError
 from flowers.inference.predictions import Provenance, read_provenance
 
@@ -43,7 +44,7 @@ class Member:
 
 
 def find_members(runs: Sequence[str], own: Path | None = None) -> list[Member]:
-    """The members that run directories, globs of them and parquet files stand for, in their order.
+    """Return the members that run directories, globs of them and parquet files stand for, in their order.
 
     Args:
         runs: directories, files, or patterns of them.
@@ -104,7 +105,7 @@ def _val_file(path: Path) -> Path:
 
 
 def _test_file(val: Path) -> Path:
-    """The test predictions beside the validation ones: its name, with test for the last val or validation in it."""
+    """Return the test predictions' path: that of the validation ones, with test for the last val or validation."""
     *_, last = _VAL.finditer(val.name)
     return val.with_name(f"{val.name[: last.start()]}test{val.name[last.end() :]}")
 
@@ -118,7 +119,7 @@ def _check_unseen(path: Path, provenance: Provenance) -> None:
         )
     if provenance.split and not provenance.trained_on:
         raise InputError(
-            f"{path}: expected to be told what the model was trained on, found predictions of an earlier version. "
+            f"{path}: expected a record of what the model was trained on, found predictions of an earlier version. "
             f"Write them again with `python src/predict.py run={provenance.run} split=val`."
         )
     if provenance.trained_on not in ("", "train"):
@@ -142,7 +143,7 @@ def _member(group: Sequence[tuple[Path, Provenance]]) -> Member:
         )
     first = group[0][1]
     for path, provenance in group:
-        if differing := difference(first.class_names, provenance.class_names):
+        if differing := class_difference(first.class_names, provenance.class_names):
             raise InputError(f"{path}: expected the classes of {val[0]}, found {differing}. Predict both again.")
     for path, (own, provenance) in zip(there, group, strict=False):
         _check_weights_recorded(own, provenance)
@@ -166,7 +167,7 @@ def _check_each_model_once(files: Sequence[tuple[Path, Provenance]]) -> None:
 
 
 def _name(val: Path) -> str:
-    """The run's directory, of a file that lies where runs have theirs."""
+    """Return the run's directory, of a file that lies where runs have theirs."""
     return str(val.parent.parent if val.parent.name == "predictions" else val)
 
 
@@ -174,7 +175,7 @@ def _check_same_model(path: Path, test: Provenance, val: Provenance) -> None:
     """Raise `InputError` unless test predictions are of the model and the views that the validation ones are of."""
     if test.split not in ("", "test"):
         raise InputError(f"{path}: expected predictions of the test split, found those of {test.split}. Predict again.")
-    if differing := difference(val.class_names, test.class_names):
+    if differing := class_difference(val.class_names, test.class_names):
         raise InputError(
             f"{path}: expected the classes of the validation predictions, found {differing}. Predict again."
         )
@@ -213,12 +214,3 @@ def _check_folds(group: Sequence[tuple[Path, Provenance]]) -> None:
                 f"{runs[provenance.fold]} as well. Leave one out."
             )
         runs[provenance.fold] = provenance.run
-
-
-def difference(names: Sequence[str], others: Sequence[str]) -> str:
-    """How class names differ from those expected: their number and the first label with another; empty if not."""
-    if names == others:
-        return ""
-    pairs = enumerate(zip(names, others, strict=False))
-    differing = next((f"; label {label} is {a!r} there, {b!r} here" for label, (a, b) in pairs if a != b), "")
-    return f"{len(others)}{differing}"

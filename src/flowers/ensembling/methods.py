@@ -25,23 +25,23 @@ Plain choices, tuned on nothing: half a member, a tenth of one, a third more or 
 
 
 def fit_mean(members: Probabilities, labels: Labels) -> Pool:
-    """The mean of the probabilities."""
+    """Return the mean of the probabilities."""
     return LinearPool(equal_weights(len(members)))
 
 
 def fit_geometric(members: Probabilities, labels: Labels) -> Pool:
-    """The geometric mean of the probabilities."""
+    """Return the geometric mean of the probabilities."""
     count, _, classes = members.shape
     return LogarithmicPool(np.full((count, classes), 1 / count), np.zeros(classes))
 
 
 def fit_rank(members: Probabilities, labels: Labels) -> Pool:
-    """A vote of ranks."""
+    """Return a vote of ranks."""
     return RankPool(equal_weights(len(members)))
 
 
 def fit_weights(members: Probabilities, labels: Labels) -> Pool:
-    """The weighted mean with the least log loss.
+    """Return the weighted mean with the least log loss.
 
     Only the probability of the truth matters, and the problem is convex. Under w >= 0, the minimum of
     mean(-log(A w)) + sum(w) has weights that sum to one (Kim et al. 2020, arXiv:1806.01412), so
@@ -91,7 +91,7 @@ def fit_greedy(members: Probabilities, labels: Labels) -> Pool:
 
 
 def _next_votes(total: Probabilities, members: Probabilities) -> list[Labels]:
-    """What each member, added to the sum so far, would make of each row: `M` of `[N]`.
+    """Return what each member, added to the sum so far, would make of each row: `M` of `[N]`.
 
     A row whose first class leads the second by more than 1 keeps its class, whatever one more member says: after a few
     steps that is nearly all of them, and the others are all that is computed.

@@ -19,7 +19,7 @@ TAUS = np.linspace(0, 1.5, 31)
 
 
 def fit_offsets(probabilities: Probabilities, labels: Labels) -> NDArray[np.float64]:
-    """The offsets `[K]` with the highest macro F1 on probabilities `[N, K]`; of equal ones, the smallest."""
+    """Return the offsets `[K]` with the highest macro F1 on probabilities `[N, K]`; of equal ones, the smallest."""
     classes = probabilities.shape[1]
     # One row more for each class, so that a class without any has a frequency.
     frequency = (np.bincount(labels, minlength=classes) + 1) / (len(labels) + classes)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from flowers.ensembling.scores import Probabilities, log_probabilities
 
 TIE_BREAK = np.float32(1e-4)
-"""What a probability counts beside a vote: members that contradict each other are told apart by how sure they are."""
+"""What a probability counts beside a vote: members that contradict each other are ranked by how sure they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ Pool = LinearPool | LogarithmicPool | RankPool
 
 
 def equal_weights(members: int) -> NDArray[np.float64]:
-    """Weights `[M]` that count every member alike."""
+    """Return weights `[M]` that count every member alike."""
     return np.full(members, 1 / members)
 
 

@@ -22,7 +22,7 @@ SMALLEST = np.float32(1e-7)
 
 
 def log_probabilities(probabilities: Probabilities) -> Probabilities:
-    """log p of probabilities of any shape, none of them taken for less than `SMALLEST`."""
+    """Return log p of probabilities of any shape, none of them taken for less than `SMALLEST`."""
     return np.log(np.maximum(probabilities, SMALLEST))
 
 
@@ -36,7 +36,7 @@ class Estimate:
 
 
 def macro_f1(labels: Labels, predicted: Labels, class_count: int) -> float:
-    """The mean F1 of the classes that occur, as truth or as prediction: scikit-learn's `f1_score(average="macro")`."""
+    """Compute the mean F1 of the classes in truth or prediction: scikit-learn's `f1_score(average="macro")`."""
     counts = np.bincount(labels * class_count + predicted, minlength=class_count**2)
     confusion = counts.reshape(class_count, class_count)
     hits = confusion.diagonal()
@@ -44,7 +44,7 @@ def macro_f1(labels: Labels, predicted: Labels, class_count: int) -> float:
 
 
 def log_loss(labels: Labels, probabilities: Probabilities) -> float:
-    """The mean of -log p of the true class, of labels `[N]` and probabilities `[N, K]`."""
+    """Return the mean of -log p of the true class, of labels `[N]` and probabilities `[N, K]`."""
     true = probabilities[np.arange(len(labels)), labels]
     return float(-np.log(np.maximum(true, SMALLEST), dtype=np.float64).mean())
 
@@ -57,7 +57,7 @@ def estimate_macro_f1(labels: Labels, predicted: Labels, class_count: int, *, re
 def estimate_gain(
     labels: Labels, predicted: Labels, reference: Labels, class_count: int, *, resamples: int, seed: int
 ) -> Estimate:
-    """How much higher the macro F1 of `predicted` is than that of `reference`, on the same rows, with its interval."""
+    """Estimate how much the macro F1 of `predicted` exceeds that of `reference` on the same rows."""
     scores = _bootstrap(labels, [predicted, reference], class_count, resamples, seed)
     return _estimate(scores[0] - scores[1], (-1.0, 1.0))
 
@@ -98,10 +98,10 @@ def _mean_f1(hits: NDArray[Any], occurrences: NDArray[Any]) -> NDArray[np.float6
 
 
 def _estimate(scores: NDArray[np.float64], bounds: tuple[float, float]) -> Estimate:
-    """The percentile interval of the bootstrap, moved by twice its bias, within what the figure can be.
+    """Return the percentile interval of the bootstrap, moved by twice its bias, within what the figure can be.
 
     Macro F1 over rare classes falls with resampling, where classes are lost, as much as the score is already below what
-    it would be over all pictures there are; hence twice (Efron 1987, doi:10.1080/01621459.1987.10478410, on bias).
+    it would be over all images there are; hence twice (Efron 1987, doi:10.1080/01621459.1987.10478410, on bias).
     How often these intervals and plain percentiles hold the truth: docs/ensembling.md.
     """
     value, centre, resampled = scores[0], scores[1], scores[2:]

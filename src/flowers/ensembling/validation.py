@@ -30,7 +30,7 @@ class Blend:
     pool: Pool
 
     def __call__(self, log_p: Probabilities, there: NDArray[np.bool_] | None = None) -> Probabilities:
-        """Probabilities float32 `[N, K]` from the members' log-probabilities `[M, N, K]`.
+        """Compute probabilities float32 `[N, K]` from the members' log-probabilities `[M, N, K]`.
 
         Args:
             log_p: of the members.
@@ -65,15 +65,15 @@ class Rows:
         return int(self.log_p.shape[2])
 
     def temperatures(self, excluded: Collection[int] = ()) -> NDArray[np.float64]:
-        """The members' temperatures `[M]`, fitted to the rows of all folds but the `excluded`."""
+        """Return the members' temperatures `[M]`, fitted to the rows of all folds but the `excluded`."""
         return self._temperatures.fitted(excluded)
 
     def calibrated(self, chosen: NDArray[np.bool_], excluded: Collection[int] = ()) -> Probabilities:
-        """The members' probabilities `[M, n, K]` of the chosen rows, at the temperatures of folds not `excluded`."""
+        """Return the members' probabilities `[M, n, K]` of chosen rows, at the temperatures of folds not `excluded`."""
         return calibrated(self.log_p[:, chosen], self.temperatures(excluded))
 
     def fit(self, methods: Sequence[Method], excluded: Collection[int] = ()) -> dict[Method, Pool]:
-        """Each method's pool, fitted to the rows of all folds but the `excluded`; what was fitted once is kept."""
+        """Return each method's pool, fitted to the rows of all folds but the `excluded`; fits are cached."""
         left_out = frozenset(excluded)
         due = [method for method in methods if (left_out, method) not in self._pools]
         if due:
@@ -97,13 +97,13 @@ class Validated:
 
 
 def cross_validate(rows: Rows, methods: Sequence[Method]) -> dict[Method, Validated]:
-    """Each method, fitted outside of each fold and applied to it; the decision is the most probable class."""
+    """Return each method, fitted outside of each fold and applied to it; the decision is the most probable class."""
     probabilities = _out_of_fold(rows, methods, excluded=())
     return {method: Validated(each, each.argmax(-1)) for method, each in probabilities.items()}
 
 
 def _out_of_fold(rows: Rows, methods: Sequence[Method], excluded: Collection[int]) -> dict[Method, Probabilities]:
-    """Probabilities `[N, K]` of each row from fits without its fold and the `excluded`, whose rows stay zero."""
+    """Predict probabilities `[N, K]` of each row by fits without its fold and the `excluded`, whose rows stay zero."""
     shape = rows.log_p.shape[1:]
     result: dict[Method, Probabilities] = {method: np.zeros(shape, np.float32) for method in methods}
     for fold in range(rows.fold_count):
@@ -117,7 +117,7 @@ def _out_of_fold(rows: Rows, methods: Sequence[Method], excluded: Collection[int
 
 
 def choose(probabilities: Mapping[Method, Probabilities], labels: Labels) -> Method:
-    """The method with the highest macro F1; of equal ones the one with the lowest log loss, then the simplest."""
+    """Choose the method with the highest macro F1; of equal ones that with the lowest log loss, then the simplest."""
     simplest = list(METHODS)
 
     def merit(method: Method) -> tuple[float, float, int]:
@@ -128,7 +128,7 @@ def choose(probabilities: Mapping[Method, Probabilities], labels: Labels) -> Met
 
 
 def cross_validate_choice(rows: Rows, outer: Mapping[Method, Validated], *, offsets: bool) -> Validated:
-    """What `choose` among the methods of `outer` leads to, with class `offsets` or without, fold by fold.
+    """Return what `choose` among the methods of `outer` leads to, with class `offsets` or without, fold by fold.
 
     For each fold a method is chosen, and offsets are fitted, by a cross-validation within the other folds.
     """

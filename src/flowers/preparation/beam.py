@@ -49,7 +49,7 @@ def _import_beam() -> Any:
 
 
 def _input_error(error: Exception) -> str | None:
-    """The message of an `InputError` that a task raised: runners add to its text, or hand it on in a traceback's."""
+    """Find the message of an `InputError` that a task raised: runners add to its text, or wrap it in a traceback's."""
     text = f"{type(error).__module__}.{type(error).__qualname__}: {error}"
     ours = re.escape(InputError.__module__)
     found = re.search(rf"{ours}\.\w+: (?P<message>.*?)( \[while running|\n\n|\Z)", text, re.DOTALL)

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from upath import UPath
 
 from flowers.data.layout import SPLITS, check_plan
+from flowers.data.storage.remote import open_path
 from flowers.errors import UNWRITABLE, InputError, first_few
 from flowers.preparation.manifest import PlannedImage, UnreadableImage, read_settings
 from flowers.preparation.plan import (
@@ -37,7 +38,7 @@ from flowers.preparation.plan import (
 )
 from flowers.preparation.runner import Spread
 from flowers.preparation.scan import changed_photographs, scan_source
-from flowers.preparation.source import Source, class_names, describe_ignored, list_source, open_path
+from flowers.preparation.source import Source, class_names, describe_ignored, list_source
 from flowers.preparation.tables import entries, read_table, write_table
 from flowers.preparation.writing import ShardTask, missing_shards, write_shards
 from flowers.system.atomic import remove_parts, whole_name, write_atomic
@@ -60,8 +61,8 @@ def prepare_folder(source: str, output: str, settings: Settings, spread: Spread)
         InputError: the source or the settings cannot give a data set, images cannot be read, or `output` cannot be
             written or holds something else: what another source or other settings gave.
     """
-    target = open_path(output)
-    _check_output(target, open_path(source))
+    target = UPath(open_path(output, "output"))
+    _check_output(target, UPath(open_path(source, "source")))
     found = list_source(source)
     with _alone(target):
         _remove_unfinished(target)
@@ -104,7 +105,7 @@ def _check_output(output: UPath, source: UPath) -> None:
 
 
 def _resolved(path: UPath) -> UPath:
-    """The path without links; of a URL, as it is."""
+    """Return the path without links; of a URL, as it is."""
     return path.resolve() if isinstance(path, Path) else path.absolute()
 
 
@@ -138,7 +139,7 @@ def _remove_unfinished(output: UPath) -> None:
 
 
 def _cannot_write(output: UPath, error: OSError) -> InputError:
-    return InputError(f"{output}: cannot be written: {error.strerror or error}. Mend that, or set output to another.")
+    return InputError(f"{output}: cannot be written: {error.strerror or error}. Fix that, or set output to another.")
 
 
 def _write_class_names(output: UPath, plan: Sequence[PlannedImage]) -> None:
@@ -146,7 +147,7 @@ def _write_class_names(output: UPath, plan: Sequence[PlannedImage]) -> None:
 
 
 def _finish(output: UPath) -> None:
-    """The last acts: of these, the manifest is the very last."""
+    """Finish the data set; the manifest comes last of all."""
     if entries(output / "scan"):
         output.fs.rm((output / "scan").path, recursive=True)
     if not (output / "manifest.csv").exists():
@@ -154,7 +155,7 @@ def _finish(output: UPath) -> None:
 
 
 def _planned(source: Source, output: UPath, settings: Settings) -> list[PlannedImage]:
-    """The plan of an earlier call, whose settings and source must be those of this one."""
+    """Return the plan of an earlier call, whose settings and source must be those of this one."""
     finished = output / "manifest.csv"
     plan = read_table(finished if finished.exists() else output / "plan.csv", PlannedImage)
     differences = [
@@ -207,7 +208,7 @@ def _check_readable(source: Source, bad: Sequence[UnreadableImage], output: UPat
     if bad and settings.on_bad_image == "stop":
         raise InputError(
             f"{source.directory}: {found}:\n  {first_few([f'{image.path}: {image.fault}' for image in bad])}\n"
-            f"All of them are in {output / 'unreadable.csv'}. Mend or remove them, or leave them out with "
+            f"All of them are in {output / 'unreadable.csv'}. Fix or remove them, or leave them out with "
             "on_bad_image=skip; the others need no second scan."
         )
     if bad:

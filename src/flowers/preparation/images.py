@@ -19,7 +19,7 @@ _LEAST_FOR_HASH = 128  # pixels a side: the hash is taken at 64
 
 
 def decode(data: bytes, least: int) -> Image.Image:
-    """The image in a file's bytes: its first frame, upright as its EXIF orientation says, RGB, over white.
+    """Decode the image in a file's bytes: its first frame, upright as its EXIF orientation says, RGB, over white.
 
     Args:
         data: the file's bytes.
@@ -42,7 +42,7 @@ def decode(data: bytes, least: int) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The image as 8-bit RGB: transparency over white, 16-bit grey scaled down.
+    """Convert an image to 8-bit RGB: transparency over white, 16-bit grey scaled down.
 
     Raises:
         ValueError: floating-point pixels, of which only their maker knows what is white.
@@ -59,7 +59,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def square_jpeg(image: Image.Image, size: int) -> bytes:
-    """The largest centred square of an RGB image, antialiased to `size` pixels a side, as a JPEG without metadata."""
+    """Crop the largest centred square of an RGB image, reduce it to `size` pixels, and encode it without metadata."""
     square = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
     square.info = {}  # Pillow would carry a comment over
     file = io.BytesIO()
@@ -68,9 +68,9 @@ def square_jpeg(image: Image.Image, size: int) -> bytes:
 
 
 def perceptual_hash(data: bytes) -> str:
-    """The perceptual hash (pHash) of an image file, `HASH_BITS` bits as hex digits.
+    """Compute the perceptual hash (pHash) of an image file, `HASH_BITS` bits as hex digits.
 
-    Near in Hamming distance for the same picture at another size or quality, in grey, brighter, or slightly cropped;
+    Near in Hamming distance for the same image at another size or quality, in grey, brighter, or slightly cropped;
     not for a mirrored or turned one.
 
     Raises:

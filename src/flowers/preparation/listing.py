@@ -150,7 +150,7 @@ def _size(file: Path) -> int:
 
 
 def _list_remote(directory: UPath) -> Listing:
-    """The same from as few listings as there may be: asking for each file's size would take a round trip each."""
+    """List the same remotely, from as few listings as possible: asking for each file's size takes a round trip."""
     listing = Listing()
     for path, is_folder, size in _find(directory.fs, directory.path):
         inside = posixpath.relpath(path, directory.path)

@@ -41,7 +41,7 @@ class Settings:
 
     @classmethod
     def of(cls, config: Mapping[Any, Any]) -> Settings:
-        """From `configs/prepare_folder.yaml`, as it is composed: sizes in order, and each once.
+        """Return from `configs/prepare_folder.yaml`, as it is composed: sizes in order, and each once.
 
         Raises:
             InputError: val and test leave nothing for train.
@@ -107,7 +107,7 @@ def deal(members: NDArray[np.int64], shards: int, rng: np.random.Generator) -> l
 
 
 def image_ids(paths: Sequence[str]) -> list[str]:
-    """An id for each path, from the path alone: 9 hex digits, more for all of them if two were the same."""
+    """Return an id for each path, from the path alone: 9 hex digits, more for all of them if two were the same."""
     digests = [hashlib.sha256(path.encode()).hexdigest() for path in paths]
     digits = ID_DIGITS
     while len({digest[:digits] for digest in digests}) < len(set(paths)):
@@ -116,7 +116,7 @@ def image_ids(paths: Sequence[str]) -> list[str]:
 
 
 def settings_json(settings: Settings) -> str:
-    """The settings as the text of `prepare.json`."""
+    """Return the settings as the text of `prepare.json`."""
     return json.dumps(asdict(settings), indent=2) + "\n"
 
 
@@ -132,7 +132,7 @@ def settings_differences(found: Mapping[str, Any], settings: Settings) -> list[s
 def source_differences(
     planned: Sequence[PlannedImage | UnreadableImage], photographs: Sequence[Photograph]
 ) -> list[str]:
-    """What has been added to, removed from or changed in the source since it was planned."""
+    """Return what has been added to, removed from or changed in the source since it was planned."""
     before = {image.path: (image.label, image.bytes) for image in planned}
     now = {image.path: (image.label, image.bytes) for image in photographs}
     return [
@@ -147,7 +147,7 @@ def source_differences(
 
 
 def equal_files_of_several_classes(plan: Sequence[PlannedImage]) -> list[str]:
-    """Files that are equal byte for byte but have different labels, each set of them as one line."""
+    """Return files that are equal byte for byte but have different labels, each set of them as one line."""
     alike: dict[str, list[PlannedImage]] = {}
     for image in sorted(plan, key=lambda image: image.path):
         alike.setdefault(image.sha256, []).append(image)
@@ -159,12 +159,12 @@ def equal_files_of_several_classes(plan: Sequence[PlannedImage]) -> list[str]:
 
 
 def groups_of_several_classes(plan: Sequence[PlannedImage]) -> int:
-    """How many groups of near-duplicates hold images of more than one class."""
+    """Return how many groups of near-duplicates hold images of more than one class."""
     pairs = {(image.group, image.label) for image in plan}
     return sum(count > 1 for count in Counter(group for group, _ in pairs).values())
 
 
 def classes_without(plan: Sequence[PlannedImage], split: Split) -> list[str]:
-    """The classes of which a split has no image."""
+    """Return the classes of which a split has no image."""
     there = {image.label for image in plan if image.split == split}
     return [name for name in class_names(image.label for image in plan) if name not in there]

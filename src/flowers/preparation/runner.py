@@ -1,17 +1,12 @@
-"""Independent tasks on the cores of this machine."""
+"""Run independent tasks, on the cores of this machine or elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from rich import get_console
-from rich.progress import Progress
-
-from flowers.errors import InputError
-from flowers.system.processes import process_pool
+from flowers.progress import progress
+from flowers.system.processes import map_on_processes
 
 Spread = Callable[[Callable[[Any], int], Sequence[Any], str, int], None]
 """Calls a function with every task, wherever that is: `spread(work, tasks, description, total)`.
@@ -26,14 +21,5 @@ def run_on_processes(work: Callable[[Any], int], tasks: Sequence[Any], descripti
     Raises:
         InputError: a task raised one, or the system has killed a worker.
     """
-    quiet = not get_console().is_terminal  # where it would leave empty lines
-    try:
-        with Progress(transient=True, disable=quiet) as progress, process_pool(len(tasks)) as pool:
-            bar = progress.add_task(description, total=total)
-            for future in as_completed([pool.submit(work, task) for task in tasks]):
-                progress.advance(bar, future.result())
-    except BrokenProcessPool:
-        raise InputError(
-            "A worker process was killed, as the system does where memory runs out. Run it again: it goes on where "
-            "it stopped. On fewer cores it needs less: taskset -c 0 python src/prepare.py ..."
-        ) from None
+    for _ in progress(map_on_processes(work, tasks), description, total, size=int):
+        pass

@@ -38,7 +38,7 @@ class Scan:
 
 
 def scan_source(source: Source, output: UPath, spread: Spread) -> dict[str, Scan]:
-    """What each photograph is, by path; those that an earlier call has read well are not read again."""
+    """Return what each photograph is, by path; those that an earlier call has read well are not read again."""
     parts = output / "scan"
     parts.mkdir(parents=True, exist_ok=True)
     known = _scanned(parts)
@@ -51,7 +51,7 @@ def scan_source(source: Source, output: UPath, spread: Spread) -> dict[str, Scan
 
 
 def _scanned(parts: UPath) -> dict[tuple[str, int], Scan]:
-    """All scans by path and size; of two of a file, the one without a fault, which has been mended since the other."""
+    """Read all scans by path and size; of two of a file, the one without a fault, which is the later one."""
     files = [file for file in entries(parts) if file.name.endswith(".csv")]
     scans = [scan for file in files for scan in read_table(file, Scan)]
     return {(scan.path, scan.bytes): scan for scan in sorted(scans, key=lambda scan: not scan.fault)}
@@ -67,15 +67,15 @@ def scan_part(directory: UPath, parts: UPath, photographs: Sequence[Photograph])
 
 def scan_photograph(file: UPath, photograph: Photograph) -> Scan:
     """Read a photograph once, and decode all of it."""
-    digest, picture, fault = "", "", ""
+    digest, image_hash, fault = "", "", ""
     try:
         data = file.read_bytes()
-        digest, picture = hashlib.sha256(data).hexdigest(), perceptual_hash(data)
+        digest, image_hash = hashlib.sha256(data).hexdigest(), perceptual_hash(data)
     except OSError as error:
         fault = error.strerror or str(error)  # which would name the path again
     except ValueError as error:
         fault = " ".join(str(error).split())
-    return Scan(photograph.path, photograph.bytes, digest, picture, fault)
+    return Scan(photograph.path, photograph.bytes, digest, image_hash, fault)
 
 
 def changed_photographs(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from upath import UPath
 
+from flowers.data.storage.remote import open_path
 from flowers.errors import InputError, first_few
 from flowers.preparation.listing import list_files
 
@@ -40,20 +41,6 @@ class Source:
     ignored: Counter[str]
 
 
-def open_path(text: str) -> UPath:
-    """A local path or an fsspec URL (`gs://bucket/photos`).
-
-    Raises:
-        InputError: nothing installed reads such URLs.
-    """
-    try:
-        path = UPath(text)
-        assert path.fs is not None  # made, and the package behind it imported, only now
-    except (ImportError, ValueError) as error:
-        raise InputError(f"{text}: expected a path or a URL that fsspec knows: {error}") from None
-    return path
-
-
 def list_source(text: str) -> Source:
     """List the photographs of a directory of class folders, or of a CSV file.
 
@@ -61,7 +48,7 @@ def list_source(text: str) -> Source:
         InputError: there is no such source, it has no classes, a class is empty or cannot be named in `classes.txt`,
             the CSV lacks a column or lists what is not there, or something cannot be read.
     """
-    path = open_path(text)
+    path = UPath(open_path(text, "source"))
     try:
         source = _list(path, text)
     except OSError as error:
@@ -139,7 +126,7 @@ def _list_csv(file: UPath) -> Source:
     if missing:
         raise InputError(
             f"{file}: {len(missing)} of {len(lines)} listed files do not exist (looked for below {directory}):\n  "
-            f"{first_few(missing)}\nPaths are relative to the CSV file: mend them, or move it."
+            f"{first_few(missing)}\nPaths are relative to the CSV file: fix them, or move it."
         )
     photographs = [Photograph(path, label, size or 0) for (_, path, label), size in zip(lines, sizes, strict=True)]
     return Source(directory, sorted(photographs, key=lambda photograph: photograph.path), Counter())
@@ -200,5 +187,5 @@ def _is_text(name: str) -> bool:
 
 
 def class_names(labels: Iterable[str]) -> list[str]:
-    """The classes in label order: sorted by name."""
+    """Return the classes in label order: sorted by name."""
     return sorted(set(labels))

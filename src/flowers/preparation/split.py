@@ -15,7 +15,7 @@ _BLOCK = (
 
 
 def hash_words(hashes: Sequence[str]) -> NDArray[np.uint64]:
-    """Hashes of as many hex digits each, as uint64 `[N, W]`."""
+    """Parse hashes, of as many hex digits each, as uint64 `[N, W]`."""
     data = bytes.fromhex("".join(hashes))
     return np.frombuffer(data, ">u8").reshape(len(hashes), -1).astype(np.uint64)
 
@@ -46,7 +46,7 @@ def near_duplicate_groups(words: NDArray[np.uint64], distance: int) -> NDArray[n
 
 
 def _distances(columns: NDArray[np.uint64], start: int) -> NDArray[np.uint16]:
-    """The bits between each image in the block at `start` and each from there on, `[block, N - start]`.
+    """Return the bits between each image in the block at `start` and each from there on, `[block, N - start]`.
 
     Args:
         columns: a hash each, uint64 `[W, N]`.
@@ -59,7 +59,7 @@ def _distances(columns: NDArray[np.uint64], start: int) -> NDArray[np.uint16]:
 
 
 def _join(group: NDArray[np.int64], one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The groups, int64 `[N]`, when those of each pair of images are joined."""
+    """Return the groups, int64 `[N]`, when those of each pair of images are joined."""
     links = coo_array((np.ones(len(one), np.bool_), (group[one], group[other])), (len(group), len(group)))
     joined: NDArray[np.int64] = connected_components(links, directed=False)[1][group].astype(np.int64)
     return joined
@@ -108,13 +108,13 @@ def _groups_of_several_classes(labels: NDArray[np.int64], groups: NDArray[np.int
 
 
 def _by_group(members: NDArray[np.int64], groups: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """The members of each group, in order of group."""
+    """Return the members of each group, in order of group."""
     _, sizes = np.unique(groups[members], return_counts=True)
     return np.split(members[np.argsort(groups[members], kind="stable")], np.cumsum(sizes)[:-1]) if len(members) else []
 
 
 def class_quota(count: int, val: float, test: float, rng: np.random.Generator) -> NDArray[np.int64]:
-    """How many of a class's images go to train, val and test: by largest remainders, and at least one to train.
+    """Return how many of a class's images go to train, val and test: by largest remainders, and at least one to train.
 
     Equal remainders are drawn for: where many classes are small, no split wins them all.
     """

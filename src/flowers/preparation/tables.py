@@ -47,6 +47,6 @@ def read_table(path: UPath, kind: type[Row]) -> list[Row]:
 
 
 def entries(directory: UPath) -> list[UPath]:
-    """What a directory holds now; nothing where there is none, as on object stores, which have no empty directories."""
+    """List what a directory holds now: nothing if it does not exist, as object stores have no empty directories."""
     directory.fs.invalidate_cache()  # other processes write, too
     return sorted(directory.iterdir(), key=lambda path: path.name) if directory.is_dir() else []

@@ -94,7 +94,7 @@ def _is_whole(path: UPath, count: int) -> bool:
         return False
     except OSError as error:
         raise unreadable(path, error) from None
-    return index.fault is None and len(index) == count
+    return index.problem is None and len(index) == count
 
 
 def write_planned_shard(directory: UPath, output: UPath, largest: int, task: ShardTask) -> int:
@@ -116,9 +116,9 @@ def write_planned_shard(directory: UPath, output: UPath, largest: int, task: Sha
         }
         for image in task.images:
             # Twice the pixels that are needed: libjpeg's averages and then Lanczos come close to Lanczos alone.
-            picture = _decode_unchanged(directory / image.path, image.sha256, 2 * largest)
+            decoded = _decode_unchanged(directory / image.path, image.sha256, 2 * largest)
             for size, append in shards.items():
-                append(encode_example(Record(image.id, square_jpeg(picture, size), image.label)))
+                append(encode_example(Record(image.id, square_jpeg(decoded, size), image.label)))
     return len(task.images)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Column, Table
 
-from flowers.preparation.verify import Kind, Verification
+from flowers.preparation.findings import Kind
+from flowers.preparation.verify import Verification
 
 SHOWN = 5
 """Findings of a kind that are printed."""

@@ -1,4 +1,4 @@
-"""Drawing one photograph-like picture of a species: pose, light, background and occlusion vary, traits do not."""
+"""Drawing one photograph-like image of a species: pose, light, background and occlusion vary, traits do not."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from flowers.synthetic.species import LINE_PERIOD, PetalTip, Species
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 
 SIDE = 512
-"""Pictures are drawn at this many pixels a side, and reduced from there."""
+"""Images are drawn at this many pixels a side, and reduced from there."""
 
 _SUBPIXEL_BITS = 4  # cv2 takes polygon corners as fixed-point numbers with this many fractional bits
 _BACKGROUND_SIDE = 128  # drawn small and enlarged: that is the lens's blur
@@ -32,27 +32,27 @@ class Head:
     lean: float
 
 
-def draw_picture(species: Species, rng: np.random.Generator) -> Picture:
-    """One picture of `species`, uint8 `[512, 512, 3]` RGB; everything that is not a trait comes from `rng`."""
-    picture = _background(rng)
+def draw_image(species: Species, rng: np.random.Generator) -> Image:
+    """Return one image of `species`, uint8 `[512, 512, 3]` RGB; everything that is not a trait comes from `rng`."""
+    image = _background(rng)
     heads = _pose(species, rng)
-    _draw_stems(picture, heads, species, rng)
+    _draw_stems(image, heads, species, rng)
     for head in heads:
-        _draw_head(picture, head, species, rng)
-    _occlude(picture, species, rng)
-    return _light(picture, rng)
+        _draw_head(image, head, species, rng)
+    _occlude(image, species, rng)
+    return _light(image, rng)
 
 
-def reduce_picture(picture: Picture, size: int) -> Picture:
-    """The picture at `size` pixels a side, blurred first, so that detail too fine for `size` vanishes, not aliases."""
-    if size == len(picture):
-        return picture
-    blurred = cv2.GaussianBlur(picture, (0, 0), 0.5 * len(picture) / size)
+def reduce_image(image: Image, size: int) -> Image:
+    """Reduce an image to `size` pixels a side, blurred first, so that detail too fine for `size` does not alias."""
+    if size == len(image):
+        return image
+    blurred = cv2.GaussianBlur(image, (0, 0), 0.5 * len(image) / size)
     return cv2.resize(blurred, (size, size), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
 
 
 def _pose(species: Species, rng: np.random.Generator) -> list[Head]:
-    """Where the heads stand: one for a single flower, several for the other inflorescences."""
+    """Return where the heads stand: one for a single flower, several for the other inflorescences."""
     x, y = rng.uniform(0.38, 0.62, 2) * SIDE
     size = rng.uniform(0.8, 1.25)
     lean = rng.uniform(0, math.pi)
@@ -75,7 +75,7 @@ def _pose(species: Species, rng: np.random.Generator) -> list[Head]:
 
 
 def _petal_outline(tip: PetalTip, width: float) -> NDArray[np.float64]:
-    """A petal's outline `[N, 2]` along +x from the centre, of length 1 and the given width."""
+    """Return a petal's outline `[N, 2]` along +x from the centre, of length 1 and the given width."""
     t = np.linspace(0, 1, 14)
     half = {
         "round": np.sin(math.pi * t**0.75) ** 0.7,
@@ -87,9 +87,9 @@ def _petal_outline(tip: PetalTip, width: float) -> NDArray[np.float64]:
     return np.concatenate([np.stack([x, half], 1), np.stack([x, -half], 1)[::-1]])
 
 
-def _fill(picture: Picture, outline: NDArray[np.float64], colour: NDArray[np.float64]) -> None:
+def _fill(image: Image, outline: NDArray[np.float64], colour: NDArray[np.float64]) -> None:
     corners = np.round(outline * (1 << _SUBPIXEL_BITS)).astype(np.int32)
-    cv2.fillPoly(picture, [corners], _rgb(colour), cv2.LINE_AA, _SUBPIXEL_BITS)
+    cv2.fillPoly(image, [corners], _rgb(colour), cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
 def _rgb(colour: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -98,7 +98,7 @@ def _rgb(colour: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def _place(outline: NDArray[np.float64], head: Head, angle: float, scale: float) -> NDArray[np.float64]:
-    """An outline in the head's own plane, turned by `angle`, foreshortened, moved to the picture."""
+    """Return an outline in the head's own plane, turned by `angle`, foreshortened, moved to the image."""
     cos, sin = math.cos(angle), math.sin(angle)
     flat = outline @ np.array([[cos, sin], [-sin, cos]]) * scale * head.radius
     cos, sin = math.cos(head.lean), math.sin(head.lean)
@@ -107,58 +107,58 @@ def _place(outline: NDArray[np.float64], head: Head, angle: float, scale: float)
     return placed
 
 
-def _draw_head(picture: Picture, head: Head, species: Species, rng: np.random.Generator) -> None:
+def _draw_head(image: Image, head: Head, species: Species, rng: np.random.Generator) -> None:
     base, tip = np.array(species.base), np.array(species.tip)
     step = 2 * math.pi / species.petals
     width = species.petal_width * min(1.1, 1.4 * math.sin(step / 2) + 0.15)
     outline = _petal_outline(species.petal_tip, width)
-    before = picture.copy() if species.texture != "plain" else None
+    before = image.copy() if species.texture != "plain" else None
     for row in range(species.rows):
         reach = 1.0 - 0.27 * row
         for petal in range(species.petals):
             angle = head.angle + step * (petal + 0.5 * row) + rng.normal(0, 0.05)
             length = reach * rng.normal(1, 0.04)
             shade = rng.normal(1, 0.05)
-            _fill(picture, _place(outline * 1.03, head, angle, length), 0.62 * shade * tip)
+            _fill(image, _place(outline * 1.03, head, angle, length), 0.62 * shade * tip)
             for part, mix in ((1.0, 0.0), (0.78, 0.5), (0.52, 1.0)):
                 colour = shade * ((1 - mix) * tip + mix * base)
-                _fill(picture, _place(outline * np.array([part, part**0.5]), head, angle, length * 0.97), colour)
+                _fill(image, _place(outline * np.array([part, part**0.5]), head, angle, length * 0.97), colour)
             if species.spotted:
-                _draw_spots(picture, head, angle, length, rng)
+                _draw_spots(image, head, angle, length, rng)
     if before is not None:
-        _draw_lines(picture, before, head, species, rng)
-    _draw_centre(picture, head, species, rng)
+        _draw_lines(image, before, head, species, rng)
+    _draw_centre(image, head, species, rng)
 
 
-def _draw_spots(picture: Picture, head: Head, angle: float, length: float, rng: np.random.Generator) -> None:
+def _draw_spots(image: Image, head: Head, angle: float, length: float, rng: np.random.Generator) -> None:
     for x, y in rng.uniform((0.35, -0.1), (0.75, 0.1), (4, 2)):
         spot = _place(np.array([[x, y]]), head, angle, length)[0]
         centre = (int(spot[0] * 16), int(spot[1] * 16))
-        cv2.circle(picture, centre, int(head.radius * 0.03 * 16) + 16, (70, 15, 40), -1, cv2.LINE_AA, _SUBPIXEL_BITS)
+        cv2.circle(image, centre, int(head.radius * 0.03 * 16) + 16, (70, 15, 40), -1, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
-def _draw_centre(picture: Picture, head: Head, species: Species, rng: np.random.Generator) -> None:
+def _draw_centre(image: Image, head: Head, species: Species, rng: np.random.Generator) -> None:
     circle = np.array([[math.cos(a), math.sin(a)] for a in np.linspace(0, 2 * math.pi, 24, endpoint=False)])
     colour = np.array(species.centre)
     for scale, shade in ((1.0, 0.6), (0.9, 1.0), (0.45, 0.75)):
-        _fill(picture, _place(circle, head, 0.0, species.centre_radius * scale), colour * shade * rng.normal(1, 0.04))
+        _fill(image, _place(circle, head, 0.0, species.centre_radius * scale), colour * shade * rng.normal(1, 0.04))
 
 
-def _draw_lines(picture: Picture, before: Picture, head: Head, species: Species, rng: np.random.Generator) -> None:
+def _draw_lines(image: Image, before: Image, head: Head, species: Species, rng: np.random.Generator) -> None:
     """Modulate the petals with hair-fine lines of the same spacing and depth, in rings or straight across."""
     reach = int(head.radius * 1.15)
     left, top = max(0, int(head.x) - reach), max(0, int(head.y) - reach)
     window = np.s_[top : int(head.y) + reach, left : int(head.x) + reach]
-    rows, columns = np.ogrid[: picture.shape[0], : picture.shape[1]]
+    rows, columns = np.ogrid[: image.shape[0], : image.shape[1]]
     y, x = rows[window[0]] - head.y, columns[:, window[1]] - head.x
     direction = rng.uniform(0, math.pi)
     across = x * math.cos(direction) + y * math.sin(direction)
     distance = np.hypot(x, y) if species.texture == "ringed" else across
     period = LINE_PERIOD * rng.uniform(0.9, 1.25)
     wave = 1 + 0.32 * np.sin(2 * math.pi / period * distance)
-    petals = (picture[window] != before[window]).any(axis=2)
+    petals = (image[window] != before[window]).any(axis=2)
     wave = np.where(petals, wave, 1.0)[..., None]
-    picture[window] = np.clip(picture[window] * wave, 0, 255).astype(np.uint8)
+    image[window] = np.clip(image[window] * wave, 0, 255).astype(np.uint8)
 
 
 def _leaf(x: float, y: float, length: float, width: float, angle: float) -> NDArray[np.float64]:
@@ -168,12 +168,12 @@ def _leaf(x: float, y: float, length: float, width: float, angle: float) -> NDAr
     return placed
 
 
-def _background(rng: np.random.Generator) -> Picture:
+def _background(rng: np.random.Generator) -> Image:
     """Out-of-focus ground: blotches of leaf, earth or sky, and blades across them."""
     tone = np.array(((0.20, 0.33, 0.14), (0.36, 0.28, 0.18), (0.52, 0.62, 0.72), (0.13, 0.17, 0.13))[rng.integers(4)])
     blotches = np.clip(tone + rng.normal(0, 0.09, (7, 7, 3)), 0, 1).astype(np.float32)
     small = cv2.resize(blotches, (_BACKGROUND_SIDE, _BACKGROUND_SIDE), interpolation=cv2.INTER_CUBIC)
-    ground: Picture = np.clip(small * 255, 0, 255).astype(np.uint8)
+    ground: Image = np.clip(small * 255, 0, 255).astype(np.uint8)
     for _ in range(int(rng.integers(4, 16))):
         x, y = rng.uniform(0, _BACKGROUND_SIDE, 2)
         green = np.array((0.25, 0.45, 0.16)) * rng.uniform(0.4, 1.5)
@@ -182,31 +182,31 @@ def _background(rng: np.random.Generator) -> Picture:
     return cv2.resize(ground, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
 
 
-def _draw_stems(picture: Picture, heads: list[Head], species: Species, rng: np.random.Generator) -> None:
+def _draw_stems(image: Image, heads: list[Head], species: Species, rng: np.random.Generator) -> None:
     foot = np.array([np.mean([head.x for head in heads]) + rng.normal(0, 40), SIDE + 20.0])
     green = _rgb(np.array(species.leaf) * 0.9)
     for head in heads:
         start = (round(head.x), round(head.y))
-        cv2.line(picture, start, (int(foot[0]), int(foot[1])), green, 7, cv2.LINE_AA)
+        cv2.line(image, start, (int(foot[0]), int(foot[1])), green, 7, cv2.LINE_AA)
     top = np.array([heads[-1].x, heads[-1].y])
     for side in (-1, 1):
         x, y = top + (foot - top) * rng.uniform(0.55, 0.8)
         angle = -math.pi / 2 + side * rng.uniform(0.5, 1.2)
-        _fill(picture, _leaf(x, y, rng.uniform(90, 170), rng.uniform(30, 60), angle), np.array(species.leaf))
+        _fill(image, _leaf(x, y, rng.uniform(90, 170), rng.uniform(30, 60), angle), np.array(species.leaf))
 
 
-def _occlude(picture: Picture, species: Species, rng: np.random.Generator) -> None:
+def _occlude(image: Image, species: Species, rng: np.random.Generator) -> None:
     """Up to two leaves or blades of grass in front of the flower, reaching in from an edge."""
     for _ in range(int(rng.integers(0, 3))):
         edge = rng.uniform(0, 2 * math.pi)
         x, y = SIDE / 2 + 0.68 * SIDE * np.array([math.cos(edge), math.sin(edge)])
         length, width = rng.uniform(150, 330), rng.uniform(14, 60)
         colour = np.array(species.leaf) * rng.uniform(0.5, 1.2)
-        _fill(picture, _leaf(x, y, length, width, edge + math.pi + rng.normal(0, 0.5)), colour)
+        _fill(image, _leaf(x, y, length, width, edge + math.pi + rng.normal(0, 0.5)), colour)
 
 
-def _light(picture: Picture, rng: np.random.Generator) -> Picture:
-    """Exposure, colour of the light, a slope of brightness across the picture, sensor noise."""
+def _light(image: Image, rng: np.random.Generator) -> Image:
+    """Exposure, colour of the light, a slope of brightness across the image, sensor noise."""
     across, down = rng.uniform(-0.22, 0.22, 2)
     ramp = np.linspace(-1, 1, SIDE)
     slope = (1 + across * ramp[None, :] + down * ramp[:, None]).astype(np.float32)
@@ -216,6 +216,6 @@ def _light(picture: Picture, rng: np.random.Generator) -> Picture:
     grain *= np.float32(rng.uniform(0.5, 3))
     channels = (
         cv2.add(cv2.multiply(channel, slope, dtype=cv2.CV_32F, scale=float(share)), grain, dtype=cv2.CV_8U)
-        for channel, share in zip(cv2.split(picture), tint, strict=True)
+        for channel, share in zip(cv2.split(image), tint, strict=True)
     )
     return cv2.merge(list(channels)).astype(np.uint8, copy=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -14,16 +14,17 @@ import numpy as np
 import simplejpeg
 from filelock import FileLock
 
-from flowers.data.layout import SPLITS, Split, kaggle_class_names, kaggle_train_counts, shard_name, size_directory
+from flowers.data.class_names import kaggle_class_names, kaggle_train_counts
+from flowers.data.layout import SPLITS, Split, shard_name, size_directory
 from flowers.data.tfrecord.example import Record, encode_example
 from flowers.data.tfrecord.framing import write_shard
 from flowers.errors import InputError
 from flowers.progress import progress
 from flowers.settings import Positive, Seed
-from flowers.synthetic.drawing import draw_picture, reduce_picture
+from flowers.synthetic.drawing import draw_image, reduce_image
 from flowers.synthetic.species import draw_species
 from flowers.system.atomic import atomic_path, remove_parts, write_atomic
-from flowers.system.processes import process_pool
+from flowers.system.processes import map_on_processes
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ SHARDS = 16
 
 JPEG_QUALITY = 90
 
-_VERSION = 1  # of the drawing: raised when the same seed draws other pictures
+_VERSION = 1  # of the drawing: raised when the same seed draws other images
 _MANIFEST = "garden.json"
 
 
@@ -112,39 +113,38 @@ def _write(garden: Garden, root: Path) -> None:
             (size_directory(root, size) / split).mkdir(parents=True)
     write_atomic(root / "classes.txt", "\n".join(kaggle_class_names()) + "\n")
     shards = [(split, number) for split in SPLITS for number in range(SHARDS)]
-    with process_pool(len(shards)) as pool:
-        tasks = [pool.submit(_write_shard, garden, root, split, number) for split, number in shards]
-        for task in progress(as_completed(tasks), "Generating images", len(tasks)):
-            task.result()
+    for _ in progress(map_on_processes(partial(_write_shard, garden, root), shards), "Generating images", len(shards)):
+        pass
     write_atomic(root / _MANIFEST, garden.manifest())
 
 
-def _write_shard(garden: Garden, root: Path, split: Split, shard: int) -> None:
-    """Draw one shard's pictures and write them at every size. The same for any number of processes."""
+def _write_shard(garden: Garden, root: Path, place: tuple[Split, int]) -> None:
+    """Draw the images of one shard, `place` being its split and number, and write them at every size."""
+    split, shard = place
     cv2.setNumThreads(1)  # the processes are the parallelism
     species = draw_species(garden.seed, len(kaggle_class_names()))
     labels = split_labels(garden, split)
     numbers = range(shard, len(labels), SHARDS)
     payloads: dict[int, list[bytes]] = {size: [] for size in garden.sizes}
     for number in numbers:
-        picture = draw_picture(species[labels[number]], np.random.default_rng([garden.seed, *split.encode(), number]))
+        drawn = draw_image(species[labels[number]], np.random.default_rng([garden.seed, *split.encode(), number]))
         label = None if split == "test" else int(labels[number])
         for size in garden.sizes:
-            image = simplejpeg.encode_jpeg(reduce_picture(picture, size), quality=JPEG_QUALITY, colorsubsampling="420")
-            payloads[size].append(encode_example(Record(picture_id(garden, split, number), image, label)))
+            jpeg = simplejpeg.encode_jpeg(reduce_image(drawn, size), quality=JPEG_QUALITY, colorsubsampling="420")
+            payloads[size].append(encode_example(Record(image_id(garden, split, number), jpeg, label)))
     for size in garden.sizes:
         write_shard(size_directory(root, size) / split / shard_name(shard, size, len(numbers)), payloads[size])
 
 
-def picture_id(garden: Garden, split: Split, number: int) -> str:
-    """A picture's id: 9 hex digits, unlike any other's, in no order that a model could learn."""
+def image_id(garden: Garden, split: Split, number: int) -> str:
+    """Return an image's id: 9 hex digits, unlike any other's, in no order that a model could learn."""
     counts = (garden.train, garden.val, garden.test)
     place = sum(counts[: SPLITS.index(split)]) + number
     return f"{(place * 0x9E3779B97 + 0x5DEECE66D) % 2**36:09x}"  # an odd factor: a bijection
 
 
 def split_labels(garden: Garden, split: Split) -> list[int]:
-    """The label of every picture of a split, in the split's order; test's too, though its shards do not tell."""
+    """Return the label of every image of a split, in the split's order; of test, too, whose shards have none."""
     total = {"train": garden.train, "val": garden.val, "test": garden.test}[split]
     counts = proportional_counts(kaggle_train_counts(), total)
     labels = np.repeat(np.arange(len(counts)), counts)
@@ -153,7 +153,7 @@ def split_labels(garden: Garden, split: Split) -> list[int]:
 
 
 def proportional_counts(weights: Sequence[int], total: int, minimum: int = 3) -> list[int]:
-    """`total` shared out in proportion to `weights`, at least `minimum` each where `total` allows.
+    """Share `total` out in proportion to `weights`, at least `minimum` each where `total` allows.
 
     By largest remainders (Hamilton's method) after the minimum is given to everyone.
     """

@@ -70,7 +70,7 @@ def _random_species(rng: np.random.Generator) -> Species:
 
 
 def _traits(species: Species) -> np.ndarray:
-    """A species as a point: how far apart two of them look is about how far apart these are."""
+    """Return a species as a point: how far apart two of them look is about how far apart these are."""
     kinds = sorted(set(INFLORESCENCES))
     return np.array(
         [

@@ -1,18 +1,10 @@
-"""The machine's memory: how much of it this process may use, and a part of it that processes share."""
+"""Find out how much of the machine's memory this process may use."""
 
 from __future__ import annotations
 
-import errno
-import mmap
 import os
-import tempfile
 from collections.abc import Iterator
-from multiprocessing import reduction
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -76,49 +68,3 @@ def _limit_and_use(group: Path, limit: str, use: str, total: str) -> tuple[int, 
     except (OSError, ValueError):  # not there, or "max"
         return None
     return bound, used - sum(int(numbers.get(f"{total}{name}", 0)) for name in ("active_file", "inactive_file"))
-
-
-class SharedMemory:
-    """Memory that a process shares with those it starts, however they are started; it ends with the last of them.
-
-    On Linux it is of no file system (memfd), so that a small /dev/shm does not bound it, and it is reserved at once:
-    where there is not enough, making it fails, while a page that is missing later would be a bus error.
-
-    Raises:
-        OSError: there is not so much memory.
-    """
-
-    def __init__(self, size: int) -> None:
-        if size > available_memory():
-            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))  # reserving it would end in a SIGKILL
-        if hasattr(os, "memfd_create"):
-            file = os.memfd_create("flowers")
-        else:
-            with tempfile.TemporaryFile() as unnamed:
-                file = os.dup(unnamed.fileno())
-        try:
-            os.ftruncate(file, size)
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file, 0, size)
-            self._map(file, size)
-        except BaseException:
-            os.close(file)
-            raise
-
-    def _map(self, file: int, size: int) -> None:
-        self._file, self._size = file, size
-        self._memory = mmap.mmap(file, size)
-
-    def __del__(self) -> None:
-        if "_memory" in self.__dict__:
-            os.close(self._file)  # arrays keep the memory
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"file": reduction.DupFd(self._file), "size": self._size}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._map(state["file"].detach(), state["size"])
-
-    def array(self, start: int, size: int) -> NDArray[np.uint8]:
-        """Return `size` bytes from `start` on, as an array."""
-        return np.frombuffer(self._memory, np.uint8, size, start)

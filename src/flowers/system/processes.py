@@ -1,4 +1,4 @@
-"""Worker processes: how a pool of them ends, and that none outlives the process which it works for."""
+"""Worker processes: a pool of them for independent tasks, and how they end with the process they work for."""
 
 from __future__ import annotations
 
@@ -6,16 +6,43 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
+from typing import TypeVar
 
-from flowers.system.cores import available_cores
+from flowers.errors import InputError
+from flowers.system.processor import available_cores
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def map_on_processes(work: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+    """Yield `work(task)` for every task, in order, computed on the cores of this machine.
+
+    If a task raises, or the caller stops iterating, the remaining tasks are dropped.
+
+    Raises:
+        InputError: the system killed a worker.
+    """
+    with _process_pool(len(tasks)) as pool:
+        try:
+            futures = deque(pool.submit(work, task) for task in tasks)
+            while futures:
+                yield futures.popleft().result()
+        except BrokenProcessPool:
+            raise InputError(
+                "A worker process was killed, as the system does where memory runs out. Run it again: it goes on where "
+                "it stopped. On fewer cores it needs less: taskset -c 0 python src/prepare.py ..."
+            ) from None
 
 
 @contextmanager
-def process_pool(tasks: int) -> Iterator[ProcessPoolExecutor]:
+def _process_pool(tasks: int) -> Iterator[ProcessPoolExecutor]:
     """Open a pool with a process for each core, but no more than `tasks`. If the block raises, they end at once.
 
     Left to itself, the pool would first run all tasks.
@@ -23,7 +50,7 @@ def process_pool(tasks: int) -> Iterator[ProcessPoolExecutor]:
     # Spawned, not forked: the caller may have threads running.
     context = multiprocessing.get_context("spawn")
     others = multiprocessing.active_children()
-    with ProcessPoolExecutor(max(1, min(available_cores(), tasks)), context, _start_worker) as pool:
+    with ProcessPoolExecutor(max(1, min(available_cores(), tasks)), context, _start_pool_worker) as pool:
         try:
             yield pool
         except BaseException:
@@ -33,14 +60,14 @@ def process_pool(tasks: int) -> Iterator[ProcessPoolExecutor]:
             raise
 
 
-def _start_worker() -> None:
+def _start_pool_worker() -> None:
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends silently at Ctrl-C, which the whole process group receives
-    end_with_parent()
+    exit_with_parent()
 
 
-def end_with_parent() -> None:
-    """End this process as soon as the one which it works for does: else it would wait for tasks without an end."""
+def exit_with_parent() -> None:
+    """Exit this process as soon as its parent ends: otherwise it would wait for tasks forever."""
     threading.Thread(target=_exit_after_parent, daemon=True).start()
 
 
@@ -49,3 +76,21 @@ def _exit_after_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
+
+
+def accept_sigterm_from_parent_only() -> None:
+    """Ignore SIGTERM, unless the parent of this process sends it.
+
+    A scheduler sends it to the whole process group: without its workers, a training could not finish the current step.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None or not hasattr(signal, "sigwaitinfo"):  # macOS has none
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_exit_at_sigterm_from, args=(parent.pid,), daemon=True).start()
+
+
+def _exit_at_sigterm_from(process: int | None) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != process:
+        pass
+    os._exit(0)

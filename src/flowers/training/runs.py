@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from flowers.data.class_names import class_difference
 from flowers.data.layout import Split
 from flowers.errors import InputError, first_few
 from flowers.models.backbone import state_faults
@@ -280,15 +281,14 @@ def digest_weights(state: Mapping[str, Tensor]) -> str:
 def check_classes(path: Path, checkpoint: Checkpoint, class_names: Sequence[str] | None) -> None:
     """Raise `InputError` unless a checkpoint was trained on these classes, in this order."""
     trained = checkpoint.class_names
-    if trained is None or class_names is None or trained == list(class_names):
+    if trained is None or class_names is None:
         return
-    differing = [(a, b) for a, b in zip(trained, class_names, strict=False) if a != b]
-    detail = f"; the first that differ are {differing[0][0]!r} and {differing[0][1]!r}" if differing else ""
-    raise InputError(
-        f"{path}: expected a checkpoint of the data set's {len(class_names)} classes, found one of "
-        f"{len(trained)}{detail}. Give the data set that it was trained on (data.root), or another checkpoint; "
-        "to start from its backbone alone, train with model.pretrained=PATH."
-    )
+    if differing := class_difference(class_names, trained):
+        raise InputError(
+            f"{path}: expected a checkpoint of the data set's {len(class_names)} classes, found one of {differing}. "
+            "Give the data set that it was trained on (data.root), or another checkpoint; to start from its backbone "
+            "alone, train with model.pretrained=PATH."
+        )
 
 
 def check_weights(path: Path, checkpoint: Checkpoint, model: L.LightningModule) -> None:

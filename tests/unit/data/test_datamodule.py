@@ -23,6 +23,7 @@ from flowers.data.dataset import CheckCRC, OnBadRecord
 from flowers.data.sampler import Balance
 from flowers.data.tfrecord.example import Record, encode_example
 from flowers.data.tfrecord.framing import write_shard
+from flowers.data.workers import default_workers
 from flowers.errors import BadRecord, InputError
 from flowers.interfaces import NO_LABEL, Batch
 
@@ -100,7 +101,7 @@ def test_evaluation_pads_its_last_batch_and_reads_each_record_once(garden: Path)
     assert (batches[0]["label"] == NO_LABEL).all()
 
 
-def test_training_drops_its_ragged_end(garden: Path) -> None:
+def test_training_drops_its_incomplete_last_batch(garden: Path) -> None:
     batches = epoch_of(module(garden, 0, batch_size=50), 0)
     assert [len(batch["id"]) for batch in batches] == [50] * 4
 
@@ -155,7 +156,7 @@ def test_a_transform_that_ends_in_another_size_is_refused(garden: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_kept_batches_are_not_written_over(garden: Path, workers: int) -> None:
-    data = module(garden, workers, batch_size=8)  # 26 batches, many more than the ring has slots
+    data = module(garden, workers, batch_size=8)  # 26 batches, many more than the pool has slots
     fresh = epoch_of(module(garden, 0, batch_size=8), 0)
     kept = epoch_of(data, 0)
     assert all(batch["image"].equal(other["image"]) for batch, other in zip(kept, fresh, strict=True))
@@ -295,7 +296,7 @@ def test_a_final_fit_trains_on_val_and_does_not_validate(garden: Path, tmp_path:
 
 @pytest.fixture
 def unequal(tmp_path: Path) -> Path:
-    """90 pictures of one class and 10 of another."""
+    """90 images of one class and 10 of another."""
     train = tmp_path / "unequal" / "tfrecords-jpeg-32x32" / "train"
     train.mkdir(parents=True)
     jpeg = simplejpeg.encode_jpeg(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
@@ -316,7 +317,7 @@ def test_what_cannot_be_read_is_left_out_of_balance_and_refused_for_folds(damage
     assert len(balanced.skipped) == 1
     sized = damaged / "tfrecords-jpeg-192x192"
     shutil.copytree(sized / "train", sized / "val", dirs_exist_ok=True)
-    with pytest.raises(InputError, match="expected every record to be readable, found 2 faults"):
+    with pytest.raises(InputError, match="expected every record to be readable, found 2 problems"):
         data(folds=4, fold=0).loader("train")
 
 
@@ -358,19 +359,18 @@ def test_settings_that_do_not_go_together(garden: Path, settings: dict[str, Any]
 
 @pytest.mark.parametrize(("check", "refused"), [("always", [0, 1]), ("first_epoch", [0]), ("never", [])])
 def test_when_checksums_are_compared(damaged: Path, check: CheckCRC, refused: list[int]) -> None:
-    data = FlowersDataModule(str(damaged), 192, 192, 192, 16, [], [], check_crc=check, num_workers=0)
-    # What the flipped byte does to the picture is another matter: without its CRC it may pass, or be no JPEG.
-    data.on_bad_record = "skip"
+    # What the flipped byte does to the image is another matter: without its CRC it may pass, or be no JPEG.
+    data = FlowersDataModule(
+        str(damaged), 192, 192, 192, 16, [], [], on_bad_record="skip", check_crc=check, num_workers=0
+    )
     for epoch in (0, 1):
-        faults = [fault for batch in epoch_of(data, epoch) for fault in batch["skipped"]]
-        assert any("CRC" in fault for fault in faults) == (epoch in refused)
+        problems = [problem for batch in epoch_of(data, epoch) for problem in batch["skipped"]]
+        assert any("CRC" in problem for problem in problems) == (epoch in refused)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_sampler_of_ints_draws_positions_in_the_split(garden: Path, workers: int) -> None:
-    data = module(garden, 0)
-    data.folds, data.fold = 3, 1
-    ours = data.loader("val")
+    ours = part(garden, folds=3, fold=1).loader("val")
     theirs = DataLoader(
         ours.dataset,
         batch_size=16,
@@ -389,7 +389,7 @@ def test_without_memory_for_their_batches_workers_send_the_same_ones(
     garden: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = epoch_of(module(garden, 1), 0)
-    monkeypatch.setattr("flowers.system.memory.available_memory", lambda: 0)
+    monkeypatch.setattr("flowers.system.memfd.available_memory", lambda: 0)
     found = epoch_of(module(garden, 1), 0)
     assert [batch["id"] for batch in found] == [batch["id"] for batch in expected]
     assert all(one["image"].equal(other["image"]) for one, other in zip(found, expected, strict=True))
@@ -400,11 +400,11 @@ def test_without_memory_for_their_batches_workers_send_the_same_ones(
 def test_workers_share_the_cores_of_their_own_machine(
     hosts: int, processes: int, garden: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flowers.data.datamodule.available_cores", lambda: 112)
+    monkeypatch.setattr("flowers.data.workers.available_cores", lambda: 112)
     data = module(garden, 0)
     data.trainer = SimpleNamespace(world_size=processes, num_nodes=hosts)  # type: ignore[assignment]
     assert data._processes == processes // hosts
-    assert data._default_workers() == 8
+    assert default_workers(data._processes) == 8
 
 
 @pytest.mark.parametrize("workers", [0, 1])

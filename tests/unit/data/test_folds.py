@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
 
-from flowers.data.folds import fold_of
-from flowers.data.layout import kaggle_train_counts
+from flowers.data.class_names import kaggle_train_counts
+from flowers.data.folds import assign_folds
 from flowers.errors import InputError
 
 
@@ -28,7 +28,7 @@ def table(fold: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int6
 @given(labels=st.lists(st.integers(0, 12), min_size=2, max_size=300), folds=st.integers(2, 10), seed=st.integers(0, 9))
 def test_folds_and_their_classes_differ_by_one_record(labels: list[int], folds: int, seed: int) -> None:
     folds = min(folds, len(labels))
-    counts = table(fold_of(names(len(labels)), np.array(labels), folds=folds, seed=seed), np.array(labels))
+    counts = table(assign_folds(names(len(labels)), np.array(labels), folds=folds, seed=seed), np.array(labels))
     assert len(counts) == folds
     assert np.ptp(counts.sum(axis=1)) <= 1
     assert (np.ptp(counts, axis=0) <= 1).all()
@@ -37,14 +37,14 @@ def test_folds_and_their_classes_differ_by_one_record(labels: list[int], folds: 
 @given(order=st.permutations(range(60)))
 def test_the_order_of_records_does_not_matter(order: list[int]) -> None:
     ids, labels = np.array(names(60)), np.arange(60) % 7
-    fold = fold_of(ids.tolist(), labels, folds=4, seed=0)
-    assert fold_of(ids[order].tolist(), labels[order], folds=4, seed=0).tolist() == fold[order].tolist()
+    fold = assign_folds(ids.tolist(), labels, folds=4, seed=0)
+    assert assign_folds(ids[order].tolist(), labels[order], folds=4, seed=0).tolist() == fold[order].tolist()
 
 
 @pytest.mark.parametrize("folds", [2, 5, 10])
 def test_classes_are_spread_as_scikit_learn_spreads_them(folds: int) -> None:
     labels = np.repeat(np.arange(104), kaggle_train_counts())
-    ours = table(fold_of(names(len(labels)), labels, folds=folds, seed=0), labels)
+    ours = table(assign_folds(names(len(labels)), labels, folds=folds, seed=0), labels)
     splits = StratifiedKFold(folds, shuffle=True, random_state=0).split(labels, labels)
     theirs = np.array([np.bincount(labels[held_out], minlength=104) for _, held_out in splits])
     assert np.abs(ours - theirs).max() <= 1
@@ -53,16 +53,16 @@ def test_classes_are_spread_as_scikit_learn_spreads_them(folds: int) -> None:
 
 def test_folds_are_the_same_on_every_machine_and_differ_between_seeds() -> None:
     ids, labels = names(12), np.arange(12) % 3
-    assert fold_of(ids, labels, folds=3, seed=0).tolist() == [0, 2, 2, 2, 0, 0, 1, 1, 1, 0, 1, 2]
-    assert fold_of(ids, labels, folds=3, seed=1).tolist() != fold_of(ids, labels, folds=3, seed=0).tolist()
+    assert assign_folds(ids, labels, folds=3, seed=0).tolist() == [0, 2, 2, 2, 0, 0, 1, 1, 1, 0, 1, 2]
+    assert assign_folds(ids, labels, folds=3, seed=1).tolist() != assign_folds(ids, labels, folds=3, seed=0).tolist()
 
 
 @pytest.mark.parametrize("folds", [-1, 0, 1, 7])
 def test_a_number_of_folds_that_cannot_be_is_refused(folds: int) -> None:
     with pytest.raises(InputError, match=f"folds={folds}: expected from 2 to 6"):
-        fold_of(names(6), np.zeros(6, np.int64), folds=folds, seed=0)
+        assign_folds(names(6), np.zeros(6, np.int64), folds=folds, seed=0)
 
 
 def test_an_id_that_is_there_twice_is_named() -> None:
     with pytest.raises(InputError, match="id rose: expected each record once, found it 2 times"):
-        fold_of(["tulip", "rose", "rose", "daisy"], np.zeros(4, np.int64), folds=2, seed=0)
+        assign_folds(["tulip", "rose", "rose", "daisy"], np.zeros(4, np.int64), folds=2, seed=0)

@@ -29,7 +29,7 @@ from flowers.data.tfrecord.framing import index_shard, masked_crc
 from flowers.data.tfrecord.reader import ShardReader
 from flowers.data.transforms import SeededTransform
 from flowers.errors import BadRecord
-from flowers.preparation.verify import ShardTask, scan_shard
+from flowers.preparation.shard_scan import ScanTask, scan_shard
 
 CASES = 2_000
 SEED = 2026
@@ -191,7 +191,7 @@ def check(path: Path, changed: set[int], originals: list[Content]) -> Counter[st
     root = path.parents[2]
     reader, faults = open_splits(root, ["train"], SIDE, "skip", root / "cache")
     index = reader.indexes[0]
-    assert index.fault is None or index.fault.startswith(f"{path}: record {len(index)} at byte "), index.fault
+    assert index.problem is None or index.problem.startswith(f"{path}: record {len(index)} at byte "), index.problem
     strict, lenient = dataset(reader, "stop"), dataset(reader, "skip")
     counts: Counter[str] = Counter(faults=len(faults))
     for number in range(len(reader)):
@@ -214,7 +214,7 @@ def check(path: Path, changed: set[int], originals: list[Content]) -> Counter[st
     if faults:
         with pytest.raises(BadRecord):
             open_splits(root, ["train"], SIDE, "stop", root / "cache")
-    facts = scan_shard(ShardTask(SIDE, "train", ShardFile(path, RECORDS)), CLASSES, decode=True)
+    facts = scan_shard(ScanTask(SIDE, "train", ShardFile(path, RECORDS)), CLASSES, decode=True)
     assert len(facts.findings) == counts["faults"] + counts["refused"]
     return counts
 

@@ -101,7 +101,7 @@ def test_a_containers_memory_bounds_what_is_kept(monkeypatch: pytest.MonkeyPatch
     for count, processes in ((101, 1), (100, 2)):
         with pytest.raises(InputError, match="decoded_cache=memory"):
             ImagesInMemory(count, 64, processes)
-    monkeypatch.setattr("flowers.system.memory.available_memory", lambda: 0)
+    monkeypatch.setattr("flowers.system.memfd.available_memory", lambda: 0)
     with pytest.raises(InputError, match="decoded_cache=memory"):
         ImagesInMemory(100, 64, 1)
 
@@ -110,7 +110,7 @@ def test_free_memory_must_suffice_for_all_processes_before_any_reserves_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     free = 2 * 100 * (64 * 64 * 3 + 1)
-    monkeypatch.setattr("flowers.system.memory.available_memory", lambda: free)
+    monkeypatch.setattr("flowers.system.memfd.available_memory", lambda: free)
     monkeypatch.setattr(decoded, "available_memory", lambda: free)
     waited: list[int] = []
     with pytest.raises(InputError, match=r"decoded_cache=memory: .* for each of 3 processes"):
@@ -133,7 +133,7 @@ def test_the_processes_of_a_machine_wait_for_each_other_to_compare(copied: Path,
         data.trainer = SimpleNamespace(  # type: ignore[assignment]
             world_size=processes, num_nodes=1, strategy=strategy
         )
-        data._decoded(data.dataset("train", training=True))
+        data._open_image_cache(data.dataset("train", training=True))
     assert waited == [2]
 
 

@@ -9,22 +9,9 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
-from flowers.data.layout import (
-    find_root,
-    find_shards,
-    image_sizes,
-    kaggle_class_names,
-    kaggle_train_counts,
-    read_class_names,
-)
+from flowers.data.class_names import read_class_names
+from flowers.data.layout import find_root, find_shards, image_sizes
 from flowers.errors import InputError
-
-
-def test_the_competitions_own_figures() -> None:
-    names, counts = kaggle_class_names(), kaggle_train_counts()
-    assert (len(names), len(set(names)), len(counts)) == (104, 104, 104)
-    assert (sum(counts), min(counts), max(counts)) == (12_753, 18, 782)
-    assert (names[0], names[103]) == ("pink primrose", "wild rose")
 
 
 def test_finds_shards_in_order(garden: Path) -> None:
@@ -49,21 +36,6 @@ def test_an_empty_split_is_refused(tmp_path: Path) -> None:
         find_shards(tmp_path, "val", 192)
 
 
-def test_class_names_from_the_data_set_or_the_competition(tmp_path: Path) -> None:
-    assert read_class_names(tmp_path) == kaggle_class_names()
-    (tmp_path / "classes.txt").write_text("rose\niris\n")
-    assert read_class_names(tmp_path) == ["rose", "iris"]
-
-
-@pytest.mark.parametrize("text", ["rose\r\niris\r\n", "\ufeffrose\niris\n", "\ufeffrose\r\niris", "rose\riris\r"])
-@pytest.mark.parametrize("remote", [False, True])
-def test_class_names_do_not_depend_on_the_editor_or_the_place(text: str, remote: bool, tmp_path: Path) -> None:
-    root = UPath(f"memory://names-{tmp_path.name}") if remote else tmp_path
-    root.mkdir(parents=True, exist_ok=True)
-    (root / "classes.txt").write_bytes(text.encode())
-    assert read_class_names(root) == ["rose", "iris"]
-
-
 def refused(*_: object, **__: object) -> None:
     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
@@ -84,18 +56,6 @@ def test_a_split_that_may_not_be_read_is_named(garden: Path, monkeypatch: pytest
     monkeypatch.setattr(Path, "iterdir", lambda path: refused() if path.name == "train" else listed(path))
     with pytest.raises(InputError, match=rf"^{garden}/tfrecords-jpeg-192x192/train.*Permission denied"):
         find_shards(garden, "train", 192)
-
-
-def test_a_directory_in_place_of_the_class_names_is_named(tmp_path: Path) -> None:
-    (tmp_path / "classes.txt").mkdir()
-    with pytest.raises(InputError, match=rf"^{tmp_path}/classes\.txt.*Is a directory"):
-        read_class_names(tmp_path)
-
-
-def test_a_class_named_twice_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "classes.txt").write_text("rose\niris\nrose\n")
-    with pytest.raises(InputError, match="found 'rose' twice"):
-        read_class_names(tmp_path)
 
 
 @pytest.mark.parametrize("plan", ["plan.csv", "prepare.json"])

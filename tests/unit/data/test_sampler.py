@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from flowers.data.layout import kaggle_train_counts
+from flowers.data.class_names import kaggle_train_counts
 from flowers.data.sampler import (
     PADDING,
     Balance,
-    Draw,
     EpochSampler,
+    SampleIndex,
     class_weights,
-    earlier_draws,
+    count_earlier,
     epoch_order,
 )
 
@@ -218,18 +218,18 @@ def test_weighted_epochs_are_as_long_and_their_repeats_distinct(count: int, rank
         seen[draw.number] += 1
 
 
-def test_earlier_draws() -> None:
-    assert earlier_draws(np.array([5, 5, PADDING, 3, 5, PADDING, 3])).tolist() == [0, 1, 0, 0, 2, 1, 1]
+def test_count_earlier() -> None:
+    assert count_earlier(np.array([5, 5, PADDING, 3, 5, PADDING, 3])).tolist() == [0, 1, 0, 0, 2, 1, 1]
 
 
-class Echo(Dataset[Draw]):
+class Echo(Dataset[SampleIndex]):
     """Gives the draw it is asked for."""
 
-    def __getitem__(self, draw: Draw) -> Draw:
+    def __getitem__(self, draw: SampleIndex) -> SampleIndex:
         return draw
 
 
-def through_loader(numbers: NDArray[np.int64], workers: int, *, start_batch: int = 0) -> list[list[Draw]]:
+def through_loader(numbers: NDArray[np.int64], workers: int, *, start_batch: int = 0) -> list[list[SampleIndex]]:
     """The batches of epochs 4 and 5 on the second of two ranks, asked for as Lightning does."""
     sampler = EpochSampler(
         numbers,
@@ -253,19 +253,19 @@ def through_loader(numbers: NDArray[np.int64], workers: int, *, start_batch: int
     )
     iterator = iter(loader)  # before the epoch is set: workers are given their first batches here
     sampler.set_epoch(4)
-    batches: list[list[Draw]] = list(iterator)
+    batches: list[list[SampleIndex]] = list(iterator)
     sampler.set_epoch(5)
     return batches + list(loader)
 
 
 @pytest.fixture(scope="module")
-def without_workers() -> list[list[Draw]]:
+def without_workers() -> list[list[SampleIndex]]:
     return through_loader(np.arange(700), 0)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", range(9))
-def test_any_number_of_workers_gives_the_same_draws(workers: int, without_workers: list[list[Draw]]) -> None:
+def test_any_number_of_workers_gives_the_same_draws(workers: int, without_workers: list[list[SampleIndex]]) -> None:
     assert through_loader(np.arange(700), workers) == without_workers
     assert through_loader(np.arange(700), workers, start_batch=5) == without_workers[5:]
 

@@ -1,4 +1,4 @@
-"""The ring: slots come back when nothing looks at them any more, and never before."""
+"""The pool: slots come back when nothing looks at them any more, and never before."""
 
 from __future__ import annotations
 
@@ -11,64 +11,64 @@ from pathlib import Path
 
 import torch
 
-from flowers.data.shared_memory import Ring
+from flowers.data.shared_memory import SharedMemoryPool
 
 SHAPE = (2, 3)
 
 
 def test_a_slot_is_given_back_with_the_last_tensor_that_looks_at_it() -> None:
-    ring = Ring(workers=1, slots=1, slot_bytes=6)
-    slot = ring.take(0)
+    pool = SharedMemoryPool(workers=1, slots=1, slot_bytes=6)
+    slot = pool.take(0)
     assert slot is not None
-    tensor = ring.tensor(slot, SHAPE)
+    tensor = pool.tensor(slot, SHAPE)
     part = tensor[1:, :2]
     array = part.numpy()
     del tensor
     gc.collect()
-    assert ring.take(0) is None
+    assert pool.take(0) is None
     del part
     gc.collect()
-    assert ring.take(0) is None
+    assert pool.take(0) is None
     del array
     gc.collect()
-    assert ring.take(0) == slot
+    assert pool.take(0) == slot
 
 
 def test_each_worker_has_slots_of_its_own() -> None:
-    ring = Ring(workers=3, slots=2, slot_bytes=6)
-    taken = [ring.take(worker) for worker in (0, 1, 2) for _ in range(2)]
+    pool = SharedMemoryPool(workers=3, slots=2, slot_bytes=6)
+    taken = [pool.take(worker) for worker in (0, 1, 2) for _ in range(2)]
     assert sorted(slot for slot in taken if slot is not None) == list(range(6))
-    assert [ring.take(worker) for worker in range(3)] == [None] * 3
+    assert [pool.take(worker) for worker in range(3)] == [None] * 3
 
 
 def test_a_slot_holds_what_was_written() -> None:
-    ring = Ring(workers=1, slots=2, slot_bytes=6)
-    first, second = ring.take(0), ring.take(0)
+    pool = SharedMemoryPool(workers=1, slots=2, slot_bytes=6)
+    first, second = pool.take(0), pool.take(0)
     assert first is not None
     assert second is not None
-    ring.array(first, SHAPE)[:] = 1
-    ring.array(second, SHAPE)[:] = 2
-    assert ring.tensor(first, SHAPE).equal(torch.full(SHAPE, 1, dtype=torch.uint8))
-    assert ring.tensor(second, SHAPE).equal(torch.full(SHAPE, 2, dtype=torch.uint8))
+    pool.array(first, SHAPE)[:] = 1
+    pool.array(second, SHAPE)[:] = 2
+    assert pool.tensor(first, SHAPE).equal(torch.full(SHAPE, 1, dtype=torch.uint8))
+    assert pool.tensor(second, SHAPE).equal(torch.full(SHAPE, 2, dtype=torch.uint8))
 
 
 def test_a_forked_child_that_drops_its_copy_leaves_the_slot_taken() -> None:
-    ring = Ring(workers=1, slots=1, slot_bytes=6)
-    tensor = ring.tensor(ring.take(0) or 0, SHAPE)
+    pool = SharedMemoryPool(workers=1, slots=1, slot_bytes=6)
+    tensor = pool.tensor(pool.take(0) or 0, SHAPE)
     if not (child := os.fork()):
         del tensor
         gc.collect()
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
-    assert ring.take(0) is None
+    assert pool.take(0) is None
     del tensor
     gc.collect()
-    assert ring.take(0) == 0
+    assert pool.take(0) == 0
 
 
 SMALL = """
 import os, signal, sys
-from flowers.data.shared_memory import Ring
+from flowers.data.shared_memory import SharedMemoryPool
 
 start, started = os.pipe()
 ranks = []
@@ -76,9 +76,9 @@ for _ in range(2):
     if not (rank := os.fork()):
         os.close(started)
         os.read(start, 1)  # ends when the parent closes its side: both start together
-        ring = Ring(workers=1, slots=2, slot_bytes=40_000_000)
+        pool = SharedMemoryPool(workers=1, slots=2, slot_bytes=40_000_000)
         for slot in range(2):
-            ring.array(slot, (40_000_000,))[:] = 1
+            pool.array(slot, (40_000_000,))[:] = 1
         os._exit(0)
     ranks.append(rank)
 os.close(started)
@@ -93,6 +93,6 @@ def test_two_ranks_that_start_together_do_not_need_dev_shm() -> None:
     possible = shutil.which("unshare") and subprocess.run([*private, mount], check=False).returncode == 0
     command = [*private, f'{mount} && exec "$@"', "sh"] if possible else []
     subprocess.run([*command, sys.executable, "-c", SMALL], check=True, timeout=60)
-    ring = Ring(workers=1, slots=1, slot_bytes=6)
+    pool = SharedMemoryPool(workers=1, slots=1, slot_bytes=6)
     if sys.platform == "linux":  # where nothing could be mounted, this alone is the test
-        assert str(Path(f"/proc/self/fd/{ring._memory._file}").readlink()).startswith("/memfd:")
+        assert str(Path(f"/proc/self/fd/{pool._memory._file}").readlink()).startswith("/memfd:")

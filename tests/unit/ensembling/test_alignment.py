@@ -1,4 +1,4 @@
-"""Members' rows joined on the id, compared with dictionaries, and what is refused."""
+"""Members' rows aligned on the id, compared with dictionaries, and what is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from flowers.ensembling.alignment import Joined, check_same_classes, join_test, join_validation
+from flowers.ensembling.alignment import AlignedPredictions, align_test, align_validation, check_same_classes
 from flowers.ensembling.members import Member, find_members
 from flowers.errors import InputError
 from flowers.interfaces import NO_LABEL
@@ -39,27 +39,27 @@ def by_id(rows: Rows) -> dict[str, np.ndarray]:
     return dict(zip(rows.ids, wide / wide.sum(1, keepdims=True), strict=True))
 
 
-def assert_joined(joined: Joined, ids: list[str], answers: list[dict[str, np.ndarray]]) -> None:
+def assert_aligned(aligned: AlignedPredictions, ids: list[str], answers: list[dict[str, np.ndarray]]) -> None:
     """That the rows are those of `ids`, with what each member's dictionary says of them."""
-    assert joined.ids.to_pylist() == ids
+    assert aligned.ids.to_pylist() == ids
     expected = np.array([[answer.get(identity, np.zeros(3)) for identity in ids] for answer in answers])
     there = np.array([[identity in answer for identity in ids] for answer in answers])
-    np.testing.assert_array_equal(joined.there, there)
-    np.testing.assert_allclose(joined.probabilities, expected, rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(joined.probabilities.sum(-1, dtype=np.float64), there, rtol=0, atol=3e-7)
+    np.testing.assert_array_equal(aligned.there, there)
+    np.testing.assert_allclose(aligned.probabilities, expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(aligned.probabilities.sum(-1, dtype=np.float64), there, rtol=0, atol=3e-7)
 
 
 def refused_validation(members: list[Member], scratch: Path, *, allow_missing: bool = False) -> str:
     """The message with which the validation rows are refused."""
     with pytest.raises(InputError) as caught:
-        join_validation(members, scratch, allow_missing=allow_missing)
+        align_validation(members, scratch, allow_missing=allow_missing)
     return str(caught.value)
 
 
 def refused_test(members: list[Member], scratch: Path, *, allow_missing: bool = False) -> str:
     """The message with which the test rows are refused."""
     with pytest.raises(InputError) as caught:
-        join_test(members, scratch, allow_missing=allow_missing)
+        align_test(members, scratch, allow_missing=allow_missing)
     return str(caught.value)
 
 
@@ -68,38 +68,38 @@ def test_rows_in_any_order_are_joined_on_the_id(tmp_path: Path, allow_missing: b
     members = members_of(
         tmp_path, [rows.shuffled(seed) for seed, rows in enumerate(VAL)], [rows.shuffled(9) for rows in TEST]
     )
-    joined = join_validation(members, tmp_path, allow_missing=allow_missing)
+    aligned = align_validation(members, tmp_path, allow_missing=allow_missing)
     first = VAL[0].shuffled(0)
-    assert_joined(joined, first.ids, [by_id(rows) for rows in VAL])
-    assert joined.labels.tolist() == first.labels
-    joined = join_test(members, tmp_path, allow_missing=allow_missing)
-    assert_joined(joined, TEST[0].shuffled(9).ids, [by_id(rows) for rows in TEST])
-    assert joined.labels.tolist() == [NO_LABEL] * 8
+    assert_aligned(aligned, first.ids, [by_id(rows) for rows in VAL])
+    assert aligned.labels.tolist() == first.labels
+    aligned = align_test(members, tmp_path, allow_missing=allow_missing)
+    assert_aligned(aligned, TEST[0].shuffled(9).ids, [by_id(rows) for rows in TEST])
+    assert aligned.labels.tolist() == [NO_LABEL] * 8
 
 
 def test_many_rows_are_joined_batch_by_batch(tmp_path: Path) -> None:
     names = [*CLASSES, "tulip", "thistle"]
     rows = [predicted(20_000, seed, classes=5).shuffled(seed) for seed in range(2)]
     members = find_members([write_run(tmp_path / f"{i}", own, own, class_names=names) for i, own in enumerate(rows)])
-    joined = join_validation(members, tmp_path, allow_missing=False)
-    assert_joined(joined, rows[0].ids, [by_id(own) for own in rows])
-    assert joined.labels.tolist() == rows[0].labels
-    assert_joined(join_test(members, tmp_path, allow_missing=False), rows[0].ids, [by_id(own) for own in rows])
+    aligned = align_validation(members, tmp_path, allow_missing=False)
+    assert_aligned(aligned, rows[0].ids, [by_id(own) for own in rows])
+    assert aligned.labels.tolist() == rows[0].labels
+    assert_aligned(align_test(members, tmp_path, allow_missing=False), rows[0].ids, [by_id(own) for own in rows])
 
 
 def test_rows_are_normalised(tmp_path: Path) -> None:
     coarse = [Rows(rows.ids, rows.labels, rows.probabilities * np.float32(1.0009)) for rows in VAL[:2]]
-    joined = join_validation(members_of(tmp_path, coarse), tmp_path, allow_missing=False)
-    assert_joined(joined, VAL[0].ids, [by_id(rows) for rows in VAL[:2]])
+    aligned = align_validation(members_of(tmp_path, coarse), tmp_path, allow_missing=False)
+    assert_aligned(aligned, VAL[0].ids, [by_id(rows) for rows in VAL[:2]])
 
 
 def test_a_file_of_another_program_is_joined(tmp_path: Path) -> None:
     write_foreign(tmp_path / "0_val.parquet", VAL[0])
     numbered = {"id": pa.array(VAL[0].ids).dictionary_encode(), "label": pa.array(VAL[0].labels, pa.int8())}
     write_foreign(tmp_path / "1_val.parquet", VAL[1], numbered)
-    joined = join_validation(find_members([str(tmp_path / "*_val.parquet")]), tmp_path, allow_missing=False)
-    assert_joined(joined, VAL[0].ids, [by_id(rows) for rows in VAL[:2]])
-    assert joined.labels.tolist() == VAL[0].labels
+    aligned = align_validation(find_members([str(tmp_path / "*_val.parquet")]), tmp_path, allow_missing=False)
+    assert_aligned(aligned, VAL[0].ids, [by_id(rows) for rows in VAL[:2]])
+    assert aligned.labels.tolist() == VAL[0].labels
 
 
 def fold_runs(root: Path, tests: list[Rows] | None = None, **provenance: Any) -> list[str]:
@@ -114,18 +114,18 @@ def test_folds_are_concatenated_on_validation_and_averaged_on_test(tmp_path: Pat
     folds = fold_runs(tmp_path, [TEST[0], TEST[1].shuffled(1), TEST[2].shuffled(2)])
     members = find_members([*folds, run_of(tmp_path, "single", VAL[0].shuffled(3), TEST[0].shuffled(4))])
     order = [row for fold in range(3) for row in range(fold, 12, 3)]
-    joined = join_validation(members, tmp_path, allow_missing=False)
-    assert_joined(joined, [VAL[1].ids[row] for row in order], [by_id(VAL[1]), by_id(VAL[0])])
-    assert joined.labels.tolist() == [VAL[1].labels[row] for row in order]
+    aligned = align_validation(members, tmp_path, allow_missing=False)
+    assert_aligned(aligned, [VAL[1].ids[row] for row in order], [by_id(VAL[1]), by_id(VAL[0])])
+    assert aligned.labels.tolist() == [VAL[1].labels[row] for row in order]
     mean = {identity: np.mean([by_id(rows)[identity] for rows in TEST], axis=0) for identity in TEST[0].ids}
-    assert_joined(join_test(members, tmp_path, allow_missing=False), TEST[0].ids, [mean, by_id(TEST[0])])
+    assert_aligned(align_test(members, tmp_path, allow_missing=False), TEST[0].ids, [mean, by_id(TEST[0])])
 
 
 def test_missing_validation_rows_are_left_out_if_allowed(tmp_path: Path) -> None:
     vals = [VAL[0].taken(range(9)), VAL[1].taken(range(2, 12)).shuffled(0), VAL[2].taken([11, 5, 8, 3])]
-    joined = join_validation(members_of(tmp_path, vals), tmp_path, allow_missing=True)
-    assert_joined(joined, [VAL[0].ids[row] for row in (3, 5, 8)], [by_id(rows) for rows in vals])
-    assert joined.labels.tolist() == [VAL[0].labels[row] for row in (3, 5, 8)]
+    aligned = align_validation(members_of(tmp_path, vals), tmp_path, allow_missing=True)
+    assert_aligned(aligned, [VAL[0].ids[row] for row in (3, 5, 8)], [by_id(rows) for rows in vals])
+    assert aligned.labels.tolist() == [VAL[0].labels[row] for row in (3, 5, 8)]
 
 
 def test_members_without_a_common_validation_row_are_refused(tmp_path: Path) -> None:
@@ -146,16 +146,16 @@ def test_a_test_row_that_a_member_lacks_is_zero_and_marked_if_allowed(tmp_path: 
     members = members_of(tmp_path, VAL, tests)
     answers = [by_id(rows) for rows in tests]
     ids = [TEST[0].ids[row] for row in (4, 1, 2, 0, 5)]
-    assert_joined(join_test(members, tmp_path, allow_missing=True), ids, answers)
+    assert_aligned(align_test(members, tmp_path, allow_missing=True), ids, answers)
 
 
 def test_a_test_row_that_some_folds_lack_is_the_mean_of_the_other_folds(tmp_path: Path) -> None:
     folds = fold_runs(tmp_path, [TEST[0], TEST[1].taken(range(7)), TEST[2].taken(range(6))])
     members = find_members([*folds, run_of(tmp_path, "single", VAL[0], TEST[0])])
-    joined = join_test(members, tmp_path, allow_missing=True)
+    aligned = align_test(members, tmp_path, allow_missing=True)
     own = [by_id(rows) for rows in TEST]
     mean = {i: np.mean([each[i] for each in own[: 3 if at < 6 else 9 - at - 1]], 0) for at, i in enumerate(own[0])}
-    assert_joined(joined, TEST[0].ids, [mean, own[0]])
+    assert_aligned(aligned, TEST[0].ids, [mean, own[0]])
 
 
 def test_ids_that_differ_are_refused_with_examples(tmp_path: Path) -> None:
@@ -214,10 +214,10 @@ def test_rows_without_an_id_are_refused(tmp_path: Path, allow_missing: bool) -> 
 @pytest.mark.parametrize(
     ("others", "found"),
     [
-        (["rose", "iris", "tulip"], "3; label 2 is 'moon orchid' there, 'tulip' here"),
-        (["iris", "rose", "moon orchid"], "3; label 0 is 'rose' there, 'iris' here"),
-        (["rose", "iris"], "2"),
-        ([*CLASSES, "tulip"], "4"),
+        (["rose", "iris", "tulip"], "3 classes, of which label 2 is 'tulip', not 'moon orchid'"),
+        (["iris", "rose", "moon orchid"], "3 classes, of which label 0 is 'iris', not 'rose'"),
+        (["rose", "iris"], "2 classes"),
+        ([*CLASSES, "tulip"], "4 classes"),
     ],
 )
 def test_other_classes_are_refused(tmp_path: Path, others: list[str], found: str) -> None:
@@ -313,7 +313,7 @@ def test_skipped_test_records_are_refused_unless_missing_ones_are_allowed(tmp_pa
     assert message.startswith(
         f"{runs[1]} (predictions/test.parquet): expected every record of the data set, found that 4 had been skipped"
     )
-    assert_joined(join_test(members, tmp_path, allow_missing=True), TEST[0].ids, [by_id(TEST[0])] * 2)
+    assert_aligned(align_test(members, tmp_path, allow_missing=True), TEST[0].ids, [by_id(TEST[0])] * 2)
 
 
 def test_skipped_test_records_of_any_fold_are_refused(tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_skipped_validation_records_say_nothing_of_the_test_rows(tmp_path: Path)
     run = run_of(tmp_path, "a", VAL[0], skipped=2, weights="same")
     run_of(tmp_path / "other", "a", VAL[0], TEST[0], weights="same")
     shutil.copy(tmp_path / "other/a/predictions/test.parquet", tmp_path / "a/predictions/test.parquet")
-    assert_joined(join_test(find_members([run]), tmp_path, allow_missing=False), TEST[0].ids, [by_id(TEST[0])])
+    assert_aligned(align_test(find_members([run]), tmp_path, allow_missing=False), TEST[0].ids, [by_id(TEST[0])])
 
 
 def test_too_little_room_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,7 +342,7 @@ def test_too_little_room_is_told_before_anything_is_written(tmp_path: Path, monk
     assert message.startswith(f"{scratch}: expected 0.0 GB of room") and "paths.log_dir=DIR" in message
     assert list(scratch.iterdir()) == []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, needed))
-    assert len(join_validation(members, scratch, allow_missing=False).ids) == 12
+    assert len(align_validation(members, scratch, allow_missing=False).ids) == 12
 
 
 def test_a_damaged_page_is_refused(tmp_path: Path) -> None:
@@ -352,11 +352,11 @@ def test_a_damaged_page_is_refused(tmp_path: Path) -> None:
     for place in range(200, len(whole) - 3_000, len(whole) // 40):
         path.write_bytes(whole[:place] + bytes(40) + whole[place + 40 :])
         try:
-            joined = join_validation(find_members([str(path)]), tmp_path, allow_missing=False)
+            aligned = align_validation(find_members([str(path)]), tmp_path, allow_missing=False)
         except InputError as error:
             assert "val.parquet" in str(error)
         else:
-            assert len(joined.ids) == 5_000
+            assert len(aligned.ids) == 5_000
 
 
 @pytest.mark.parametrize("ids", [[["a"]] * 12, [{"a": 1}] * 12, [b"\xff\xfe"] * 12])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flowers.data.folds import fold_of
+from flowers.data.folds import assign_folds
 from flowers.ensembling.calibration import calibrated
 from flowers.ensembling.methods import METHODS, Method
 from flowers.ensembling.scores import Labels, Probabilities, log_probabilities
@@ -18,7 +18,7 @@ ALL: list[Method] = list(METHODS)
 def drawn(rows: int = 240) -> tuple[Labels, Probabilities, Labels]:
     rng = np.random.default_rng(0)
     labels, members = World.random(rng, 6, 3).draw(rng, rows)
-    return labels, members, fold_of([str(row) for row in range(rows)], labels, folds=4, seed=0)
+    return labels, members, assign_folds([str(row) for row in range(rows)], labels, folds=4, seed=0)
 
 
 def test_a_rows_own_label_changes_nothing_about_it() -> None:

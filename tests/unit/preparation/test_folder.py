@@ -23,8 +23,9 @@ import pytest
 import simplejpeg
 from upath import UPath
 
+from flowers.data.class_names import read_class_names
 from flowers.data.dataset import FlowersDataset, open_splits
-from flowers.data.layout import SPLITS, find_shards, read_class_names
+from flowers.data.layout import SPLITS, find_shards
 from flowers.data.transforms import SeededTransform
 from flowers.errors import UNWRITABLE, InputError
 from flowers.preparation import folder

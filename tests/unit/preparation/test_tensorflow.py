@@ -13,8 +13,8 @@ import pytest
 import simplejpeg
 from upath import UPath
 
+from flowers.data.class_names import read_class_names
 from flowers.data.dataset import open_splits
-from flowers.data.layout import read_class_names
 from flowers.data.tfrecord.example import decode_example
 from flowers.preparation.plan import PlannedImage
 from flowers.preparation.tables import read_table

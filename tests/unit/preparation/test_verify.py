@@ -19,8 +19,10 @@ from flowers.data.tfrecord.framing import index_shard, write_shard
 from flowers.data.tfrecord.reader import ShardReader
 from flowers.errors import InputError
 from flowers.preparation import verify as verifying
+from flowers.preparation.findings import NO_LABEL, Kind, Part, find_problems
 from flowers.preparation.folder import prepare_folder
-from flowers.preparation.verify import NO_LABEL, Kind, Part, Verification, find_faults, local_root, verify, write_report
+from flowers.preparation.report import write_report
+from flowers.preparation.verify import Verification, local_root, verify
 from flowers.system import atomic
 from tests.conftest import Door
 from tests.unit.preparation.conftest import SETTINGS, class_folders, one_by_one
@@ -36,7 +38,7 @@ def root(garden: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verifying, "_scan_all", map)  # the commands' tests below have processes of their own
+    monkeypatch.setattr(verifying, "map_on_processes", map)  # the commands' tests below have processes of their own
 
 
 def shard(root: Path, number: int = 3, size: int = 192, split: Split = "train") -> Path:
@@ -297,11 +299,18 @@ AGAINST_MANIFEST: dict[str, Fault] = {
     ),
     "a class has another name": (
         edit("classes.txt", "rose", "tulip"),
-        [("manifest", None, False, "classes.txt: line 2: expected rose as in manifest.csv, found tulip")],
+        [
+            (
+                "manifest",
+                None,
+                False,
+                "manifest.csv, found 2 classes, of which label 1 is 'tulip', not 'rose'",
+            )
+        ],
     ),
     "a class is too many": (
         edit("classes.txt", "rose", "rose\ntulip"),
-        [("manifest", None, False, "classes.txt: line 3: expected no more as in manifest.csv, found tulip")],
+        [("manifest", None, False, "classes.txt: expected the 2 classes of manifest.csv, found 3 classes")],
     ),
 }
 
@@ -391,7 +400,7 @@ def part(size: int, ids: list[int], labels: list[int]) -> Part:
 
 def test_an_id_is_told_once_with_all_resolutions() -> None:
     parts = [part(8, [0, 1, 2], [5, 5, 5]), part(16, [2, 0], [6, 5]), part(32, [0, 2, 3], [5, 7, NO_LABEL])]
-    findings = find_faults(parts, ["a", "b", "c", "d"])
+    findings = find_problems(parts, ["a", "b", "c", "d"])
     told = [(finding.id, finding.message.partition("expected ")[2]) for finding in findings]
     assert told == [
         ("b", "the same ids at every resolution, found b at [8], not at [16, 32]."),

@@ -12,14 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowers.data.layout import SPLITS, find_shards, kaggle_train_counts
+from flowers.data.class_names import kaggle_train_counts
+from flowers.data.layout import SPLITS, find_shards
 from flowers.data.tfrecord.example import decode_example
 from flowers.data.tfrecord.framing import index_shard
 from flowers.data.tfrecord.reader import ShardReader
 from flowers.errors import InputError
 from flowers.synthetic import Garden, generate, generation
-from flowers.synthetic.drawing import draw_picture, reduce_picture
-from flowers.synthetic.generation import picture_id, proportional_counts, split_labels
+from flowers.synthetic.drawing import draw_image, reduce_image
+from flowers.synthetic.generation import image_id, proportional_counts, split_labels
 from flowers.synthetic.species import LOOKALIKE_PAIRS, draw_species
 from tests.conftest import TINY
 
@@ -27,10 +28,10 @@ from tests.conftest import TINY
 def test_the_same_seed_draws_the_same_and_another_does_not() -> None:
     first, again, other = draw_species(3, 104), draw_species(3, 104), draw_species(4, 104)
     assert first == again != other
-    picture = draw_picture(first[5], np.random.default_rng(1))
-    np.testing.assert_array_equal(picture, draw_picture(first[5], np.random.default_rng(1)))
+    picture = draw_image(first[5], np.random.default_rng(1))
+    np.testing.assert_array_equal(picture, draw_image(first[5], np.random.default_rng(1)))
     assert (picture.shape, picture.dtype) == ((512, 512, 3), np.uint8)
-    assert (picture != draw_picture(first[5], np.random.default_rng(2))).any()
+    assert (picture != draw_image(first[5], np.random.default_rng(2))).any()
 
 
 def test_all_species_differ() -> None:
@@ -45,10 +46,9 @@ def test_lookalikes_differ_in_lines_that_192_pixels_blur() -> None:
     losses = []
     for ringed, veined in pairs:
         assert dataclasses.replace(ringed, texture="veined") == veined
-        one, other = (draw_picture(kind, np.random.default_rng(9)) for kind in (ringed, veined))
+        one, other = (draw_image(kind, np.random.default_rng(9)) for kind in (ringed, veined))
         differences = [
-            np.abs(reduce_picture(one, size).astype(int) - reduce_picture(other, size)).mean()
-            for size in (512, 331, 192)
+            np.abs(reduce_image(one, size).astype(int) - reduce_image(other, size)).mean() for size in (512, 331, 192)
         ]
         losses.append(differences)
     at_512, at_331, at_192 = np.mean(losses, axis=0)
@@ -75,7 +75,7 @@ def test_every_split_has_every_class_and_the_real_imbalance() -> None:
 def test_ids_are_distinct_hex_of_nine_digits() -> None:
     garden = Garden(0, 2400, 800, 400, (192,))
     counts = {"train": 2400, "val": 800, "test": 400}
-    ids = [picture_id(garden, split, number) for split in SPLITS for number in range(counts[split])]
+    ids = [image_id(garden, split, number) for split in SPLITS for number in range(counts[split])]
     assert len(set(ids)) == 3600
     assert all(len(identity) == 9 and int(identity, 16) >= 0 for identity in ids)
 

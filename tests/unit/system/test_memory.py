@@ -1,17 +1,13 @@
-"""How much memory there is, in a container as on a machine, and memory that processes share."""
+"""How much memory there is, in a container as on a machine."""
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from flowers.system import memory
-from flowers.system.memory import SharedMemory, available_memory, memory_limit
+from flowers.system.memory import available_memory, memory_limit
 
 GIB = 2**30
 
@@ -73,39 +69,3 @@ def test_without_a_limit_the_machines_memory_counts(
 def test_without_control_groups_the_machines_memory_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_own_groups", lambda: "")
     assert (memory_limit(tmp_path), available_memory(tmp_path)) == (64 * GIB, 60 * GIB)
-
-
-def test_more_than_there_is_cannot_be_shared() -> None:
-    with pytest.raises(OSError, match="memory"):
-        SharedMemory(61 * GIB)
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Bound the size of files in bytes, and so of shared memory. Never for longer: pytest writes files as well."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_memory_that_cannot_be_reserved_is_an_error_at_once() -> None:
-    with largest_file(4096):
-        SharedMemory(4096)
-        with pytest.raises(OSError, match="large"):
-            SharedMemory(4097)
-
-
-def write(memory: SharedMemory) -> None:
-    memory.array(10, 2)[:] = 7
-
-
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_a_process_however_started_writes_to_the_same_memory(method: str) -> None:
-    shared = SharedMemory(4096)
-    process = multiprocessing.get_context(method).Process(target=write, args=(shared,))  # type: ignore[attr-defined]
-    process.start()
-    process.join(60)
-    assert shared.array(9, 4).tolist() == [0, 7, 7, 0]

@@ -1,9 +1,9 @@
-"""Remote shards, read through a local mirror: what is read once is read from the local disk ever after.
+"""Read remote shards through a cache on the local disk: each record is fetched once.
 
-A shard's mirror is a sparse file of its size, in which each record stands where it stands in the shard, so that reading
-is that of a local shard. A second file says which records are there: a byte each, written after the record itself and
-only if that matches its CRCs. Any number of processes may share a mirror, and be killed at any moment: they write the
-same bytes to the same places.
+A cached shard is a sparse file of the shard's size, in which each record stands where it stands in the shard, so that
+it is read like a local one. A second file marks the records that are there: a byte each, written after the record
+itself and only if that matches its CRCs. Any number of processes may share a cached shard, and be killed at any moment:
+they write the same bytes to the same places.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 from filelock import FileLock
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from flowers.data.storage.remote import AnyPath, content_state, read_ranges, read_text, size_and_state
-from flowers.data.tfrecord.framing import FOOTER, HEADER, ShardIndex, frame_fault, index_shard
+from flowers.data.tfrecord.framing import FOOTER, HEADER, ShardIndex, frame_problem, index_shard
 from flowers.data.tfrecord.index import open_indexes, parse_index, save_index
 from flowers.data.tfrecord.reader import ShardReader
 from flowers.errors import BadRecord, InputError
@@ -37,49 +37,70 @@ _TOGETHER = 32
 """Neighbouring records that are fetched by one request, at most: more would not arrive at once."""
 
 
-def open_reader(paths: Sequence[AnyPath], cache_dir: Path) -> ShardReader:
-    """A reader of shards that are all local, or all remote.
+ReaderName = Literal["native", "tfrecord"]
+"""Our own reader, or the one of the `tfrecord` package."""
+
+
+def open_reader(paths: Sequence[AnyPath], cache_dir: Path, name: ReaderName = "native") -> ShardReader:
+    """Return a reader of shards that are all local, or all remote.
 
     Raises:
-        InputError: they cannot be reached, or the mirror cannot be written.
+        InputError: they cannot be reached, or not by the reader of that name, or the cache cannot be written.
     """
     local = [path for path in paths if isinstance(path, Path)]
     if len(local) == len(paths):
         try:
-            return ShardReader(open_indexes(local, cache_dir))
+            indexes = open_indexes(local, cache_dir)
+            return _package_reader(indexes, cache_dir) if name == "tfrecord" else ShardReader(indexes)
         except OSError as error:
             raise InputError(
                 f"{error.filename}: expected a shard that can be read, found this: {error.strerror}. Copy or download "
                 "it again, or give yourself the right to read it."
             ) from error
+    if name == "tfrecord":
+        raise InputError(
+            f"data.reader=tfrecord: expected local shards, found {paths[0]}: the package reads local files only. Set "
+            "data.reader=native, or copy the data set to a local directory."
+        )
     with ThreadPoolExecutor(_THREADS) as pool:
-        mirrors = list(pool.map(lambda path: Mirror.of(path, cache_dir), cast(Sequence[UPath], paths)))
-        indexes = {mirror.path: index for mirror in mirrors if (index := mirror.kept_index())}
-        missing = [mirror for mirror in mirrors if mirror.path not in indexes]
+        cached = list(pool.map(lambda path: CachedShard.of(path, cache_dir), cast(Sequence[UPath], paths)))
+        known = {shard.path: index for shard in cached if (index := shard.cached_index()) is not None}
+        missing = [shard for shard in cached if shard.path not in known]
         if missing:
-            found = progress(pool.map(Mirror.find_index, missing), "Indexing shards", len(missing))
-            indexes |= zip([mirror.path for mirror in missing], found, strict=True)
-    return RemoteReader([indexes[mirror.path] for mirror in mirrors], mirrors)
+            found = progress(pool.map(CachedShard.find_index, missing), "Indexing shards", len(missing))
+            known |= zip([shard.path for shard in missing], found, strict=True)
+    return RemoteReader([known[shard.path] for shard in cached], cached)
+
+
+def _package_reader(indexes: Sequence[ShardIndex], cache_dir: Path) -> ShardReader:
+    try:
+        from flowers.data.tfrecord.package_reader import TFRecordPackageReader
+    except TypeError as error:  # of protobuf: its global pool has TensorFlow's messages
+        raise InputError(
+            "data.reader=tfrecord: expected a process without TensorFlow, found that it is imported: both packages "
+            "define the same messages. Set data.reader=native."
+        ) from error
+    return TFRecordPackageReader(indexes, cache_dir)
 
 
 @dataclass(frozen=True, slots=True)
-class Mirror:
-    """The local copy, whole or in part, of a remote shard `source` of `size` bytes in one state: the file `path`."""
+class CachedShard:
+    """The local copy `path`, whole or in part, of one state of a remote shard, `source`, of `size` bytes."""
 
     source: UPath
     size: int
     path: Path
 
     @staticmethod
-    def of(source: UPath, cache_dir: Path) -> Mirror:
-        """The mirror of a shard as it is now: a shard that has changed has another."""
+    def of(source: UPath, cache_dir: Path) -> CachedShard:
+        """Return the cached shard for a shard as it is now: one that has changed gets another."""
         size, state = size_and_state(source)
         state = state or content_state(source, size)
         key = hashlib.sha256(f"{source} {size} {state}".encode()).hexdigest()[:32]
-        return Mirror(source, size, cache_dir / "remote" / key / source.name)
+        return CachedShard(source, size, cache_dir / "remote" / key / source.name)
 
-    def kept_index(self) -> ShardIndex | None:
-        """The index that an earlier `find_index` has kept."""
+    def cached_index(self) -> ShardIndex | None:
+        """Return the index that an earlier `find_index` has cached."""
         place = self.path.with_suffix(".tfindex")
         try:
             if not (place.exists() and self.path.exists()):
@@ -91,19 +112,19 @@ class Mirror:
             raise self._unwritten(error) from error
 
     def find_index(self) -> ShardIndex:
-        """The shard's index: the one that stands beside it or, failing that, made by downloading the shard."""
+        """Find the shard's index: the one that stands beside it or, failing that, made by downloading the shard."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path.with_suffix(".lock")):  # else each rank would download it
-                if index := self.kept_index():
+                if (index := self.cached_index()) is not None:
                     return index
-                self._marks.unlink(missing_ok=True)  # of a mirror that was deleted in part
+                self._marks.unlink(missing_ok=True)  # of a cached shard that was deleted in part
                 with self.path.open("ab") as file:
                     file.truncate(self.size)  # to a sparse file, which takes no space
                 beside = read_text(self.source.with_suffix(".tfindex"))
                 index = parse_index(self.source, beside, self.size) if beside else None
                 index = index or self._download()
-                if index.fault is None:
+                if index.problem is None:
                     save_index(index, f"# {self.source}", [self.path.with_suffix(".tfindex")])
                 return index
         except OSError as error:
@@ -115,29 +136,29 @@ class Mirror:
                 [data] = read_ranges([(self.source, start, min(start + _CHUNK, self.size))])
                 _write(self.path, data, start)
             index = index_shard(self.path)
-            if index.fault is None:
+            if index.problem is None:
                 break
         frames = ((record, *frame_range(index, record, 1)) for record in range(len(index)))
         with self.path.open("rb") as file:
-            whole = [frame_fault(os.pread(file.fileno(), end - start, start)) is None for _, start, end in frames]
+            whole = [frame_problem(os.pread(file.fileno(), end - start, start)) is None for _, start, end in frames]
         _write(self._marks, bytes(whole), 0)
-        fault = index.fault and index.fault.replace(str(self.path), str(self.source))
-        return replace(index, path=self.source, fault=fault)
+        problem = index.problem and index.problem.replace(str(self.path), str(self.source))
+        return replace(index, path=self.source, problem=problem)
 
     @property
     def _marks(self) -> Path:
         return self.path.with_suffix(".present")
 
     def present(self, count: int) -> NDArray[np.bool_]:
-        """Which of the shard's `count` records are in the mirror, bool `[count]`."""
+        """Return which of the shard's `count` records are cached, bool `[count]`."""
         try:
             marks = self._marks.read_bytes() if self._marks.exists() else b""
         except OSError as error:
             raise self._unwritten(error) from error
         return np.frombuffer(marks.ljust(count, b"\0")[:count], np.bool_).copy()
 
-    def keep(self, record: int, frame: bytes, position: int) -> None:
-        """Write a record, of whose frame the CRCs match, to its place; then say that it is there."""
+    def write(self, record: int, frame: bytes, position: int) -> None:
+        """Write a record, whose frame matches its CRCs, to its place; then mark it as present."""
         try:
             _write(self.path, frame, position)
             _write(self._marks, b"\1", record)
@@ -162,73 +183,73 @@ def _write(path: Path, data: bytes, position: int) -> None:
 
 
 def frame_range(index: ShardIndex, record: int, count: int) -> tuple[int, int]:
-    """Where `count` records from `record` on start and end in their shard, headers and footers included, in bytes."""
+    """Return where `count` records from `record` on start and end in their shard, headers and footers included."""
     last = record + count - 1
     return int(index.offsets[record]) - HEADER.size, int(index.offsets[last] + index.lengths[last]) + FOOTER.size
 
 
 class RemoteReader(ShardReader):
-    """The payloads of remote shards, by number over all shards in order; those not yet mirrored are fetched."""
+    """Reads the payloads of remote shards, by number over all shards in order, and fetches those not yet cached."""
 
-    def __init__(self, indexes: Sequence[ShardIndex], mirrors: Sequence[Mirror]) -> None:
+    def __init__(self, indexes: Sequence[ShardIndex], cached: Sequence[CachedShard]) -> None:
         super().__init__(indexes)
-        self.mirrors = mirrors
+        self.cached = cached
         self._present: dict[int, NDArray[np.bool_]] = {}
 
     def __getstate__(self) -> dict[str, object]:
         return {**super().__getstate__(), "_present": {}}
 
     def state(self) -> str:
-        return repr([str(mirror.path) for mirror in self.mirrors])
+        return repr([str(shard.path) for shard in self.cached])
 
     def prefetch(self, numbers: Iterable[int]) -> None:
-        """Fetch, all at once, those of these records that are not there; one that arrives damaged is left to `read`."""
+        """Fetch, all at once, those of these records that are not cached; `read` retries those that arrive damaged."""
         self._fetch({number for number in numbers if not self._is_present(number)})
 
     def read(self, number: int, *, check: bool = True) -> bytes:
-        """Payload `number`, as of a local shard. It is checked, whatever `check` says: disks lose power.
+        """Return payload `number`, as of a local shard. It is checked, whatever `check` is: disks lose power.
 
         Raises:
             BadRecord: the payload does not match its CRC, though it was fetched twice.
-            InputError: the shard cannot be reached, or the mirror cannot be written.
+            InputError: the shard cannot be reached, or the cache cannot be written.
         """
         if self._is_present(number):
             try:
                 return super().read(number)
             except BadRecord:
-                pass  # a power cut or a disk has damaged the mirror: fetched anew, it is whole again
+                pass  # a power cut or a disk has damaged the cache: fetch the record anew
         for _ in range(2):
-            if not (faults := self._fetch({number})):
+            if not (problems := self._fetch({number})):
                 return super().read(number)
         raise BadRecord(
-            f"{self.where(number)}: {faults[number]} The shard is damaged, or another than when it was opened: upload "
-            "it again, with the .tfindex beside it if there is one, or start again."
+            f"{self.where(number)}: {problems[number]} The shard is damaged, or was changed since it was opened: "
+            "upload it again, with the .tfindex beside it if there is one, or start again."
         )
 
     def _is_present(self, number: int) -> bool:
         shard, record = self._locate(number)
         if shard not in self._present or not self._present[shard][record]:  # another process may have fetched it
-            self._present[shard] = self.mirrors[shard].present(len(self.indexes[shard]))
+            self._present[shard] = self.cached[shard].present(len(self.indexes[shard]))
         return bool(self._present[shard][record])
 
     def _fetch(self, numbers: set[int]) -> dict[int, str]:
-        """Fetch records and keep them; what is wrong with those that arrived damaged and are not kept, by number."""
+        """Fetch records into the cache; return the problems of those that arrived damaged, by number."""
         runs = list(self._runs(numbers))
         ranges = [(shard, *frame_range(self.indexes[shard], run[0][1], len(run))) for shard, run in runs]
-        answers = read_ranges([(self.mirrors[shard].source, start, end) for shard, start, end in ranges])
-        faults: dict[int, str] = {}
+        answers = read_ranges([(self.cached[shard].source, start, end) for shard, start, end in ranges])
+        problems: dict[int, str] = {}
         for (shard, run), (_, start, _), answer in zip(runs, ranges, answers, strict=True):
             for number, record in run:
                 first, end = frame_range(self.indexes[shard], record, 1)
                 frame = answer[first - start : end - start]
-                if fault := frame_fault(frame):
-                    faults[number] = fault
+                if problem := frame_problem(frame):
+                    problems[number] = problem
                 else:
-                    self.mirrors[shard].keep(record, frame, first)
-        return faults
+                    self.cached[shard].write(record, frame, first)
+        return problems
 
     def _runs(self, numbers: set[int]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-        """The records in runs of neighbours: the shard of each, and number and place in the shard of its records."""
+        """Group records into runs of neighbours: yield the shard of each, and its records' numbers and places in it."""
         placed = []
         for position, number in enumerate(sorted(numbers)):
             shard, record = self._locate(number)
@@ -238,4 +259,4 @@ class RemoteReader(ShardReader):
             yield shard, [(number, record) for _, number, record in records]
 
     def _local(self, shard: int) -> Path:
-        return self.mirrors[shard].path
+        return self.cached[shard].path

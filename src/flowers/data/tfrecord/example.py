@@ -1,4 +1,4 @@
-"""`tf.train.Example`: what one record of a shard holds, to bytes and back, and what is checked of it.
+"""Serialise, parse and check `tf.train.Example`, which one record of a shard holds.
 
 The message classes live in a descriptor pool of their own. TensorFlow and the `tfrecord` package each
 register the same names in protobuf's global pool and therefore cannot be imported together; this
@@ -31,7 +31,7 @@ class Record:
 
 
 def encode_example(record: Record) -> bytes:
-    """The record as a serialised `tf.train.Example` in Kaggle's layout; without a `class` where it has no label."""
+    """Serialise a record as `tf.train.Example` in Kaggle's layout; without a `class` if it has no label."""
     example = _Example()
     example.features.feature["image"].bytes_list.value.append(record.image)
     example.features.feature["id"].bytes_list.value.append(record.id.encode())
@@ -41,7 +41,7 @@ def encode_example(record: Record) -> bytes:
 
 
 def decode_example(payload: bytes, *, labelled: bool, where: str) -> Record:
-    """The record in a serialised `tf.train.Example`.
+    """Parse a serialised `tf.train.Example`.
 
     Args:
         payload: the record's bytes.
@@ -67,7 +67,7 @@ def decode_example(payload: bytes, *, labelled: bool, where: str) -> Record:
 
 
 def check_label(record: Record, class_count: int, where: str) -> None:
-    """Raise `BadRecord` where the record's label is none of `class_count` classes; no label is well."""
+    """Raise `BadRecord` unless the record's label is one of `class_count` classes. A missing label is allowed."""
     if record.label is not None and not 0 <= record.label < class_count:
         raise BadRecord(
             f"{where}: expected a class from 0 to {class_count - 1}, found {record.label} "
@@ -76,7 +76,7 @@ def check_label(record: Record, class_count: int, where: str) -> None:
 
 
 def decode_image(record: Record, where: str, out: NDArray[np.uint8]) -> None:
-    """Decode the record's picture into `out`, uint8 `[S, S, 3]`, RGB.
+    """Decode the record's image into `out`, uint8 `[S, S, 3]`, RGB.
 
     Raises:
         BadRecord: not a JPEG, a damaged one, or one of another size.
@@ -123,7 +123,7 @@ def _text(identity: bytes, where: str) -> str:
 
 
 def _example_class() -> Any:
-    """The class of `tf.train.Example`, from its definition in tensorflow/core/example/{feature,example}.proto."""
+    """Build the class of `tf.train.Example` as tensorflow/core/example/{feature,example}.proto define it."""
     file = descriptor_pb2.FileDescriptorProto(name="flowers/example.proto", package="flowers", syntax="proto3")
 
     def message(name: str) -> Any:

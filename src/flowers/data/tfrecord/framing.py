@@ -1,4 +1,4 @@
-"""TFRecord shards: the framing of records in a file, and its checksums.
+"""Frame records in TFRecord shards, with their checksums.
 
 A TFRecord file is a run of `length (uint64) | masked CRC of length (uint32) | payload | masked CRC of
 payload (uint32)`, little-endian, the CRC being CRC-32C (tensorflow/core/lib/io/record_writer.h).
@@ -23,18 +23,18 @@ from flowers.system.atomic import open_atomic
 HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")
 FRAME = HEADER.size + FOOTER.size
-"""What a record takes in its shard beside its payload, in bytes."""
+"""The bytes that a record takes in its shard beside its payload."""
 
 
 def masked_crc(data: bytes) -> int:
-    """TFRecord's masked CRC-32C: rotated and offset, so that a CRC stored among the data does not spoil its own."""
+    """Return TFRecord's masked CRC-32C: rotated and offset, so that the CRC of data with a CRC in it stays useful."""
     crc: int = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 @contextmanager
 def open_shard(path: AnyPath) -> Iterator[Callable[[bytes], None]]:
-    """A new TFRecord file, as a function that appends a payload to it; it gets its name when the block ends."""
+    """Open a new TFRecord file; yield a function that appends a payload. It gets its name when the block ends."""
     with open_atomic(path) as file:
 
         def append(payload: bytes) -> None:
@@ -55,13 +55,13 @@ def write_shard(path: AnyPath, payloads: Iterable[bytes]) -> None:
 class ShardIndex:
     """Where a shard's records are: `offsets` and `lengths` of the payloads in bytes, int64 `[N]` each.
 
-    `fault` says why indexing ended before the end of the file, None where it did not.
+    `problem` says why indexing ended before the end of the file, None if it did not.
     """
 
     path: AnyPath
     offsets: NDArray[np.int64]
     lengths: NDArray[np.int64]
-    fault: str | None = None
+    problem: str | None = None
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -72,24 +72,24 @@ def index_shard(path: Path) -> ShardIndex:
     offsets: list[int] = []
     lengths: list[int] = []
     position = 0
-    fault = None
+    problem = None
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         while position < size:
             header = os.pread(file.fileno(), HEADER.size, position)
-            fault = _header_fault(header, size - position)
-            if fault:
-                fault = f"{path}: record {len(offsets)} at byte {position}: {fault}"
+            problem = _header_problem(header, size - position)
+            if problem:
+                problem = f"{path}: record {len(offsets)} at byte {position}: {problem}"
                 break
             length = HEADER.unpack(header)[0]
             offsets.append(position + HEADER.size)
             lengths.append(length)
             position += FRAME + length
-    return ShardIndex(path, np.array(offsets, np.int64), np.array(lengths, np.int64), fault)
+    return ShardIndex(path, np.array(offsets, np.int64), np.array(lengths, np.int64), problem)
 
 
-def _header_fault(header: bytes, rest: int) -> str | None:
-    """What is wrong with a record's header, given the bytes from its start to the end of the file."""
+def _header_problem(header: bytes, rest: int) -> str | None:
+    """Describe the problem of a record's header, given the number of bytes from its start to the end of the file."""
     if len(header) < HEADER.size:
         return f"the shard is cut off: expected a header of {HEADER.size} bytes, found {len(header)}."
     length, stored = HEADER.unpack(header)
@@ -101,33 +101,33 @@ def _header_fault(header: bytes, rest: int) -> str | None:
     return None
 
 
-def shard_fault(index: ShardIndex, promised: int | None) -> str | None:
-    """What is wrong with a shard whose name promises so many records; None where nothing is."""
-    whole = promised in (None, len(index))
-    if index.fault is None and whole:
+def shard_problem(index: ShardIndex, declared: int | None) -> str | None:
+    """Describe the problem of a shard whose name declares so many records, or return None."""
+    whole = declared in (None, len(index))
+    if index.problem is None and whole:
         return None
-    count = f"{index.path}: expected {promised} records as the name says, found {len(index)}."
+    count = f"{index.path}: expected {declared} records as the name says, found {len(index)}."
     fix = (
         "Copy or download the shard again; data.on_bad_record=skip goes on with the records before it."
-        if index.fault
+        if index.problem
         else "Copy or download the shard again, or rename it to its true count."
     )
-    return " ".join(part for part in (index.fault, "" if whole else count, fix) if part)
+    return " ".join(part for part in (index.problem, "" if whole else count, fix) if part)
 
 
-def payload_fault(payload: bytes, footer: bytes) -> str | None:
-    """What is wrong with a payload, given the 4 bytes behind it; None where nothing is."""
+def payload_problem(payload: bytes, footer: bytes) -> str | None:
+    """Describe the problem of a payload, given the 4 bytes behind it, or return None."""
     stored, computed = FOOTER.unpack(footer)[0], masked_crc(payload)
     if stored != computed:
         return f"the payload's CRC is wrong: expected {stored:#010x} as stored, found {computed:#010x}."
     return None
 
 
-def frame_fault(frame: bytes) -> str | None:
-    """What is wrong with a record, of which these should be all bytes; None where nothing is."""
-    if fault := _header_fault(frame[: HEADER.size], len(frame)):
-        return fault
+def frame_problem(frame: bytes) -> str | None:
+    """Describe the problem of a record, given what should be all of its bytes, or return None."""
+    if problem := _header_problem(frame[: HEADER.size], len(frame)):
+        return problem
     length = HEADER.unpack_from(frame)[0]
     if FRAME + length != len(frame):
         return f"expected a payload of {len(frame) - FRAME} bytes as the index says, found one of {length}."
-    return payload_fault(frame[HEADER.size : -FOOTER.size], frame[-FOOTER.size :])
+    return payload_problem(frame[HEADER.size : -FOOTER.size], frame[-FOOTER.size :])

@@ -1,4 +1,4 @@
-"""Records by number over all shards of a split, each checked against its CRC."""
+"""Read records by number over all shards of a split, each checked against its CRC."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import cast
 
-from flowers.data.tfrecord.framing import FOOTER, ShardIndex, payload_fault
+from flowers.data.tfrecord.framing import FOOTER, ShardIndex, payload_problem
 from flowers.errors import BadRecord, InputError
 
 OPEN_FILES = 128
@@ -17,7 +17,7 @@ OPEN_FILES = 128
 
 
 class ShardReader:
-    """The payloads of local shards, by number over all shards in order.
+    """Reads the payloads of local shards, by number over all shards in order.
 
     Files are opened at first use in each process, and read with `pread`: processes and threads share nothing but the
     page cache, and a file that is cut short meanwhile is a message, not a bus error.
@@ -42,20 +42,20 @@ class ShardReader:
         return self.read(number)
 
     def where(self, number: int) -> str:
-        """The record's place for messages: its shard and its number in it."""
+        """Return the record's place for messages: its shard and its number in it."""
         shard, record = self._locate(number)
         return f"{self.indexes[shard].path}: record {record}"
 
     def state(self) -> str:
-        """What is another when a shard is another."""
+        """Return a text that changes when a shard does."""
         found = [(index.path.resolve(), index.path.stat()) for index in self.indexes]
         return repr([(str(path), status.st_size, status.st_mtime_ns) for path, status in found])
 
     def prefetch(self, numbers: Iterable[int]) -> None:
-        """Told of the records that are read next: local shards need no preparation."""
+        """Hint that these records will be read next. No-op for local shards."""
 
     def read(self, number: int, *, check: bool = True) -> bytes:
-        """Payload `number`, 0 to `len(self) - 1`; without `check`, its CRC is not computed.
+        """Return payload `number`, 0 to `len(self) - 1`; without `check`, its CRC is not computed.
 
         Raises:
             BadRecord: the payload does not match its CRC, or is no longer all there.
@@ -63,22 +63,29 @@ class ShardReader:
             IndexError: there is no such number.
         """
         shard, record = self._locate(number)
-        index = self.indexes[shard]
-        length = int(index.lengths[record])
-        file = self._file(shard)
-        try:
-            found = os.pread(file, length + FOOTER.size, int(index.offsets[record]))
-        except OSError as error:
-            raise self._gone(shard, error) from error
+        length = int(self.indexes[shard].lengths[record])
+        found = self._read_with_footer(shard, record)
         payload = found[:length]
         if len(found) < length + FOOTER.size:
             raise BadRecord(
                 f"{self.where(number)}: expected a payload of {length} bytes, found {len(payload)}: the shard was cut "
                 "off since it was opened. Copy or download it again."
             )
-        if check and (fault := payload_fault(payload, found[length:])):
-            raise BadRecord(f"{self.where(number)}: {fault} The file is damaged: copy or download it again.")
+        if check and (problem := payload_problem(payload, found[length:])):
+            raise BadRecord(f"{self.where(number)}: {problem} The file is damaged: copy or download it again.")
         return payload
+
+    def _read_with_footer(self, shard: int, record: int) -> bytes:
+        """Return a payload and the CRC behind it, unchecked, or less of them if the shard was cut off."""
+        index = self.indexes[shard]
+        return self._pread(shard, int(index.lengths[record]) + FOOTER.size, int(index.offsets[record]))
+
+    def _pread(self, shard: int, count: int, position: int) -> bytes:
+        file = self._file(shard)
+        try:
+            return os.pread(file, count, position)
+        except OSError as error:
+            raise self._gone(shard, error) from error
 
     def _locate(self, number: int) -> tuple[int, int]:
         if not 0 <= number < len(self):
@@ -104,5 +111,5 @@ class ShardReader:
         )
 
     def _local(self, shard: int) -> Path:
-        """The file that a shard is read from."""
+        """Return the file that a shard is read from."""
         return cast(Path, self.indexes[shard].path)

@@ -29,8 +29,7 @@ from upath import UPath
 
 from flowers.data.datamodule import FlowersDataModule
 from flowers.data.dataset import OnBadRecord, open_splits
-from flowers.data.storage import cache as mirror
-from flowers.data.storage import remote
+from flowers.data.storage import cache, remote, retrying
 from flowers.data.storage.cache import RemoteReader
 from flowers.data.tfrecord.index import open_indexes
 from flowers.data.tfrecord.reader import ShardReader
@@ -135,7 +134,7 @@ def memory(flowerbed: Path) -> Place:
 @pytest.fixture
 def web(flowerbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """A web server of a copy of its own, asked again without much waiting."""
-    monkeypatch.setattr(remote, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(retrying, "FIRST_WAIT", 0.01)
     shutil.copytree(flowerbed, tmp_path / "web")
     server = Server(directory(tmp_path / "web"))
     yield Place(server.url, server)
@@ -179,7 +178,7 @@ def test_the_second_epoch_makes_no_request(indexed: Place, tmp_path: Path, worke
     list(loader)
 
 
-def test_a_mirror_is_used_by_the_next_run(indexed: Place, tmp_path: Path) -> None:
+def test_a_cached_shard_is_used_by_the_next_run(indexed: Place, tmp_path: Path) -> None:
     first = list(indexed.open(tmp_path / "cache"))
     before = indexed.counted.requests
     reader = indexed.open(tmp_path / "cache")
@@ -194,15 +193,15 @@ def test_neighbours_are_fetched_together(indexed: Place, tmp_path: Path) -> None
     count = len(reader.indexes[0])
     before = indexed.counted.requests
     reader.prefetch(range(count))
-    assert indexed.counted.requests - before == -(-count // mirror._TOGETHER)
+    assert indexed.counted.requests - before == -(-count // cache._TOGETHER)
     [reader[number] for number in range(count)]
-    assert indexed.counted.requests - before == -(-count // mirror._TOGETHER)
+    assert indexed.counted.requests - before == -(-count // cache._TOGETHER)
 
 
 def test_with_an_index_beside_the_shard_only_what_is_read_is_fetched(indexed: Place, tmp_path: Path) -> None:
     reader = indexed.open(tmp_path / "cache")
     reader.prefetch([1])
-    present = [mirror.present(len(index)) for mirror, index in zip(reader.mirrors, reader.indexes, strict=True)]
+    present = [shard.present(len(index)) for shard, index in zip(reader.cached, reader.indexes, strict=True)]
     assert [int(part.sum()) for part in present] == [1] + [0] * (len(present) - 1)
     assert present[0][1]
 
@@ -220,7 +219,7 @@ def test_a_changed_shard_is_noticed(s3: Place, tmp_path: Path) -> None:
     before = s3.open(tmp_path, "test")
     original, payloads = fs.cat_file(shard), list(before)
     count = len(before.indexes[0])
-    first = mirror.frame_range(before.indexes[0], 0, 1)[1]
+    first = cache.frame_range(before.indexes[0], 0, 1)[1]
     fs.pipe_file(shard, original[first:] + original[:first])  # the first record last: as many bytes
     after = s3.open(tmp_path, "test")
     fs.pipe_file(shard, original)
@@ -236,25 +235,25 @@ def without(names: set[str], served: Application) -> Application:
     return application
 
 
-def test_a_changed_shard_is_noticed_though_the_server_tells_no_state(web: Place, tmp_path: Path) -> None:
+def test_a_changed_shard_is_noticed_though_the_server_reports_no_state(web: Place, tmp_path: Path) -> None:
     web.counted.application = without({"ETag"}, web.counted.application)
     for index in (tmp_path / "web").rglob("*.tfindex"):  # which another test may have left beside the shards
         index.unlink()
     before = web.open(tmp_path / "cache")
     payloads, count = list(before), len(before.indexes[0])
     shard = min((tmp_path / "web").rglob("train/*.tfrec"))
-    data, first = shard.read_bytes(), mirror.frame_range(before.indexes[0], 0, 1)[1]
+    data, first = shard.read_bytes(), cache.frame_range(before.indexes[0], 0, 1)[1]
     shard.write_bytes(data[first:] + data[:first])  # the first record last: as many bytes
     after = web.open(tmp_path / "cache")
     assert list(after) == payloads[1:count] + payloads[:1] + payloads[count:]
-    assert [m.path for m in web.open(tmp_path / "cache").mirrors] == [m.path for m in after.mirrors]  # and kept
+    assert [m.path for m in web.open(tmp_path / "cache").cached] == [m.path for m in after.cached]  # and kept
 
 
 # Failures
 
 
 @pytest.mark.parametrize("error", [json.JSONDecodeError("no JSON", "<html>", 0), b"\xff"])
-def test_a_garbled_answer_is_asked_for_again(
+def test_a_garbled_answer_is_retried(
     error: Exception | bytes, indexed: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter([error, b"fine"])
@@ -265,7 +264,7 @@ def test_a_garbled_answer_is_asked_for_again(
             raise answer
         return answer.decode()
 
-    assert remote.patiently(UPath(indexed.root), ask) == "fine"
+    assert retrying.retry(UPath(indexed.root), ask) == "fine"
 
 
 def test_settings_that_are_refused_are_not_tried_again(indexed: Place) -> None:
@@ -276,12 +275,12 @@ def test_settings_that_are_refused_are_not_tried_again(indexed: Place) -> None:
         raise ValueError("no such argument")
 
     with pytest.raises(InputError, match="no such argument"):
-        remote.patiently(UPath(indexed.root), ask)
+        retrying.retry(UPath(indexed.root), ask)
     assert len(tries) == 1
 
 
 @pytest.mark.parametrize("method", ["read_text", "read_bytes", "exists"])
-def test_a_mirror_that_may_not_be_read_says_where(
+def test_a_cached_shard_that_may_not_be_read_says_where(
     method: str, indexed: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     indexed.open(tmp_path / "cache").read(0)
@@ -299,7 +298,7 @@ def test_a_mirror_that_may_not_be_read_says_where(
 
 
 @pytest.mark.parametrize("refusals", [1, 4])
-def test_what_fails_in_passing_is_asked_again(web: Place, tmp_path: Path, refusals: int) -> None:
+def test_what_fails_in_passing_is_retried(web: Place, tmp_path: Path, refusals: int) -> None:
     web.counted.refusals = refusals
     reader = web.open(tmp_path / "cache")
     shutil.rmtree(tmp_path / "cache")
@@ -324,7 +323,7 @@ def test_what_fails_for_long_names_the_url_and_what_was_found(indexed: Place, tm
         reader[0]
 
 
-def test_s3_is_asked_again_when_it_is_busy(s3: Place, tmp_path: Path) -> None:
+def test_s3_is_retried_when_it_is_busy(s3: Place, tmp_path: Path) -> None:
     reader = s3.open(tmp_path / "cache", "val")
     for marks in (tmp_path / "cache").rglob("*.present"):
         marks.unlink()
@@ -362,7 +361,7 @@ def test_a_shard_that_is_cut_off_in_the_bucket_is_named(web: Place, tmp_path: Pa
         web.open(tmp_path / "cache")
 
 
-def test_a_damaged_mirror_is_mended(s3: Place, flowerbed: Path, tmp_path: Path) -> None:
+def test_a_damaged_cache_is_fetched_again(s3: Place, flowerbed: Path, tmp_path: Path) -> None:
     expected = list(s3.open(tmp_path))
     for shard in tmp_path.rglob("*.tfrec"):
         data = np.fromfile(shard, np.uint8)
@@ -372,7 +371,7 @@ def test_a_damaged_mirror_is_mended(s3: Place, flowerbed: Path, tmp_path: Path) 
     assert list(s3.open(tmp_path)) == expected
 
 
-def test_a_mirror_deleted_in_part_is_filled_again(indexed: Place, tmp_path: Path) -> None:
+def test_a_cached_shard_deleted_in_part_is_filled_again(indexed: Place, tmp_path: Path) -> None:
     expected = list(indexed.open(tmp_path / "cache"))
     for shard in (tmp_path / "cache").rglob("*.tfrec"):
         shard.unlink()
@@ -392,7 +391,7 @@ for start in range(0, len(reader), 4):
 """
 
 
-def test_killed_processes_leave_a_mirror_that_is_right(indexed: Place, tmp_path: Path) -> None:
+def test_killed_processes_leave_a_cache_that_is_right(indexed: Place, tmp_path: Path) -> None:
     indexed.counted.latency = 0.02
     command = [sys.executable, "-c", READ, indexed.root, str(tmp_path / "cache")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
@@ -412,7 +411,7 @@ def test_killed_processes_leave_a_mirror_that_is_right(indexed: Place, tmp_path:
     assert [reader.read(number, check=False) for number in range(len(reader))] == expected
 
 
-def test_readers_share_a_mirror(indexed: Place, tmp_path: Path) -> None:
+def test_readers_share_cached_shards(indexed: Place, tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         readers = list(pool.map(lambda _: indexed.open(tmp_path / "cache"), range(4)))
         readers += [pickle.loads(pickle.dumps(reader)) for reader in readers]
@@ -462,7 +461,7 @@ def missing_key(place: Place) -> Place:
             lambda s3: Place("gs://flowers/garden"),
             "gs://flowers/garden: expected credentials.*gcloud auth .*token: anon",
         ),
-        (lambda s3: Place("s4://flowers/garden"), "data.root=s4://flowers/garden: expected a directory, or a URL"),
+        (lambda s3: Place("s4://flowers/garden"), "data.root=s4://flowers/garden: .*fsspec"),
         (
             lambda s3: Place("abfs://flowers/garden"),
             "data.root=abfs.*expected the package for abfs:// .*adlfs.*pip install",
@@ -507,13 +506,13 @@ def test_a_worker_that_is_refused_says_the_same(indexed: Place, tmp_path: Path) 
     assert "Traceback" not in str(error.value)
 
 
-def test_a_mirror_without_room_says_where(indexed: Place, tmp_path: Path) -> None:
+def test_a_cached_shard_without_room_says_where(indexed: Place, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file, where a directory should be")
     with pytest.raises(InputError, match=r"expected to keep what was read of http://.* here, .*set paths.cache_dir"):
         indexed.open(tmp_path / "cache")
 
 
-def test_a_garden_is_not_planted_in_a_bucket(s3: Place, tmp_path: Path) -> None:
+def test_no_data_set_is_generated_in_a_bucket(s3: Place, tmp_path: Path) -> None:
     data = module(s3, tmp_path, 0)
     data.prepare = print
     with pytest.raises(InputError, match=r"set data=tfrecords data\.root=s3://flowers/garden"):

@@ -93,7 +93,7 @@ def test_no_flipped_bit_is_passed_on(tmp_path_factory: pytest.TempPathFactory, p
     path = tmp_path_factory.mktemp("damaged") / "00.tfrec"
     path.write_bytes(damaged)
     index = index_shard(path)
-    reader, refused = ShardReader([index]), index.fault is not None
+    reader, refused = ShardReader([index]), index.problem is not None
     for number, payload in enumerate(payloads_of(SHARD)[: len(reader)]):
         try:
             assert reader[number] == payload
@@ -109,15 +109,15 @@ def test_a_truncated_shard_names_file_record_and_byte(tmp_path: Path, kept: int)
     path.write_bytes(SHARD.read_bytes()[:kept])
     index = index_shard(path)
     assert len(index) == 0
-    assert index.fault is not None
-    assert f"{path}: record 0 at byte 0" in index.fault
-    assert "cut off" in index.fault
+    assert index.problem is not None
+    assert f"{path}: record 0 at byte 0" in index.problem
+    assert "cut off" in index.problem
 
 
 def test_a_length_beyond_the_file_is_refused(tmp_path: Path) -> None:
     length = struct.pack("<Q", 2**63)
     path = tmp_path / "00.tfrec"
     path.write_bytes(length + struct.pack("<I", masked_crc(length)) + b"x" * 100)
-    fault = index_shard(path).fault
+    fault = index_shard(path).problem
     assert fault is not None
     assert str(2**63) in fault

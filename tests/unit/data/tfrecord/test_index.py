@@ -95,7 +95,7 @@ def test_a_damaged_shard_leaves_no_index(shard: Path, tmp_path: Path) -> None:
     for _ in range(2):
         index = open_indexes([shard], tmp_path)[0]
         assert len(index) == 5
-        assert index.fault is not None
+        assert index.problem is not None
     assert not shard.with_suffix(".tfindex").exists()
 
 

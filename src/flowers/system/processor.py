@@ -1,4 +1,4 @@
-"""The processor: how many of its cores there are for this process, and what it is."""
+"""Find out which processor this is, and how many of its cores this process may use."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def available_cores() -> int:
-    """The cores that this process may run on: a container's or a job's share, not the machine's."""
+    """Return the number of cores that this process may run on: its container's or job's, not the machine's."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1  # macOS has no affinity
 
 
 def cpu_model() -> str:
-    """The processor's name, as far as the system tells it."""
+    """Return the processor's name, as far as the system reports it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

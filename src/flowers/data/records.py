@@ -1,0 +1,106 @@
+"""Open the shards of a data set and select the records of each split."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from flowers.data.catalog import Catalog, read_catalog
+from flowers.data.class_names import read_class_names
+from flowers.data.dataset import CheckCRC, FlowersDataset, OnBadRecord, open_splits
+from flowers.data.layout import Split
+from flowers.data.selection import Selection, SelectionSettings, select_records
+from flowers.data.storage.cache import ReaderName
+from flowers.data.storage.remote import AnyPath
+from flowers.data.tfrecord.reader import ShardReader
+from flowers.data.transforms import SeededTransform
+from flowers.errors import InputError
+
+
+class SplitRecords:
+    """The records of each split at one resolution. Shards are opened, and labels read, at first use.
+
+    Args:
+        root: the data set's directory.
+        image_size: the resolution.
+        settings: which records each split holds.
+        on_bad_record: stop at a record that cannot be read, or skip it.
+        check_crc: when payloads are checked.
+        cache_dir: for indexes and remote shards.
+        reader: what reads local shards.
+    """
+
+    def __init__(
+        self,
+        root: AnyPath,
+        image_size: int,
+        settings: SelectionSettings,
+        on_bad_record: OnBadRecord,
+        check_crc: CheckCRC,
+        cache_dir: Path,
+        reader: ReaderName,
+    ) -> None:
+        self.root = root
+        self.image_size = image_size
+        self.settings = settings
+        self.on_bad_record = on_bad_record
+        self.check_crc = check_crc
+        self.cache_dir = cache_dir
+        self.reader = reader
+        self.skipped: set[str] = set()
+        """The problems of the shards and records that were skipped."""
+        self._readers: dict[tuple[Split, ...], ShardReader] = {}
+        self._catalogs: dict[tuple[Split, ...], Catalog] = {}
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """The class names in label order."""
+        return read_class_names(self.root)
+
+    def dataset(self, split: Split, transform: SeededTransform) -> FlowersDataset:
+        """Return the data set that a split is selected from."""
+        return FlowersDataset(
+            self._reader(self.settings.sources(split)),
+            image_size=self.image_size,
+            class_names=self.class_names,
+            labelled=split != "test",
+            transform=transform,
+            on_bad_record=self.on_bad_record,
+            check_crc=self.check_crc,
+        )
+
+    def select(self, split: Split) -> Selection:
+        """Select the records of a split.
+
+        Raises:
+            InputError: there are none, or folds were asked for and a record cannot be read.
+        """
+        catalog = self._catalog(split) if self.settings.needs_catalog(split) else None
+        selection = select_records(split, self.settings, len(self._reader(self.settings.sources(split))), catalog)
+        if len(selection.numbers) == 0:
+            raise InputError(f"{self.root}: expected records in the {split} split, found none. Write its shards again.")
+        return selection
+
+    def _reader(self, sources: tuple[Split, ...]) -> ShardReader:
+        if sources not in self._readers:
+            self._readers[sources], problems = open_splits(
+                self.root, sources, self.image_size, self.on_bad_record, self.cache_dir, self.reader
+            )
+            self.skipped.update(problems)
+        return self._readers[sources]
+
+    def _catalog(self, split: Split) -> Catalog:
+        sources = self.settings.sources(split)
+        if sources not in self._catalogs:
+            self._catalogs[sources] = read_catalog(self.dataset(split, SeededTransform([], 0)))
+            self.skipped.update(self._catalogs[sources].problems)
+            self._check_whole()
+        return self._catalogs[sources]
+
+    def _check_whole(self) -> None:
+        if self.settings.folds is not None and self.skipped:
+            raise InputError(
+                f"data.folds={self.settings.folds}: expected every record to be readable, found {len(self.skipped)} "
+                f"problems, the first of them: {min(self.skipped)} Folds without such a record would differ between "
+                "resolutions. Fix the data set (python src/prepare.py verify root=DIR), or train without folds."
+            )

@@ -1,0 +1,86 @@
+"""Check the rows of predictions files: probabilities that are some, labels that agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from flowers.ensembling.scores import Labels
+from flowers.errors import InputError
+from flowers.inference.predictions import Part
+from flowers.interfaces import NO_LABEL
+
+SUM_TOLERANCE = 1e-3
+"""How far a row's sum may be from one: what 16 bits a number leave, and no more."""
+
+_SHOWN = 3
+
+
+@dataclass(slots=True)
+class _RowProblem:
+    """How many rows have a problem, and the first of them."""
+
+    rows: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
+class RowProblems:
+    """Counts the problems of the rows of a predictions file, and reports them with examples.
+
+    Args:
+        where: the file, for messages.
+    """
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._found: dict[str, _RowProblem] = {}  # by what was expected
+
+    def check(self, rows: Part) -> None:
+        with np.errstate(invalid="ignore"):
+            sums = rows.probabilities.sum(-1)
+            broken = np.logical_not(np.isfinite(rows.probabilities).all(-1))
+            negative = ~broken & (rows.probabilities < 0).any(-1)
+            off = ~broken & ~negative & (np.abs(sums - 1) > SUM_TOLERANCE)
+        self._note("finite numbers as probabilities", broken, lambda row: f"{rows.ids[row]}")
+        self._note("probabilities of at least 0", negative, lambda row: f"{rows.ids[row]}")
+        self._note("probabilities that sum to one", off, lambda row: f"{rows.ids[row]}: {sums[row]:.4g}")
+
+    def check_labels(self, rows: Part, class_count: int) -> None:
+        wrong = (rows.labels < 0) | (rows.labels >= class_count)
+
+        def describe(row: int) -> str:
+            return f"{rows.ids[row]}: {'none' if rows.labels[row] == NO_LABEL else rows.labels[row]}"
+
+        self._note(f"a label from 0 to {class_count - 1}", wrong, describe)
+
+    def check_same_labels(self, labels: Labels, known: Labels, ids: pa.Array) -> None:
+        differ = (known != NO_LABEL) & (labels != known)
+        self._note("the label of the first member", differ, lambda row: f"{ids[row]}: {labels[row]}, not {known[row]}")
+
+    def _note(self, expected: str, wrong: NDArray[Any], describe: Callable[[int], str]) -> None:
+        problem = self._found.setdefault(expected, _RowProblem())
+        problem.rows += int(wrong.sum())
+        problem.examples += [
+            describe(row) for row in np.flatnonzero(wrong)[: _SHOWN + 1 - len(problem.examples)].tolist()
+        ]
+
+    def raise_first(self) -> None:
+        """Raise `InputError` if there was a problem."""
+        for expected, problem in self._found.items():
+            if problem.rows:
+                rows = "1 row that is" if problem.rows == 1 else f"{problem.rows} rows that are"
+                raise InputError(
+                    f"{self._where}: expected {expected} in each row, found {rows} otherwise "
+                    f"({first_rows(problem.examples)}). Predict again, or leave the member out."
+                )
+
+
+def first_rows(items: pa.Array | Sequence[str]) -> str:
+    """Return the first of some items, for a message."""
+    shown = items[:_SHOWN].to_pylist() if isinstance(items, pa.Array) else list(items[:_SHOWN])
+    return ", ".join([*map(str, shown), *(["..."] if len(items) > _SHOWN else [])])
