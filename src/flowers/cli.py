@@ -20,7 +20,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from flowers.errors import FULL, UNWRITABLE, InputError
 from flowers.system.termination import Terminated, raise_on_signals
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+PACKAGED = Path(__file__).resolve().parent / "configs"
+CONFIGS = PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "configs"
+"""Those inside an installed package, or the repository's beside `src/`: always those of the code that runs."""
 
 
 def run_subcommand(commands: Mapping[str, Callable[[DictConfig], Any]], script: str) -> None:
