@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
+# Stamps: what training needs is installed; what tests and linters need, too.
+TRAIN := $(VENV)/.train
+DEV := $(VENV)/.dev
 
 # An environment of its own for another release of torch_xla: constraints.txt without torch and what comes with it.
 XLA ?= 2.8
@@ -17,23 +19,28 @@ RESOLUTIONS := $(MEMBERS)/192,$(MEMBERS)/224,$(MEMBERS)/331,$(MEMBERS)/512
 help:  ## List the commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(INSTALLED)  ## Create .venv with everything that is needed.
+setup: $(DEV)  ## Create .venv with everything: training, tests, linters.
 
-$(INSTALLED): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: expected Python 3.11 or later, found " + sys.version.split()[0] + ": set PYTHON, as in make setup PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+$(TRAIN): pyproject.toml setup.py constraints.txt
+	@$(PYTHON) scripts/install.py $(VENV)
 	@touch $@
 
-train: $(INSTALLED)  ## Train the default model on the embedded data set. ARGS="..." are passed on.
-	$(BIN)/python src/train.py $(ARGS)
+$(DEV): $(TRAIN)
+	@$(PYTHON) scripts/install.py $(VENV) dev
+	@touch $@
 
-ensemble: $(INSTALLED)  ## A member at each resolution of the embedded data set, blended. ARGS="..." go to the blend.
+train: $(TRAIN)  ## Train the default model on the embedded data set. ARGS="..." are passed on.
+	$(BIN)/python src/train.py $(ARGS)
+	@echo
+	@echo 'Make it your own:   python scripts/rename.py my_project    renames the package, its settings and its commands'
+	@echo 'Your data or model: docs/your-own.md                       a Python file and a YAML file for each'
+
+ensemble: $(TRAIN)  ## A member at each resolution of the embedded data set, blended. ARGS="..." go to the blend.
 	$(BIN)/python src/train.py --multirun 'experiment=glob(member_*)' hydra.sweep.dir=$(MEMBERS) 'hydra.sweep.subdir=$${data.image_size}'
 	$(BIN)/python src/predict.py --multirun run=$(RESOLUTIONS) split=val,test tta.symmetries=flip
 	$(BIN)/python src/ensemble.py 'runs=["$(MEMBERS)/*"]' $(ARGS)
 
-test: $(INSTALLED)  ## Run all tests. ARGS="..." are passed on.
+test: $(DEV)  ## Run all tests. ARGS="..." are passed on.
 	$(BIN)/python -m pytest $(ARGS)
 
 test-xla:  ## Run the tests of trainer=tpu on another release of torch_xla: XLA=2.8.
@@ -42,10 +49,10 @@ test-xla:  ## Run the tests of trainer=tpu on another release of torch_xla: XLA=
 	$(XLA_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(XLA_VENV)/constraints.txt torch==$(XLA).0 torch_xla==$(XLA).0 --editable '.[dev]'
 	$(XLA_VENV)/bin/python -m pytest tests/unit/training/xla $(ARGS)
 
-lint: $(INSTALLED)  ## Check style, types and files, as pre-commit does.
+lint: $(DEV)  ## Check style, types and files, as pre-commit does.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pre-commit run --all-files
 
-format: $(INSTALLED)  ## Mend what ruff can mend.
+format: $(DEV)  ## Mend what ruff can mend.
 	$(BIN)/ruff check --fix --exit-zero --quiet .
 	$(BIN)/ruff format .
 

@@ -24,7 +24,9 @@ from flowers.errors import FULL, UNWRITABLE, InputError
 from flowers.settings import is_node, locate, nearest, parameters_of
 from flowers.system.termination import Terminated, raise_on_signals
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+PACKAGED = Path(__file__).resolve().parent / "configs"
+CONFIGS = PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "configs"
+"""Those inside an installed package, or the repository's beside `src/`: always those of the code that runs."""
 
 INSTEAD = {
     "train": "To evaluate without training, type python src/evaluate.py run=DIR.",

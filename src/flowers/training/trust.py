@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from flowers.errors import InputError
 from flowers.synthetic import Garden
 
-PACKAGES = ("flowers", "albumentations", "timm", "lightning", "torch.optim")
+PACKAGES = (__name__.partition(".")[0], "albumentations", "timm", "lightning", "torch.optim")
 """Where a class may be defined."""
 
 KINDS = (L.LightningDataModule, nn.Module, BasicTransform, BaseCompose, Garden, Optimizer, LRScheduler)

@@ -541,7 +541,8 @@ def test_bad_input_gets_one_message_and_no_traceback(door: Door, settings: str) 
 
 def test_it_imports_neither_torch_nor_tensorflow_nor_beam() -> None:
     script = (
-        "import sys, json, prepare, flowers.commands, flowers.preparation.folder, flowers.preparation.beam\n"
+        "import sys, json, prepare, flowers.commands\n"
+        "import flowers.preparation.folder, flowers.preparation.beam\n"
         "heavy = {'torch', 'lightning', 'timm', 'cv2', 'albumentations', 'tensorflow', 'apache_beam', 'wandb'}\n"
         "print(json.dumps(sorted(heavy & set(sys.modules))))"
     )
