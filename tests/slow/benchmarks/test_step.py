@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.step.run import read_results
-from flowers.errors import InputError
-from tests.conftest import run_module
+from tests.helpers.commands import run_module
 from tests.helpers.on_xla import xla
 
 
@@ -56,27 +55,3 @@ def test_processes_share_one_line(tmp_path: Path) -> None:
     assert result.batch_size == 16
     assert result.device.endswith("x 2")
     assert done.stdout.count("Results:") == 1
-
-
-def test_a_line_that_is_no_result(tmp_path: Path) -> None:
-    results = tmp_path / "step.jsonl"
-    results.write_text('{"device": "CPU"}\n')
-    with pytest.raises(InputError, match="line 1: expected a result"):
-        read_results(results)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["steps=2", "trainer=cpu"], "error: steps=2: expected at least 5"),
-        (
-            ["trainer=cpu", "trainer.fast_dev_run=true", "model.pretrained=false"],
-            "error: steps=30: expected 35",
-        ),
-        (["model=nonsense"], "error: model=nonsense: no such choice."),
-    ],
-)
-def test_what_is_refused(arguments: list[str], message: str) -> None:
-    done = run_module("benchmarks.step", *arguments)
-    assert done.returncode == 1
-    assert done.stderr.startswith(message)
