@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.step.run import read_results
 from flowers.errors import InputError
-from tests.helpers.commands import run_module_here
+from tests.helpers.commands import run_module
 
 QUICK = ("sizes=[192]", "rounds=1", "seconds=0.2", "workers=2")
 
@@ -28,7 +28,7 @@ QUICK = ("sizes=[192]", "rounds=1", "seconds=0.2", "workers=2")
     ],
 )
 def test_the_loaders_benchmark_refuses(garden: Path, arguments: list[str], message: str) -> None:
-    done = run_module_here("benchmarks.loader", *(argument.replace("GARDEN", str(garden)) for argument in arguments))
+    done = run_module("benchmarks.loader", *(argument.replace("GARDEN", str(garden)) for argument in arguments))
     assert done.returncode == 1
     assert done.stderr.startswith(message.replace("GARDEN", str(garden)))
 
@@ -39,7 +39,7 @@ def test_a_damaged_record_is_found_before_anything_is_measured(garden: Path, tmp
     content = bytearray(shard.read_bytes())
     content[500] ^= 0xFF
     shard.write_bytes(content)
-    done = run_module_here("benchmarks.loader", *QUICK, f"data.root={root}", f"results={tmp_path}/loader.json")
+    done = run_module("benchmarks.loader", *QUICK, f"data.root={root}", f"results={tmp_path}/loader.json")
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {shard}: record 0: the payload's CRC is wrong")
 
@@ -63,6 +63,6 @@ def test_a_line_that_is_no_result(tmp_path: Path) -> None:
     ],
 )
 def test_the_steps_benchmark_refuses(arguments: list[str], message: str) -> None:
-    done = run_module_here("benchmarks.step", *arguments)
+    done = run_module("benchmarks.step", *arguments)
     assert done.returncode == 1
     assert done.stderr.startswith(message)

@@ -2,7 +2,7 @@
 
 `run_script` runs one in this process and is for most tests. `run_process` forks from a process that has imported
 everything, for tests of signals, of distributed training and of environment variables that are read at import.
-`run_interpreter` and `run_module` start Python anew, as a shell does.
+`run_interpreter` and `run_module_interpreter` start Python anew, as a shell does.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def run_script(name: str, *overrides: str, cwd: Path = ROOT, **environment: str)
     return run_here(script, overrides, lambda: runpy.run_path(script, run_name="__main__"), cwd, environment)
 
 
-def run_module_here(name: str, *overrides: str, **environment: str) -> CompletedProcess[str]:
+def run_module(name: str, *overrides: str, **environment: str) -> CompletedProcess[str]:
     """Run `python -m NAME OVERRIDES` in this process, from the repository's root."""
     return run_here(name, overrides, lambda: runpy.run_module(name, run_name="__main__"), ROOT, environment)
 
@@ -109,7 +109,7 @@ def run_interpreter(name: str, *overrides: str, cwd: Path = ROOT, **environment:
     return _start([str(ROOT / "src" / f"{name}.py"), *overrides], cwd, environment)
 
 
-def run_module(name: str, *overrides: str, **environment: str) -> CompletedProcess[str]:
+def run_module_interpreter(name: str, *overrides: str, **environment: str) -> CompletedProcess[str]:
     """Run `python -m NAME OVERRIDES` as a shell does, from the repository's root."""
     return _start(["-m", name, *overrides], ROOT, environment)
 

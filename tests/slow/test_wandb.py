@@ -6,11 +6,26 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 
+import pytest
+
 from tests.helpers.commands import ROOT
-from tests.helpers.wandb_server import WandbServer, read_records
+from tests.helpers.wandb_server import WandbServer, read_records, wandb_server
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbServer]:
+    """A server that answers, and an environment that is logged in to it and nowhere else."""
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    with wandb_server() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        yield server
 
 
 def test_a_grid_outlives_its_server(tiny_settings: list[str], server: WandbServer, tmp_path: Path) -> None:

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.commands import run_module
+from tests.helpers.commands import run_module_interpreter
 
 QUICK = ("sizes=[192]", "rounds=1", "seconds=0.2", "workers=2")
 
 
 def test_all_contestants_side_by_side(garden: Path, tmp_path: Path) -> None:
     results = tmp_path / "loader.json"
-    done = run_module("benchmarks.loader", *QUICK, f"data.root={garden}", "tasks=[flip,full]", f"results={results}")
+    done = run_module_interpreter(
+        "benchmarks.loader", *QUICK, f"data.root={garden}", "tasks=[flip,full]", f"results={results}"
+    )
     assert done.returncode == 0, done.stderr
     written = json.loads(results.read_text())
     assert written["absent"] == {}
@@ -39,7 +41,7 @@ def test_all_contestants_side_by_side(garden: Path, tmp_path: Path) -> None:
 def test_an_absent_peer_is_named(garden: Path, tmp_path: Path) -> None:
     (tmp_path / "tensorflow.py").write_text("raise ImportError('no TensorFlow on this machine')\n")
     results = tmp_path / "loader.json"
-    done = run_module(
+    done = run_module_interpreter(
         "benchmarks.loader",
         *QUICK,
         f"data.root={garden}",

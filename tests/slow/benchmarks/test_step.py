@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.step.run import read_results
-from tests.helpers.commands import run_module
+from tests.helpers.commands import run_module_interpreter
 from tests.helpers.on_xla import xla
 
 
 def test_one_table_compares_devices(tmp_path: Path) -> None:
     results = tmp_path / "step.jsonl"
     for trainer, environment in (("cpu", {}), ("tpu", xla(2))):
-        done = run_module(
+        done = run_module_interpreter(
             "benchmarks.step",
             f"trainer={trainer}",
             "model.backbone=test_efficientnet",
@@ -39,7 +39,7 @@ def test_one_table_compares_devices(tmp_path: Path) -> None:
 
 
 def test_processes_share_one_line(tmp_path: Path) -> None:
-    done = run_module(
+    done = run_module_interpreter(
         "benchmarks.step",
         "trainer=cpu",
         "trainer.devices=2",
