@@ -13,11 +13,14 @@ XLA_VENV := .venv-xla-$(XLA)
 MEMBERS := logs/train/multiruns/members_$(shell date +%Y-%m-%d_%H-%M-%S)
 RESOLUTIONS := $(MEMBERS)/192,$(MEMBERS)/224,$(MEMBERS)/331,$(MEMBERS)/512
 
+# A process for each core; a file's tests stay together, as they share what they have trained.
+IN_PARALLEL := -n auto --dist loadfile
+
 .DEFAULT_GOAL := help
-.PHONY: help setup train ensemble test test-xla lint format clean
+.PHONY: help setup train ensemble test test-unit test-slow test-xla lint format clean
 
 help:  ## List the commands.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(DEV)  ## Create .venv with everything: training, tests, linters.
 
@@ -40,14 +43,20 @@ ensemble: $(TRAIN)  ## A member at each resolution of the embedded data set, ble
 	$(BIN)/python src/predict.py --multirun run=$(RESOLUTIONS) split=val,test tta.symmetries=flip
 	$(BIN)/python src/ensemble.py 'runs=["$(MEMBERS)/*"]' $(ARGS)
 
-test: $(DEV)  ## Run all tests. ARGS="..." are passed on.
-	$(BIN)/python -m pytest $(ARGS)
+test: $(DEV)  ## Run the tests that every commit must pass. ARGS="..." are passed on.
+	$(BIN)/python -m pytest $(IN_PARALLEL) tests/unit tests/commands $(ARGS)
+
+test-unit: $(DEV)  ## Run the tests of one module at a time: the first to run while you work.
+	$(BIN)/python -m pytest $(IN_PARALLEL) tests/unit $(ARGS)
+
+test-slow: $(DEV)  ## Run the rest: kills, many processes, XLA, fuzzing, memory, benchmarks.
+	$(BIN)/python -m pytest tests/slow $(ARGS)
 
 test-xla:  ## Run the tests of trainer=tpu on another release of torch_xla: XLA=2.8.
 	$(PYTHON) -m venv $(XLA_VENV)
 	grep -vE '^(torch|torch-xla|torchvision|triton|nvidia-[a-z0-9-]+)==' constraints.txt > $(XLA_VENV)/constraints.txt
 	$(XLA_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(XLA_VENV)/constraints.txt torch==$(XLA).0 torch_xla==$(XLA).0 --editable '.[dev]'
-	$(XLA_VENV)/bin/python -m pytest tests/unit/training/xla $(ARGS)
+	$(XLA_VENV)/bin/python -m pytest tests/unit/training/xla tests/slow/xla $(ARGS)
 
 lint: $(DEV)  ## Check style, types and files, as pre-commit does.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pre-commit run --all-files

@@ -4,63 +4,37 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-ROOT = Path(__file__).parents[1]
 os.environ["WANDB_MODE"] = "offline"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_SILENT"] = "true"
 os.environ["FLOWERS_CACHE"] = tempfile.mkdtemp()
+os.environ["OMP_NUM_THREADS"] = "1"  # for models as small as these, more threads take longer by far on a busy machine
 
-from flowers.synthetic import Garden, generate  # noqa: E402
+from flowers.synthetic import Garden, generate
+from tests.helpers.commands import run_script
+
+pytest_plugins = ["tests.helpers.photographs"]
 
 TINY = Garden(seed=0, train=208, val=104, test=72, sizes=(192, 224))
-
-Door = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def run_door(name: str, *arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as a user does."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "src" / f"{name}.py"), *arguments],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-
-
-def run_module(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a module of the repository as a user does: `python -m NAME` from its root."""
-    return subprocess.run(
-        [sys.executable, "-m", name, *arguments],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-
-
-@pytest.fixture(scope="session")
-def door() -> Door:
-    return run_door
 
 
 @pytest.fixture(scope="session")
 def garden(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny garden's directory. Not to be changed: tests that damage shards copy them."""
-    root = tmp_path_factory.mktemp("gardens") / "garden"
-    generate(TINY, root)
+    directory = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        directory = directory.parent  # one garden for all of pytest-xdist's workers
+    root = directory / "gardens" / "garden"
+    root.parent.mkdir(exist_ok=True)
+    with FileLock(f"{root}.lock"):
+        if not root.exists():
+            generate(TINY, root)
     return root
 
 
@@ -94,7 +68,7 @@ def tiny_settings(garden: Path) -> list[str]:
 def trained(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a finished run."""
     directory = tmp_path_factory.mktemp("runs") / "trained"
-    done = run_door("train", *tiny_settings, f"hydra.run.dir={directory}")
+    done = run_script("train", *tiny_settings, f"hydra.run.dir={directory}")
     assert done.returncode == 0, done.stderr
     (directory / "stdout.txt").write_text(done.stdout)
     return directory

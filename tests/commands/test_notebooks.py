@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import shlex
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
-from tests.conftest import Door
-from tests.helpers.on_xla import xla
+from tests.helpers.commands import run_script
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,76 +34,8 @@ def test_look_at_the_data(garden: Path, monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 def test_look_at_the_mistakes(
-    trained: Path, door: Door, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert door("predict", f"run={trained}", "split=val", "trainer=cpu").returncode == 0
+    assert run_script("predict", f"run={trained}", "split=val", "trainer=cpu").returncode == 0
     run_cells("look_at_the_mistakes", {"RUN": trained, "PICTURES": 4}, monkeypatch)
     assert "of 104 wrong" in capsys.readouterr().out
-
-
-def run_notebook(name: str, cwd: Path, settings: dict[str, str], **environment: str) -> str:
-    """Run a notebook as a user does, commands included, in `cwd`; returns what it printed."""
-    command = [sys.executable, "-m", "tests.helpers.run_notebook", str(ROOT / "notebooks" / f"{name}.ipynb")]
-    environment = {
-        **os.environ,
-        **environment,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    done = subprocess.run(
-        [*command, json.dumps(settings)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def test_on_kaggle_a_second_session_goes_on_to_the_submission(
-    garden: Path, tiny_settings: list[str], tmp_path: Path
-) -> None:
-    root = tmp_path / "kaggle"
-    competition = root / "input" / "competitions" / "flower-classification-with-tpus"
-    competition.parent.mkdir(parents=True)
-    competition.symlink_to(garden)
-    tiny = [setting for setting in tiny_settings if not setting.startswith(("data=", "data.root", "trainer"))]
-    short = ["data.image_size=192", "data.batch_size=16", "logger=csv", "trainer.max_epochs=2"]
-    settings = {
-        "REPOSITORY": str(ROOT),
-        "SETTINGS": shlex.join([*tiny, *short, "+trainer.limit_train_batches=3", "+trainer.limit_val_batches=1"]),
-    }
-    environment = {**xla(2), "FLOWERS_KAGGLE": str(root)}
-    run = root / "working" / "logs" / "flowers"
-
-    (tmp_path / "first").mkdir()
-    told = run_notebook("kaggle_tpu", tmp_path / "first", settings | {"TIME": "00:00:00:01"}, **environment)
-    assert "trainer.max_time" in told
-    stopped = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
-    assert 1 <= stopped < 6
-
-    saved = root / "input" / "notebook" / "logs" / "flowers"
-    saved.parent.mkdir(parents=True)
-    run.rename(saved)
-    (root / "working" / "submission.csv").unlink()
-    (tmp_path / "second").mkdir()
-    run_notebook("kaggle_tpu", tmp_path / "second", settings | {"EARLIER": str(saved)}, **environment)
-    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
-    lines = (root / "working" / "submission.csv").read_text().splitlines()
-    assert lines[0] == "id,label"
-    assert len(lines) > 2
-
-
-def test_on_colab_the_run_of_an_earlier_session_goes_on(
-    trained: Path, tiny_settings: list[str], tmp_path: Path
-) -> None:
-    shutil.copytree(trained, tmp_path / "run")
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    steps = torch.load(last, weights_only=True)["global_step"]
-    tiny = [setting for setting in tiny_settings if not setting.startswith("trainer")]
-    tiny += [
-        "+trainer.limit_train_batches=2",
-        "+trainer.limit_val_batches=1",
-        "data.batch_size=16",
-        "logger=csv",
-    ]
-    settings = {"REPOSITORY": str(ROOT), "SETTINGS": shlex.join([*tiny, "trainer.max_epochs=2"])}
-    run_notebook("colab_tpu", tmp_path, settings | {"RUN": str(tmp_path / "run")}, **xla(1))
-    assert torch.load(last, weights_only=True)["global_step"] == steps + 2
-    assert (tmp_path / "run" / "submission.csv").read_text().startswith("id,label")

@@ -8,8 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import ROOT
-from tests.helpers.commands import run_command
+from tests.helpers.commands import ROOT, run_process, run_script
 
 CONFIG_DIR = ["--config-dir", "examples/digits/configs"]
 SHORT = ["trainer=cpu", "trainer.max_epochs=1", "+trainer.limit_train_batches=8", "logger=csv"]
@@ -18,7 +17,7 @@ OURS = ["data=digits", "model=default", "model.backbone=test_efficientnet", "mod
 
 
 def train(directory: Path, *settings: str) -> dict[str, float]:
-    done = run_command("train", *settings, f"hydra.run.dir={directory}")
+    done = run_script("train", *settings, f"hydra.run.dir={directory}")
     assert done.returncode == 0, done.stderr
     metrics: dict[str, float] = json.loads((directory / "metrics.json").read_text())
     return metrics
@@ -28,7 +27,7 @@ def resumed_and_evaluated(directory: Path, metric: str, *settings: str) -> None:
     """Train for one more epoch, and compare the metric with what `evaluate.py` computes."""
     resume = f"ckpt_path={directory}/checkpoints/last.ckpt"
     metrics = train(directory, *settings, resume, "trainer.max_epochs=2")
-    done = run_command("evaluate", *CONFIG_DIR, f"run={directory}", "trainer=cpu")
+    done = run_script("evaluate", *CONFIG_DIR, f"run={directory}", "trainer=cpu")
     assert done.returncode == 0, done.stderr
     assert f"{metrics[metric]:.4f}" in done.stdout
 
@@ -37,7 +36,7 @@ def test_their_model_on_their_data(tmp_path: Path) -> None:
     metrics = train(tmp_path, *DIGITS, "test=true")
     assert metrics.keys() == {"train/loss", "val/error", "test/error", "train/images_per_second"}
     resumed_and_evaluated(tmp_path, "val/error", *DIGITS)
-    done = run_command("predict", *CONFIG_DIR, f"run={tmp_path}", "trainer=cpu", "split=test")
+    done = run_script("predict", *CONFIG_DIR, f"run={tmp_path}", "trainer=cpu", "split=test")
     assert done.returncode == 0, done.stderr
     table = pq.read_table(tmp_path / "predictions" / "test.parquet")
     assert table.column_names == ["id", "label", *map(str, range(10))]
@@ -61,10 +60,10 @@ def test_their_model_on_our_shards(tiny_settings: list[str], tmp_path: Path) -> 
 
 def test_their_classes_need_trust_where_no_configuration_of_the_users_names_them(tmp_path: Path) -> None:
     train(tmp_path, *DIGITS)
-    done = run_command("evaluate", f"run={tmp_path}", "trainer=cpu")
+    done = run_script("evaluate", f"run={tmp_path}", "trainer=cpu")
     assert done.returncode == 1
     assert "examples.digits.digits.Digits" in done.stderr and "trust=true" in done.stderr
-    done = run_command("evaluate", f"run={tmp_path}", "trainer=cpu", "trust=true")
+    done = run_script("evaluate", f"run={tmp_path}", "trainer=cpu", "trust=true")
     assert done.returncode == 0, done.stderr
 
 
@@ -117,7 +116,7 @@ def pair(tmp_path: Path) -> Path:
 def run_pair(pair: Path, *settings: str, name: str = "train") -> tuple[int, str, str]:
     mine = ["data=mine", "model=mine", "monitor.metric=val_mse", "monitor.mode=min", *SHORT]
     given = [*(mine if name == "train" else []), *settings, f"hydra.run.dir={pair}/run"]
-    done = run_command(name, "--config-dir", str(pair / "configs"), *given, cwd=pair)
+    done = run_process(name, "--config-dir", str(pair / "configs"), *given, cwd=pair)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -1,4 +1,9 @@
-"""Run commands in processes forked from one that has imported everything: faster than new interpreters."""
+"""Run the scripts in three ways that give the same result: what was printed, and the exit status.
+
+`run_script` runs one in this process and is for most tests. `run_process` forks from a process that has imported
+everything, for tests of signals, of distributed training and of environment variables that are read at import.
+`run_interpreter` and `run_module_interpreter` start Python anew, as a shell does.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,14 @@ import multiprocessing
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import tempfile
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from subprocess import CompletedProcess
+
+from tests.helpers.in_process import run_here
 
 ROOT = Path(__file__).parents[2]
 PRELOADED = [
@@ -21,15 +29,32 @@ PRELOADED = [
 ]
 
 
-class Command:
-    """A command that runs: `python src/NAME.py SETTINGS` in `cwd`, its output kept in files."""
+# In this process.
 
-    def __init__(self, name: str, *settings: str, cwd: Path = ROOT, **environment: str) -> None:
+
+def run_script(name: str, *overrides: str, cwd: Path = ROOT, **environment: str) -> CompletedProcess[str]:
+    """Run `python src/NAME.py OVERRIDES` in this process, and undo what it changes in the process."""
+    script = str(ROOT / "src" / f"{name}.py")
+    return run_here(script, overrides, lambda: runpy.run_path(script, run_name="__main__"), cwd, environment)
+
+
+def run_module(name: str, *overrides: str, **environment: str) -> CompletedProcess[str]:
+    """Run `python -m NAME OVERRIDES` in this process, from the repository's root."""
+    return run_here(name, overrides, lambda: runpy.run_module(name, run_name="__main__"), ROOT, environment)
+
+
+# In a process of its own.
+
+
+class ScriptProcess:
+    """A running `python src/NAME.py OVERRIDES` in `cwd`, its output kept in files."""
+
+    def __init__(self, name: str, *overrides: str, cwd: Path = ROOT, **environment: str) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
         self._output = Path(tempfile.mkdtemp())
         self.process: ForkServerProcess = context.Process(
-            target=_run, args=(name, settings, cwd, environment, self._output), name=name
+            target=_run, args=(name, overrides, cwd, environment, self._output), name=name
         )
         self.process.start()
 
@@ -55,14 +80,14 @@ class Command:
         return CompletedProcess([], self.process.exitcode, self.stdout, self.stderr)
 
 
-def run_command(
-    name: str, *settings: str, cwd: Path = ROOT, timeout: float = 240, **environment: str
+def run_process(
+    name: str, *overrides: str, cwd: Path = ROOT, timeout: float = 240, **environment: str
 ) -> CompletedProcess[str]:
-    """Run a command to its end."""
-    return Command(name, *settings, cwd=cwd, **environment).wait(timeout)
+    """Run `python src/NAME.py OVERRIDES` in a forked process to its end."""
+    return ScriptProcess(name, *overrides, cwd=cwd, **environment).wait(timeout)
 
 
-def _run(name: str, settings: tuple[str, ...], cwd: Path, environment: dict[str, str], output: Path) -> None:
+def _run(name: str, overrides: tuple[str, ...], cwd: Path, environment: dict[str, str], output: Path) -> None:
     os.setsid()  # a process group of its own, as a shell gives to a command
     signal.signal(signal.SIGINT, signal.default_int_handler)  # though the tests may run in a script's background
     os.chdir(cwd)
@@ -72,5 +97,30 @@ def _run(name: str, settings: tuple[str, ...], cwd: Path, environment: dict[str,
     os.environ.update(environment)
     multiprocessing.set_start_method("fork", force=True)  # of its workers, as where a shell starts it
     script = str(ROOT / "src" / f"{name}.py")
-    sys.argv = [script, *settings]
+    sys.argv = [script, *overrides]
     runpy.run_path(script, run_name="__main__")
+
+
+# In a new interpreter.
+
+
+def run_interpreter(name: str, *overrides: str, cwd: Path = ROOT, **environment: str) -> CompletedProcess[str]:
+    """Run `python src/NAME.py OVERRIDES` as a shell does."""
+    return _start([str(ROOT / "src" / f"{name}.py"), *overrides], cwd, environment)
+
+
+def run_module_interpreter(name: str, *overrides: str, **environment: str) -> CompletedProcess[str]:
+    """Run `python -m NAME OVERRIDES` as a shell does, from the repository's root."""
+    return _start(["-m", name, *overrides], ROOT, environment)
+
+
+def _start(arguments: list[str], cwd: Path, environment: dict[str, str]) -> CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )

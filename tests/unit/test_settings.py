@@ -13,7 +13,7 @@ from pydantic import Field
 from flowers.errors import InputError
 from flowers.settings import Rule, find_node_problems, locate
 from flowers.training.monitor import check_monitors
-from tests.conftest import ROOT
+from tests.helpers.commands import ROOT
 from tests.helpers.configuration import GROUPS, check, composed
 
 if TYPE_CHECKING:

@@ -4,51 +4,26 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from omegaconf import DictConfig, OmegaConf
 from sklearn.metrics import f1_score
 
-from flowers.ensembling.ensemble import Ensemble, EnsembleSettings, ensemble
+from flowers.ensembling.ensemble import Ensemble, ensemble
 from flowers.ensembling.members import find_members
 from flowers.errors import InputError
 from flowers.inference.predictions import read_provenance
-from flowers.settings import Paths, load_settings
-from tests.conftest import ROOT
+from tests.helpers.ensembles import TEST, VAL, left_over, settings, summary_of, write_runs
 from tests.helpers.members import CLASSES, Rows, predicted, write_foreign, write_run
-
-Door = Callable[..., "CompletedProcess[str]"]
-
-VAL = [predicted(60, seed) for seed in range(3)]
-TEST = [predicted(30, seed, first=1000) for seed in range(3)]
-
-
-def settings(output: Path, runs: list[str], **changes: Any) -> EnsembleSettings:
-    """configs/ensemble.yaml with fewer methods and resamples."""
-    config = OmegaConf.load(ROOT / "configs" / "ensemble.yaml")
-    assert isinstance(config, DictConfig)
-    del config["defaults"], config["hydra"]
-    config.paths = {**dict.fromkeys(Paths.__dataclass_fields__, "unused"), "output_dir": str(output)}
-    config.update({"logger": None, "runs": runs, "methods": ["mean", "weights"], "resamples": 100} | changes)
-    return load_settings(EnsembleSettings, config)
 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> list[str]:
-    """Three runs, the rows of each in an order of its own."""
-    return [
-        write_run(tmp_path / f"run{at}", val.shuffled(at), test.shuffled(at), parameters=10, images_per_second=30.0)
-        for at, (val, test) in enumerate(zip(VAL, TEST, strict=True))
-    ]
+    return write_runs(tmp_path)
 
 
 def probabilities_of(path: Path) -> dict[str, np.ndarray]:
@@ -67,16 +42,6 @@ def submitted(directory: Path) -> dict[str, int]:
     return result
 
 
-def summary_of(directory: Path) -> dict[str, Any]:
-    """ensemble.json, which is JSON to any reader: without NaN and Infinity."""
-
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} in ensemble.json")
-
-    summary: dict[str, Any] = json.loads((directory / "ensemble.json").read_text(), parse_constant=refuse)
-    return summary
-
-
 def blended_by_hand(directory: Path, runs: list[str], split: str) -> Iterator[tuple[str, np.ndarray]]:
     """Each id with the weighted mean of its calibrated probabilities, from the figures in ensemble.json."""
     members = summary_of(directory)["members"]
@@ -87,11 +52,6 @@ def blended_by_hand(directory: Path, runs: list[str], split: str) -> Iterator[tu
             scaled = file[identity].astype(np.float64) ** (1 / member["temperature"])
             total += member["weight"] * scaled / scaled.sum()
         yield identity, total
-
-
-def left_over(directory: Path) -> list[Path]:
-    """What a run that has ended must not leave."""
-    return [path for path in directory.rglob("*") if path.name.startswith(".joined-") or path.suffix == ".part"]
 
 
 def assert_refused(output: Path, runs: list[str], message: str, **changes: Any) -> None:
@@ -339,39 +299,6 @@ def test_with_offsets_these_decide_the_submission(tmp_path: Path) -> None:
     assert votes != {identity: int(row.argmax()) for identity, row in test.items()}
 
 
-def test_the_command_prints_logs_and_draws(tmp_path: Path, runs: list[str], door: Door) -> None:
-    output = tmp_path / "out"
-    foreign = write_foreign(tmp_path / "f/val.parquet", VAL[0])
-    write_foreign(tmp_path / "f/test.parquet", TEST[0])
-    entries = f'runs=["{tmp_path}/run*","{foreign}"]'
-    done = door("ensemble", entries, "methods=[mean,greedy]", "resamples=100", f"hydra.run.dir={output}")
-    assert done.returncode == 0, done.stderr
-    assert "Members" in done.stdout and "Methods" in done.stdout
-    assert done.stdout.count("resnet18, 224 px") == 3
-    assert "of 60 validation images" in done.stdout
-    summary = summary_of(output)
-    assert f"ensemble: {summary['method']}" in done.stdout
-    for member in summary["members"]:
-        assert f"{member['macro_f1']['value']:.4f}" in done.stdout
-    for name in ("submission.csv", "ensemble.json", "predictions/test.parquet", "report/scores.png"):
-        assert f"Wrote {output / name}" in done.stdout
-        assert (output / name).is_file()
-    assert len(list((output / "wandb").glob("offline-run-*/*.wandb"))) == 1
-    assert left_over(output) == []
-
-
-@pytest.mark.parametrize(
-    ("mistake", "message"),
-    [("method=best", "method=best: expected "), ("folds=2", "folds=2: "), ("offset=true", "offset: no such setting")],
-)
-def test_a_mistake_ends_in_one_line(tmp_path: Path, runs: list[str], door: Door, mistake: str, message: str) -> None:
-    done = door("ensemble", f"runs=[{runs[0]}]", mistake, f"hydra.run.dir={tmp_path / 'out'}")
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {message}")
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-
-
 def test_what_was_missing_is_told_and_remembered(tmp_path: Path, runs: list[str]) -> None:
     fewer = write_run(tmp_path / "fewer", VAL[0].taken(range(50)), TEST[0].taken(range(20)), test_skipped=10)
     ensemble(settings(tmp_path / "inner", [*runs, fewer], allow_missing=True))
@@ -394,34 +321,3 @@ def test_the_blend_can_be_made_again_from_its_summary(tmp_path: Path, runs: list
     expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     found = probabilities_of(tmp_path / "ensemble/predictions/test.parquet")
     np.testing.assert_allclose([found[identity] for identity in TEST[0].ids], expected, rtol=1e-4)
-
-
-MEASURED = """
-import sys
-from pathlib import Path
-from omegaconf import OmegaConf
-from flowers.ensembling.ensemble import ensemble, EnsembleSettings
-from flowers.settings import Paths, load_settings
-
-ensemble(OmegaConf.load(sys.argv[1]))
-print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process's memory in /proc")
-def test_test_rows_cost_no_memory_for_their_probabilities(tmp_path: Path) -> None:
-    """50,000 rows more of three members with 200 classes, 120 MB of probabilities, within half of that for all else."""
-    names = [f"class {label}" for label in range(200)]
-    peaks = []
-    for count in (10_000, 60_000):
-        directory = tmp_path / str(count)
-        for seed in range(3):
-            val, test = predicted(200, seed, classes=200), predicted(count, seed, classes=200, first=1000)
-            write_run(directory / "runs" / str(seed), val, test, class_names=names)
-        config = settings(directory / "out", [f"{directory}/runs/*"])
-        OmegaConf.save(config, directory / "config.yaml")
-        command = [sys.executable, "-c", MEASURED, str(directory / "config.yaml")]
-        done = subprocess.run(command, cwd=ROOT / "src", capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr
-        peaks.append(int(done.stdout))
-    assert peaks[1] - peaks[0] < 60_000, peaks

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -137,39 +135,3 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
     for name in ("text.parquet", "nowhere.parquet"):
         with pytest.raises(InputError, match=f"{name}: expected a predictions file"):
             read_provenance(tmp_path / name)
-
-
-SCRIPT = """
-import sys
-from pathlib import Path
-from typing import Any
-import numpy as np
-from flowers.inference import submission
-from flowers.inference.predictions import PredictionsWriter, Provenance
-
-ROWS, BATCH, CLASSES = 200_000, 64, [f"class {label}" for label in range(104)]
-
-def resident():
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1])
-
-probabilities = np.random.default_rng(0).random((BATCH, len(CLASSES)), np.float32)
-with PredictionsWriter(Path(sys.argv[1]), CLASSES) as writer:
-    for start in range(0, ROWS, BATCH):
-        writer.write([f"{row:09x}" for row in range(start, start + BATCH)], [None] * BATCH, probabilities)
-        if start in (0, ROWS - BATCH):
-            print(resident())
-    writer.finish(Provenance("logs/run", "test", 192, "none", CLASSES))
-print(resident())
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of processes in /proc")
-def test_writing_takes_no_more_memory_than_the_ids_and_some_rows(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "test.parquet")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    first, *others = (int(line) for line in done.stdout.split())
-    assert len(others) == 2
-    assert max(others) < first + 55_000, "the ids take about 25,000 KiB, all rows 81,000"

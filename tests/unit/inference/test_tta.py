@@ -20,9 +20,6 @@ SIDE = 64
 Picture = NDArray[np.uint8]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def pictures(side: int = SIDE, count: int = 2) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, generator=generator)

@@ -15,18 +15,7 @@ from upath import UPath
 from flowers.errors import BadRecord, InputError
 from flowers.preparation.beam import run_on_beam
 from flowers.preparation.folder import prepare_folder
-from tests.conftest import Door
-from tests.unit.preparation.conftest import SETTINGS, tree
-
-
-def test_beam_writes_the_same_bytes(photographs: Path, prepared: Path, door: Door, tmp_path: Path) -> None:
-    output = tmp_path / "output"
-    done = door(
-        "prepare", "folder", f"source={photographs}", f"output={output}", "sizes=[48,64]", "runner=FnApiRunner",
-        "runner_options=['--direct_num_workers=1']",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert tree(output) == tree(prepared)
+from tests.helpers.photographs import SETTINGS, tree
 
 
 def test_from_and_to_urls_the_same_bytes(photographs: Path, prepared: Path, tmp_path: Path) -> None:

@@ -5,14 +5,9 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
-import json
 import os
 import pickle
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,8 +29,7 @@ from flowers.preparation.images import decode, square_jpeg
 from flowers.preparation.manifest import PlannedImage
 from flowers.preparation.runner import run_on_processes
 from flowers.preparation.tables import read_table
-from tests.conftest import ROOT, Door
-from tests.unit.preparation.conftest import SETTINGS, class_folders, file_of, one_by_one, picture, tree
+from tests.helpers.photographs import SETTINGS, class_folders, file_of, one_by_one, picture, tree
 
 
 def manifest(output: Path) -> list[PlannedImage]:
@@ -443,109 +437,3 @@ def test_a_second_run_at_the_same_time_is_refused(photographs: Path, tmp_path: P
 
 
 # The command.
-
-
-def arguments(source: Path, output: Path) -> list[str]:
-    return ["folder", f"source={source}", f"output={output}", "sizes=[256,384]"]
-
-
-@pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return class_folders(tmp_path_factory.mktemp("many") / "many", {"a": 110, "b": 110}, 480, 360)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(many: Path, tmp_path_factory: pytest.TempPathFactory, door: Door) -> Path:
-    output = tmp_path_factory.mktemp("uninterrupted") / "output"
-    done = door("prepare", *arguments(many, output))
-    assert done.returncode == 0, done.stderr
-    assert f"Wrote {output}: 154 train" in done.stdout
-    return output
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in Linux's /proc")
-@pytest.mark.parametrize("moment", ["scan/*.csv", "*/train/*.tfrec"])
-def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(
-    many: Path, uninterrupted: Path, door: Door, tmp_path: Path, moment: str
-) -> None:
-    output = tmp_path / "output"
-    command = [sys.executable, str(ROOT / "src" / "prepare.py"), *arguments(many, output)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not list(output.glob(moment)):
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (output / "manifest.csv").exists()
-    assert workers
-    while any(_lives(pid) for pid in workers):  # they end with their parent
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    kept = {path: path.stat().st_mtime_ns for path in output.glob(moment)}
-    done = door("prepare", *arguments(many, output))
-    assert done.returncode == 0, done.stderr
-    assert tree(output) == tree(uninterrupted)
-    if moment.endswith("tfrec"):
-        assert {path: path.stat().st_mtime_ns for path in kept} == kept
-
-
-def _lives(pid: str) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def test_a_model_trains_on_it(prepared: Path, door: Door, tmp_path: Path) -> None:
-    done = door(
-        "train",
-        "data=tfrecords",
-        f"data.root={prepared}",
-        "data.image_size=64",
-        "data.batch_size=8",
-        "data.num_workers=1",
-        "model.backbone=test_efficientnet",
-        "model.pretrained=false",
-        "trainer=cpu",
-        "debug=fdr",
-        f"hydra.run.dir={tmp_path}/run",
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Run directory:" in done.stdout
-
-
-REFUSED = {
-    "": "error: source: expected a value, found none. Set it with source=VALUE.",
-    "source=nowhere output=out": "error: nowhere: no such file or directory. Set source to a directory whose folders",
-    "source=src output=out": "error: src: expected images",
-    "source=src output=out sizes=[0]": "error: sizes.0=0: expected greater than 0, found 0.",
-    "source=src output=out val=1.5": "error: val=1.5: expected less than 1, found 1.5.",
-    "source=src output=out val=0.5 test=0.5": "error: val=0.5 test=0.5: expected less than 1 together.",
-    "source=src output=out on_bad_image=no": "error: on_bad_image=no: expected 'stop' or 'skip', found 'no'.",
-    "source=src output=out shard=3": "error: shard: no such setting. Did you mean shards?",
-    "source=src output=src/out": "error: output=src/out: expected a directory outside the source",
-}
-
-
-@pytest.mark.parametrize("settings", REFUSED)
-def test_bad_input_gets_one_message_and_no_traceback(door: Door, settings: str) -> None:
-    done = door("prepare", "folder", *settings.split())
-    assert done.returncode == 1
-    assert REFUSED[settings] in done.stderr
-    assert "Traceback" not in done.stderr + done.stdout
-    assert not (ROOT / "out").exists()
-
-
-def test_it_imports_neither_torch_nor_tensorflow_nor_beam() -> None:
-    script = (
-        "import sys, json, prepare, flowers.commands\n"
-        "import flowers.preparation.folder, flowers.preparation.beam\n"
-        "heavy = {'torch', 'lightning', 'timm', 'cv2', 'albumentations', 'tensorflow', 'apache_beam', 'wandb'}\n"
-        "print(json.dumps(sorted(heavy & set(sys.modules))))"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == []

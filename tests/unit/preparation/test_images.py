@@ -13,7 +13,7 @@ from PIL.ImageOps import mirror
 
 from flowers.preparation.images import HASH_BITS, decode, perceptual_hash, square_jpeg
 from flowers.preparation.split import hash_words
-from tests.unit.preparation.conftest import file_of, picture
+from tests.helpers.photographs import file_of, picture
 
 EXIF_ORIENTATION = 0x0112
 TURNED_BACK = {  # what a camera has stored, by the orientation it notes (EXIF 2.3, table 6)

@@ -32,7 +32,7 @@ from flowers.preparation.plan import (
 from flowers.preparation.scan import Scan
 from flowers.preparation.source import Photograph
 from flowers.preparation.tables import read_table, write_table
-from tests.unit.preparation.conftest import SETTINGS
+from tests.helpers.photographs import SETTINGS
 
 
 def photographs(count: int) -> list[Photograph]:

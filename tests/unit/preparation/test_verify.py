@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,8 +23,7 @@ from flowers.preparation.folder import prepare_folder
 from flowers.preparation.report import write_report
 from flowers.preparation.verify import Verification, local_root, verify
 from flowers.system import atomic
-from tests.conftest import Door
-from tests.unit.preparation.conftest import SETTINGS, class_folders, one_by_one
+from tests.helpers.photographs import SETTINGS, class_folders, one_by_one
 
 Change = Callable[[list[Record]], list[Record | bytes]]
 
@@ -38,7 +36,9 @@ def root(garden: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verifying, "map_on_processes", map)  # the commands' tests below have processes of their own
+    monkeypatch.setattr(
+        verifying, "map_on_processes", map
+    )  # tests/commands/test_prepare.py verifies on several processes
 
 
 def shard(root: Path, number: int = 3, size: int = 192, split: Split = "train") -> Path:
@@ -419,52 +419,6 @@ def test_a_url_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="root=memory://bucket/set: expected a local directory, found a URL"):
         local_root("memory://bucket/set")
     assert local_root(f"file://{tmp_path}") == local_root(str(tmp_path)) == tmp_path
-
-
-def test_the_command_says_all_is_well(garden: Path, door: Door) -> None:
-    done = door("prepare", "verify", f"root={garden}")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "104 of 104" in done.stdout
-    assert done.stdout.endswith("No faults found\n")
-
-
-def test_the_command_cuts_its_lists_and_the_report_does_not(root: Path, door: Door, tmp_path: Path) -> None:
-    rewrite(shard(root), lambda records: [replace(record, image=b"no JPEG") for record in records])
-    report = tmp_path / "reports" / "verify.json"
-    done = door("prepare", "verify", f"root={root}", f"report={report}")
-    assert done.returncode == 1
-    assert done.stderr == "13 faults found\n"
-    assert "Bad records: 13" in done.stdout
-    assert done.stdout.count("expected a JPEG") == 5
-    assert "and 8 more" in done.stdout
-    written = json.loads(report.read_text())
-    assert [finding["record"] for finding in written["findings"]] == list(range(13))
-    assert {finding["file"] for finding in written["findings"]} == {str(shard(root))}
-    assert written["parts"][0] == {
-        "size": 192,
-        "split": "train",
-        "shards": 16,
-        "records": 208,
-        "classes": 104,
-        "bad": 13,
-    }
-
-
-@pytest.mark.parametrize(
-    ("setting", "expected"),
-    [("root=nowhere", "error: nowhere: expected a data set"), ("decode=perhaps", "error: decode=perhaps: expected")],
-)
-def test_the_command_refuses_bad_input(garden: Path, door: Door, setting: str, expected: str) -> None:
-    done = door("prepare", "verify", f"root={garden}", setting)
-    assert done.returncode == 1
-    assert expected in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_a_report_that_cannot_be_written_is_refused(garden: Path, door: Door, tmp_path: Path) -> None:
-    done = door("prepare", "verify", f"root={garden}", f"report={tmp_path}")
-    assert done.returncode == 1
-    assert f"error: report={tmp_path}: cannot be written" in done.stderr
 
 
 def test_a_report_that_lost_bytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,9 @@ import os
 import runpy
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
 
 import pytest
 import wandb
@@ -33,10 +30,10 @@ from flowers.training.loggers import (
     finished_wandb_run,
     wandb_logger,
 )
-from tests.conftest import ROOT
+from tests.helpers.commands import ROOT
+from tests.helpers.ensembles import settings
 from tests.helpers.members import predicted, write_run
 from tests.helpers.wandb_server import API_KEY, WandbServer, read_records, wandb_server
-from tests.unit.ensembling.test_ensemble import settings
 
 LIMIT = 1.0
 """Seconds for each wait that a server's fault makes run out; the others have plenty, as machines may be busy."""
@@ -357,39 +354,3 @@ def test_an_ensemble_outlives_its_server(
     assert directory.name.startswith("offline-run-" if fault == "refuses" else "run-")
     assert_complete(directory, values=1 + len(figures))
     assert len(list(directory.glob("files/media/**/*.png"))) == len(figures)
-
-
-def test_a_grid_outlives_its_server(tiny_settings: list[str], server: WandbServer, tmp_path: Path) -> None:
-    """The server vanishes as soon as the first job's run exists; the second job does not find it."""
-
-    def vanish() -> None:
-        while "UpsertBucket" not in server.requests:
-            time.sleep(0.05)
-        server.vanish()
-
-    Thread(target=vanish, daemon=True).start()
-    overrides = [*tiny_settings, "seed=0,1", "+trainer.limit_train_batches=2", "+trainer.limit_val_batches=1"]
-    done = subprocess.run(
-        [sys.executable, "src/train.py", "--multirun", *overrides, f"hydra.sweep.dir={tmp_path}"],
-        cwd=ROOT,
-        env={**os.environ, "WANDB_INIT_TIMEOUT": "30", "WANDB_FINISH_TIMEOUT": "1", "WANDB_SILENT": "false"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    online, offline = (next((tmp_path / job / "wandb").glob("*run-*")) for job in "01")
-    assert [online.name.partition("-")[0], offline.name.partition("-")[0]] == ["run", "offline"]
-    assert all((tmp_path / job / "metrics.json").is_file() for job in "01")
-    for directory in (online, offline):
-        records = read_records(directory)
-        assert [record.exit.exit_code for record in records if record.HasField("exit")] == [0]
-    # The table and the directories stand before the wait for the server.
-    lines = done.stdout.splitlines()
-    waited = next(number for number, line in enumerate(lines) if line.startswith("W&B: Timed out"))
-    assert f"wandb sync {online}" in lines[waited]
-    assert any(str(tmp_path / "0") in line for line in lines[:waited] if line.startswith("Run directory"))
-    assert any("macro_f1" in line for line in lines[:waited])
-    assert any(f"wandb sync {offline}" in line for line in lines if line.startswith("Put it online"))

@@ -13,7 +13,7 @@ from flowers.errors import InputError
 from flowers.inference.predict import predict
 from flowers.training.checkpoint_io import AtomicCheckpointIO
 from flowers.training.train import train
-from tests.conftest import ROOT
+from tests.helpers.commands import ROOT
 from tests.helpers.probe import Probe
 
 FAST = ["data.num_workers=0", "data.batch_size=4", "logger=csv", "+callbacks.probe._target_=tests.helpers.probe.Probe"]

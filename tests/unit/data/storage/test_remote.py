@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
 import albumentations as A
@@ -35,6 +34,7 @@ from flowers.data.tfrecord.index import open_indexes
 from flowers.data.tfrecord.reader import ShardReader
 from flowers.errors import BadRecord, InputError
 from flowers.interfaces import Batch
+from tests.helpers.commands import run_script
 from tests.helpers.object_stores import Application, Server, directory
 
 ROOT = Path(__file__).parents[4]
@@ -519,11 +519,9 @@ def test_no_data_set_is_generated_in_a_bucket(s3: Place, tmp_path: Path) -> None
         data.prepare_data()
 
 
-def test_training_by_the_door(
-    s3: Place, tiny_settings: list[str], tmp_path: Path, door: Callable[..., CompletedProcess[str]]
-) -> None:
+def test_training_by_the_door(s3: Place, tiny_settings: list[str], tmp_path: Path) -> None:
     settings = [setting for setting in tiny_settings if not setting.startswith("data.root")]
-    done = door(
+    done = run_script(
         "train",
         *settings,
         f"data.root={s3.root}",

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import platform
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -49,29 +45,3 @@ def test_bytes_that_are_no_example() -> None:
 def test_nothing_is_registered_where_tensorflow_registers() -> None:
     with pytest.raises(KeyError):
         descriptor_pool.Default().FindMessageTypeByName("flowers.Example")
-
-
-READ = """
-reader = dataset.ShardReader([framing.index_shard(Path(sys.argv[1]))])
-samples = dataset.FlowersDataset(
-    reader, image_size=48, class_names=["?"] * 104, labelled=True, on_bad_record="stop",
-    transform=dataset.SeededTransform([], seed=0),
-)
-rows = [samples[number] for number in range(len(samples))]
-print(json.dumps([[row.id, row.label, hashlib.sha256(row.image.tobytes()).hexdigest()] for row in rows]))
-"""
-
-
-@pytest.mark.parametrize("order", ["before", "after"])
-@pytest.mark.parametrize("other", ["tensorflow", "tfrecord.reader"])
-def test_reads_in_a_process_that_imports_either(other: str, order: str) -> None:
-    if other == "tensorflow" and (sys.platform, platform.machine()) != ("linux", "x86_64"):
-        pytest.skip("tensorflow-cpu has no wheels for this platform")
-    imports = [f"import {other}", "from flowers.data import dataset", "from flowers.data.tfrecord import framing"]
-    imports = imports if order == "before" else imports[::-1]
-    script = "\n".join(["import hashlib, json, sys", "from pathlib import Path", *imports, READ])
-    command = [sys.executable, "-c", script, str(GOLDEN / "00-48x48-6.tfrec")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    expected = json.loads((GOLDEN / "expected.json").read_text())
-    assert json.loads(done.stdout) == [[row["id"], row["label"], row["pixels_sha256"]] for row in expected]

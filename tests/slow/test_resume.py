@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 from pathlib import Path
@@ -10,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.commands import run_command
+from tests.helpers.commands import run_process
+from tests.helpers.killing import steps_of
 
 BATCHES = 13  # an epoch, of 208 images
 EPOCHS = 3
@@ -33,21 +33,17 @@ def settings(tiny_settings: list[str]) -> list[str]:
     ]
 
 
-def steps_of(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def test_killed_ten_times_a_run_sees_what_it_would_have_seen(settings: list[str], tmp_path: Path) -> None:
     whole = tmp_path / "whole.jsonl"
     run = [*settings, f"hydra.run.dir={tmp_path}/whole", f"+callbacks.killer.path={whole}", "data.num_workers=0"]
-    assert run_command("train", *run).returncode == 0
+    assert run_process("train", *run).returncode == 0
     expected = {(step["epoch"], step["batch"]): step for step in steps_of(whole)}
     assert len(expected) == EPOCHS * BATCHES
 
     seen, last = tmp_path / "seen.jsonl", tmp_path / "run" / "checkpoints" / "last.ckpt"
     kills = sorted(random.Random(0).sample(range(1, EPOCHS * BATCHES), 10))
     for attempt, kill in enumerate([*kills, None]):
-        done = run_command(
+        done = run_process(
             "train",
             *settings,
             f"hydra.run.dir={tmp_path}/run",

@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.step.run import read_results
-from flowers.errors import InputError
-from tests.conftest import run_module
+from tests.helpers.commands import run_module_interpreter
 from tests.helpers.on_xla import xla
 
 
 def test_one_table_compares_devices(tmp_path: Path) -> None:
     results = tmp_path / "step.jsonl"
     for trainer, environment in (("cpu", {}), ("tpu", xla(2))):
-        done = run_module(
+        done = run_module_interpreter(
             "benchmarks.step",
             f"trainer={trainer}",
             "model.backbone=test_efficientnet",
@@ -40,7 +39,7 @@ def test_one_table_compares_devices(tmp_path: Path) -> None:
 
 
 def test_processes_share_one_line(tmp_path: Path) -> None:
-    done = run_module(
+    done = run_module_interpreter(
         "benchmarks.step",
         "trainer=cpu",
         "trainer.devices=2",
@@ -56,27 +55,3 @@ def test_processes_share_one_line(tmp_path: Path) -> None:
     assert result.batch_size == 16
     assert result.device.endswith("x 2")
     assert done.stdout.count("Results:") == 1
-
-
-def test_a_line_that_is_no_result(tmp_path: Path) -> None:
-    results = tmp_path / "step.jsonl"
-    results.write_text('{"device": "CPU"}\n')
-    with pytest.raises(InputError, match="line 1: expected a result"):
-        read_results(results)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["steps=2", "trainer=cpu"], "error: steps=2: expected at least 5"),
-        (
-            ["trainer=cpu", "trainer.fast_dev_run=true", "model.pretrained=false"],
-            "error: steps=30: expected 35",
-        ),
-        (["model=nonsense"], "error: model=nonsense: no such choice."),
-    ],
-)
-def test_what_is_refused(arguments: list[str], message: str) -> None:
-    done = run_module("benchmarks.step", *arguments)
-    assert done.returncode == 1
-    assert done.stderr.startswith(message)

@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
 import numpy as np
@@ -26,12 +25,9 @@ from flowers.inference.predictions import read_provenance, read_rows
 from flowers.models.classifier import FlowerClassifier
 from flowers.training.runs import Run
 from tests.conftest import damage_first_record
+from tests.helpers.commands import run_script
 
-Door = Callable[..., "CompletedProcess[str]"]
 Views = Callable[[Tensor], list[Tensor]]
-
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -56,16 +52,16 @@ def by_hand(run: Run, views: Views) -> NDArray[np.float32]:
     return torch.cat(means).numpy()
 
 
-def predicted(run: Run, door: Door, *settings: str) -> NDArray[np.float32]:
+def predicted(run: Run, *settings: str) -> NDArray[np.float32]:
     """What the command writes of each test picture, `[N, K]`."""
-    done = door("predict", f"run={run.directory}", "trainer=cpu", *settings)
+    done = run_script("predict", f"run={run.directory}", "trainer=cpu", *settings)
     assert done.returncode == 0, done.stderr
     path = run.predictions("test")
     return np.concatenate([part.probabilities for part in read_rows(path, read_provenance(path).class_names)])
 
 
-def test_flips_are_averaged_with_the_pictures_as_they_are(run: Run, door: Door) -> None:
-    found = predicted(run, door, "tta.symmetries=flip")
+def test_flips_are_averaged_with_the_pictures_as_they_are(run: Run) -> None:
+    found = predicted(run, "tta.symmetries=flip")
     expected = by_hand(run, lambda images: [images, torch.from_numpy(images.numpy()[:, :, ::-1].copy())])
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert np.abs(found - by_hand(run, lambda images: [images])).max() > 1e-4  # what would be seen
@@ -82,14 +78,14 @@ def test_flips_are_averaged_with_the_pictures_as_they_are(run: Run, door: Door) 
     assert provenance.skipped == 0
 
 
-def test_five_crops_at_another_size(run: Run, door: Door) -> None:
+def test_five_crops_at_another_size(run: Run) -> None:
     def views(images: Tensor) -> list[Tensor]:
         crops = [images[:, top : top + 56, left : left + 56] for top, left in ((0, 0), (0, 8), (8, 0), (8, 8), (4, 4))]
         pixels = [crop.permute(0, 3, 1, 2).float() for crop in crops]
         resized = [nn.functional.interpolate(each, (48, 48), mode="bilinear", antialias=True) for each in pixels]
         return [each.permute(0, 2, 3, 1) for each in resized]
 
-    found = predicted(run, door, "tta.five_crops=true", "tta.sizes=[48]")
+    found = predicted(run, "tta.five_crops=true", "tta.sizes=[48]")
     np.testing.assert_allclose(found, by_hand(run, views), atol=1e-5)
     assert read_provenance(run.predictions("test")).tta == "five crops, 48 px"
 
@@ -101,8 +97,8 @@ def test_five_crops_at_another_size(run: Run, door: Door) -> None:
         ("tta.sizes=[7]", "tta.sizes: expected sides from 32 to 256 pixels, four times what is resized, found 7."),
     ],
 )
-def test_views_that_cannot_be_are_refused(run: Run, door: Door, setting: str, message: str) -> None:
-    done = door("predict", f"run={run.directory}", "trainer=cpu", setting)
+def test_views_that_cannot_be_are_refused(run: Run, setting: str, message: str) -> None:
+    done = run_script("predict", f"run={run.directory}", "trainer=cpu", setting)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr + done.stdout
     errors = [line for line in done.stderr.splitlines() if "error" in line]
@@ -110,10 +106,10 @@ def test_views_that_cannot_be_are_refused(run: Run, door: Door, setting: str, me
     assert not run.predictions("test").parent.exists() and not run.submission.exists()
 
 
-def test_records_that_cannot_be_read_are_counted(run: Run, garden: Path, door: Door, tmp_path: Path) -> None:
+def test_records_that_cannot_be_read_are_counted(run: Run, garden: Path, tmp_path: Path) -> None:
     root = tmp_path / "damaged"
     damage_first_record(garden, root, "test")
-    found = predicted(run, door, f"data.root={root}", "data.on_bad_record=skip")
+    found = predicted(run, f"data.root={root}", "data.on_bad_record=skip")
     assert len(found) == 71
     assert read_provenance(run.predictions("test")).skipped == 1
 
@@ -159,11 +155,11 @@ def test_a_part_of_a_split_never_replaces_the_whole(run: Run, limit: float) -> N
     }
 
 
-def test_predictions_that_are_not_finite_are_refused(run: Run, door: Door) -> None:
+def test_predictions_that_are_not_finite_are_refused(run: Run) -> None:
     checkpoint = torch.load(run.best, weights_only=True)
     checkpoint["state_dict"]["backbone.classifier.bias"][3] = float("nan")
     torch.save(checkpoint, run.best)
-    done = door("predict", f"run={run.directory}", "trainer=cpu", "data.num_workers=0")
+    done = run_script("predict", f"run={run.directory}", "trainer=cpu", "data.num_workers=0")
     assert done.returncode == 1
     assert done.stderr.startswith("error: id ") and "NaN" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
@@ -187,18 +183,11 @@ def test_predictions_record_the_weights_that_they_are_of(run: Run) -> None:
         find_members([str(run.directory)])
 
 
-def test_metrics_that_are_not_finite_are_null_in_json(run: Run) -> None:
-    run.write_metrics({"val/loss": float("nan"), "train/loss": float("inf"), "val/accuracy": 0.5})
-    text = run.metrics_path.read_text()
-    assert json.loads(text) == {"val/loss": None, "train/loss": None, "val/accuracy": 0.5}
-    assert "NaN" not in text and "Infinity" not in text
-
-
-def test_a_run_with_an_average_predicts_with_it(tiny_settings: list[str], door: Door, tmp_path: Path) -> None:
+def test_a_run_with_an_average_predicts_with_it(tiny_settings: list[str], tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    done = door("train", *tiny_settings, "callbacks=ema", "logger=csv", f"hydra.run.dir={run.directory}")
+    done = run_script("train", *tiny_settings, "callbacks=ema", "logger=csv", f"hydra.run.dir={run.directory}")
     assert done.returncode == 0, done.stderr
-    done = door("predict", f"run={run.directory}", "split=val", "trainer=cpu")
+    done = run_script("predict", f"run={run.directory}", "split=val", "trainer=cpu")
     assert done.returncode == 0, done.stderr
     (part,) = read_rows(run.predictions("val"), read_provenance(run.predictions("val")).class_names)
     score = f1_score(part.labels, part.probabilities.argmax(1), average="macro")
@@ -210,32 +199,3 @@ def test_a_run_with_an_average_predicts_with_it(tiny_settings: list[str], door: 
     np.testing.assert_allclose(found, model(batch["image"]).softmax(1).numpy(), atol=1e-5)
     model.load_state_dict(torch.load(run.best, weights_only=True)["ema"]["weights"], strict=False)
     assert np.abs(found - model(batch["image"]).softmax(1).numpy()).max() > 1e-4  # the weights that are averaged
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "same"),
-    [
-        ("data.fold", 3, True),
-        ("paths.data_dir", "/elsewhere", True),
-        ("paths.output_dir", "/elsewhere", True),
-        ("tags", ["another"], True),
-        ("callbacks.progress_bar", None, True),
-        ("data.folds", 7, False),
-        ("model.backbone", "resnet18", False),
-        ("optimizer.lr", 0.5, False),
-        ("seed", 43, False),
-        ("callbacks.ema", {"_target_": "flowers.training.ema.EMA", "decay": 0.9}, False),
-        ("callbacks.model_checkpoint.monitor", "val/loss", False),
-    ],
-)
-def test_siblings_have_the_same_recipe_and_others_another(
-    trained: Path, tmp_path: Path, key: str, value: Any, same: bool
-) -> None:
-    config = OmegaConf.load(trained / "config.yaml")
-    OmegaConf.update(config, "data.folds", 5)
-    OmegaConf.update(config, "data.fold", 0)
-    (tmp_path / "other").mkdir()
-    OmegaConf.save(config, tmp_path / "config.yaml")
-    OmegaConf.update(config, key, value, merge=False)
-    OmegaConf.save(config, tmp_path / "other" / "config.yaml")
-    assert (Run(tmp_path).recipe() == Run(tmp_path / "other").recipe()) == same

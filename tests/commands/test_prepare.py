@@ -1,0 +1,111 @@
+"""`prepare.py folder` and `prepare.py verify`: what they write, print and refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.commands import ROOT, run_script
+from tests.helpers.photographs import tree
+from tests.unit.preparation.test_verify import rewrite, shard
+
+
+def test_a_model_trains_on_prepared_photographs(prepared: Path, tmp_path: Path) -> None:
+    done = run_script(
+        "train",
+        "data=tfrecords",
+        f"data.root={prepared}",
+        "data.image_size=64",
+        "data.batch_size=8",
+        "data.num_workers=1",
+        "model.backbone=test_efficientnet",
+        "model.pretrained=false",
+        "trainer=cpu",
+        "debug=fdr",
+        f"hydra.run.dir={tmp_path}/run",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Run directory:" in done.stdout
+
+
+REFUSED = {
+    "": "error: source: expected a value, found none. Set it with source=VALUE.",
+    "source=nowhere output=out": "error: nowhere: no such file or directory. Set source to a directory whose folders",
+    "source=src output=out": "error: src: expected images",
+    "source=src output=out sizes=[0]": "error: sizes.0=0: expected greater than 0, found 0.",
+    "source=src output=out val=1.5": "error: val=1.5: expected less than 1, found 1.5.",
+    "source=src output=out val=0.5 test=0.5": "error: val=0.5 test=0.5: expected less than 1 together.",
+    "source=src output=out on_bad_image=no": "error: on_bad_image=no: expected 'stop' or 'skip', found 'no'.",
+    "source=src output=out shard=3": "error: shard: no such setting. Did you mean shards?",
+    "source=src output=src/out": "error: output=src/out: expected a directory outside the source",
+}
+
+
+@pytest.mark.parametrize("settings", REFUSED)
+def test_bad_input_gets_one_message_and_no_traceback(settings: str) -> None:
+    done = run_script("prepare", "folder", *settings.split())
+    assert done.returncode == 1
+    assert REFUSED[settings] in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert not (ROOT / "out").exists()
+
+
+def test_verify_finds_no_fault_in_the_garden(garden: Path) -> None:
+    done = run_script("prepare", "verify", f"root={garden}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "104 of 104" in done.stdout
+    assert done.stdout.endswith("No faults found\n")
+
+
+def test_verify_cuts_its_lists_and_the_report_does_not(garden: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(garden, tmp_path / "copy")
+    rewrite(shard(root), lambda records: [replace(record, image=b"no JPEG") for record in records])
+    report = tmp_path / "reports" / "verify.json"
+    done = run_script("prepare", "verify", f"root={root}", f"report={report}")
+    assert done.returncode == 1
+    assert done.stderr == "13 faults found\n"
+    assert "Bad records: 13" in done.stdout
+    assert done.stdout.count("expected a JPEG") == 5
+    assert "and 8 more" in done.stdout
+    written = json.loads(report.read_text())
+    assert [finding["record"] for finding in written["findings"]] == list(range(13))
+    assert {finding["file"] for finding in written["findings"]} == {str(shard(root))}
+    assert written["parts"][0] == {
+        "size": 192,
+        "split": "train",
+        "shards": 16,
+        "records": 208,
+        "classes": 104,
+        "bad": 13,
+    }
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [("root=nowhere", "error: nowhere: expected a data set"), ("decode=perhaps", "error: decode=perhaps: expected")],
+)
+def test_verify_refuses_bad_input(garden: Path, setting: str, expected: str) -> None:
+    done = run_script("prepare", "verify", f"root={garden}", setting)
+    assert done.returncode == 1
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_report_that_cannot_be_written_is_refused(garden: Path, tmp_path: Path) -> None:
+    done = run_script("prepare", "verify", f"root={garden}", f"report={tmp_path}")
+    assert done.returncode == 1
+    assert f"error: report={tmp_path}: cannot be written" in done.stderr
+
+
+def test_beam_writes_the_same_bytes(photographs: Path, prepared: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    done = run_script(
+        "prepare", "folder", f"source={photographs}", f"output={output}", "sizes=[48,64]", "runner=FnApiRunner",
+        "runner_options=['--direct_num_workers=1']",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert tree(output) == tree(prepared)

@@ -1,0 +1,112 @@
+"""Signals from outside, killed workers and killed trainings: nothing is lost, and nothing is left over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowers.training.runs import Run
+from tests.conftest import damage_first_record
+from tests.helpers.commands import ScriptProcess, run_process
+from tests.helpers.killing import recorded, steps_of
+
+EPOCHS = 2
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_settings: list[str]) -> list[str]:
+    short = ["data.batch_size=16", "data.num_workers=0", f"trainer.max_epochs={EPOCHS}", "logger=csv"]
+    return recorded([*tiny_settings, *short])
+
+
+@pytest.fixture(scope="module")
+def whole(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What a run sees that nobody stops."""
+    directory = tmp_path_factory.mktemp("whole")
+    path = directory / "seen.jsonl"
+    done = run_process("train", *settings, f"hydra.run.dir={directory}/run", f"+callbacks.killer.path={path}")
+    assert done.returncode == 0, done.stderr
+    return steps_of(path)
+
+
+def test_a_killed_training_does_not_keep_its_directory(tiny_settings: list[str], tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    settings = [*tiny_settings, "logger=csv", "data.num_workers=2", f"hydra.run.dir={run.directory}"]
+    command = ScriptProcess("train", *settings, "callbacks.last_checkpoint.every_n_steps=1", "trainer.max_epochs=9")
+    deadline = time.monotonic() + 120
+    while not run.last.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    command.process.kill()
+    command.process.join()
+    with run.claimed(run.last):
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_process_group_is_one_to_the_training(
+    settings: list[str], whole: list[dict[str, Any]], tmp_path: Path, number: signal.Signals
+) -> None:
+    last, seen = tmp_path / "run" / "checkpoints" / "last.ckpt", tmp_path / "seen.jsonl"
+    run = [*settings, "data.num_workers=2", f"+callbacks.killer.path={seen}", f"hydra.run.dir={tmp_path}/run"]
+    command = ScriptProcess("train", *run, "callbacks.last_checkpoint.every_n_steps=1")
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(command.pid, number)
+    done = command.wait()
+    assert done.returncode == 128 + number, done.stderr
+    assert "Traceback" not in done.stderr
+    done = run_process("train", *run, f"ckpt_path={last}")
+    assert done.returncode == 0, done.stderr
+    assert steps_of(seen) == whole
+
+
+def test_a_worker_that_is_killed_ends_the_training_with_a_message(settings: list[str], tmp_path: Path) -> None:
+    transform = "data.train_transform=[{_target_: tests.helpers.killing.Fatal}]"
+    run = [*settings, "callbacks.killer=null", "data.num_workers=1", transform, f"hydra.run.dir={tmp_path}/run"]
+    done = run_process("train", *run, timeout=90)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: DataLoader worker")
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_in_validation_ends_the_workers_of_training(settings: list[str], garden: Path, tmp_path: Path) -> None:
+    damage_first_record(garden, tmp_path / "data", "val")
+    run = [*settings, "callbacks.killer=null", "data.num_workers=2", f"data.root={tmp_path}/data"]
+    done = run_process("train", *run, f"hydra.run.dir={tmp_path}/run", timeout=90)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: "), done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_prediction_ends_at_a_signal_and_leaves_nothing(trained: Path, number: signal.Signals) -> None:
+    predictions = trained / "predictions"
+    before = sorted(predictions.glob("*"))
+    command = ScriptProcess("predict", f"run={trained}", "split=train", "trainer=cpu", "data.batch_size=1")
+    deadline = time.monotonic() + 120
+    while sorted(predictions.glob("*")) == before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)  # the file is there, and now batches come
+    os.killpg(command.pid, number)
+    done = command.wait()
+    assert done.returncode == 128 + number, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert sorted(predictions.glob("*")) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_generating_the_data_set_ends_at_a_signal_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    command = ScriptProcess("train", f"data.root={tmp_path}/garden", f"hydra.run.dir={tmp_path}/run", "logger=csv")
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("garden.*.part/*/*/*.tfrec")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(command.pid, number)
+    done = command.wait(20)  # the 48 shards take longer
+    assert done.returncode == 128 + number, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not list(tmp_path.glob("garden*"))

@@ -1,0 +1,92 @@
+"""A training on several processes gives what one gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from flowers.training.runs import Run
+from tests.helpers.commands import ScriptProcess, run_process
+
+
+def test_two_processes_give_the_figures_of_one(tiny_settings: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = run_process(
+        "train", *tiny_settings, "trainer.devices=2", "data.batch_size=9", "logger=csv", f"hydra.run.dir={run}"
+    )
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((run / "metrics.json").read_text())
+    for devices in (1, 2):
+        done = run_process("evaluate", f"run={run}", "trainer=cpu", f"trainer.devices={devices}")
+        assert done.returncode == 0, done.stderr
+        for figure in ("loss", "accuracy", "macro_f1"):
+            assert f"{metrics[f'val/{figure}']:.4f}" in done.stdout, (devices, figure)
+
+
+def test_what_other_processes_skipped_is_reported(garden: Path, tiny_settings: list[str], tmp_path: Path) -> None:
+    shutil.copytree(garden / "tfrecords-jpeg-192x192", tmp_path / "data" / "tfrecords-jpeg-192x192")
+    shards = sorted((tmp_path / "data").rglob("train/*.tfrec"))
+    for shard in shards:
+        data = bytearray(shard.read_bytes())
+        data[500] ^= 1
+        shard.write_bytes(data)
+    done = run_process(
+        "train",
+        *tiny_settings,
+        f"data.root={tmp_path / 'data'}",
+        "data.on_bad_record=skip",
+        "data.num_workers=0",
+        "data.batch_size=8",
+        "trainer.devices=2",
+        "+trainer.strategy=ddp",
+        "+trainer.limit_val_batches=1",
+        "logger=csv",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(rf" {len(shards)} .*data\.on_bad_record=skip", done.stdout)
+
+
+SHORT = ["+trainer.limit_train_batches=2", "+trainer.limit_val_batches=1", "data.num_workers=0", "logger=csv"]
+
+
+def test_a_grid_of_trainings_on_two_processes(tiny_settings: list[str], tmp_path: Path) -> None:
+    done = run_process(
+        "train",
+        "--multirun",
+        *tiny_settings,
+        *SHORT,
+        "trainer.devices=2",
+        "+trainer.strategy=ddp",
+        "optimizer.lr=1e-3,3e-3",
+        f"hydra.sweep.dir={tmp_path}/sweep",
+        f"paths.log_dir={tmp_path}/logs",
+    )
+    assert done.returncode == 0, done.stderr
+    for job, rate in (("0", 1e-3), ("1", 3e-3)):
+        run = Run(tmp_path / "sweep" / job)
+        assert OmegaConf.load(run.config_path).optimizer.lr == rate
+        assert run.best.exists()
+        assert run.metrics_path.exists()
+    assert not (tmp_path / "logs").exists(), "the other processes have no directory of their own"
+
+
+def test_nodes_that_start_at_different_times_finish_together(tiny_settings: list[str], tmp_path: Path) -> None:
+    port = str(20000 + os.getpid() % 20000)
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    settings = [*tiny_settings, *SHORT, "+trainer.num_nodes=2", "+trainer.strategy=ddp", f"paths.log_dir={tmp_path}"]
+    nodes = []
+    for rank in ("0", "1"):
+        nodes.append(ScriptProcess("train", *settings, NODE_RANK=rank, **common))
+        time.sleep(0.1)
+    for node in nodes:
+        done = node.wait(120)
+        assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.rglob("metrics.json"))) == 1
+    assert len(list(tmp_path.rglob("best.ckpt"))) == 1

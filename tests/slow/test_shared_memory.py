@@ -1,0 +1,42 @@
+"""The shared-memory pool of two ranks where /dev/shm is small."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from flowers.data.shared_memory import SharedMemoryPool
+
+SMALL = """
+import os, signal, sys
+from flowers.data.shared_memory import SharedMemoryPool
+
+start, started = os.pipe()
+ranks = []
+for _ in range(2):
+    if not (rank := os.fork()):
+        os.close(started)
+        os.read(start, 1)  # ends when the parent closes its side: both start together
+        pool = SharedMemoryPool(workers=1, slots=2, slot_bytes=40_000_000)
+        for slot in range(2):
+            pool.array(slot, (40_000_000,))[:] = 1
+        os._exit(0)
+    ranks.append(rank)
+os.close(started)
+codes = [os.waitpid(rank, 0)[1] for rank in ranks]
+sys.exit(any(codes))
+"""
+
+
+def test_two_ranks_that_start_together_do_not_need_dev_shm() -> None:
+    mount = "mount -t tmpfs -o size=64m tmpfs /dev/shm"  # Docker's default
+    private = ["unshare", "--mount", *(["--map-root-user"] if os.getuid() else []), "sh", "-c"]
+    possible = shutil.which("unshare") and subprocess.run([*private, mount], check=False).returncode == 0
+    command = [*private, f'{mount} && exec "$@"', "sh"] if possible else []
+    subprocess.run([*command, sys.executable, "-c", SMALL], check=True, timeout=60)
+    pool = SharedMemoryPool(workers=1, slots=1, slot_bytes=6)
+    if sys.platform == "linux":  # where nothing could be mounted, this alone is the test
+        assert str(Path(f"/proc/self/fd/{pool._memory._file}").readlink()).startswith("/memfd:")

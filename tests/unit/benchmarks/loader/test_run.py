@@ -1,0 +1,47 @@
+"""Work that was not done is found out, and a measurement counts what it should."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.loader.process import Measured, measure
+from benchmarks.loader.run import check_work
+from benchmarks.loader.work import Work
+
+WORK = Work(Path(), "decode", image_size=8, batch_size=4, workers=1, seed=0)
+
+
+def measured(shape: tuple[int, ...] = (4, 8, 8, 3), dtype: str = "uint8", different: int = 40) -> Measured:
+    return Measured(20, 1.0, frozenset({(dtype, shape)}), pulled=40, different=different)
+
+
+def test_work_that_was_done_passes() -> None:
+    check_work("tf.data", [measured(), measured(different=25)], WORK, records=1000)
+    check_work("tf.data", [measured(different=6)], WORK, records=8)  # there are no more
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (measured(shape=(3, 8, 8, 3)), "tf.data: expected batches of .*found .*3, 8, 8, 3"),
+        (measured(dtype="float32"), "tf.data: expected batches of .*found .*float32"),
+        (measured(different=4), "tf.data: expected at least 20 different ids, found 4"),
+    ],
+)
+def test_other_work_is_refused(wrong: Measured, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        check_work("tf.data", [measured(), wrong], WORK, records=1000)
+
+
+def test_a_measurement_counts_whole_batches_after_its_warm_up() -> None:
+    image = np.zeros((4, 8, 8, 3), np.uint8)
+    endless = ([f"{number}a", f"{number}b", f"{number}c", f"{number}d"] for number in iter(int, 1))
+    found = measure(((ids, image) for ids in endless), seconds=0.02)
+    assert found.seconds >= 0.02
+    assert found.images % 4 == found.pulled % 4 == 0
+    assert 0 < found.images < found.pulled
+    assert found.layouts == {("uint8", (4, 8, 8, 3))}
+    assert found.different == 4

@@ -1,0 +1,97 @@
+"""A run's directory: whose it is, and what is read from it and written into it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from flowers.errors import InputError
+from flowers.training.runs import Run
+from tests.helpers.commands import ROOT
+
+
+def test_runs_that_start_in_the_same_second_have_different_directories() -> None:
+    directories = set()
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        for _ in range(3):
+            config = compose("train", return_hydra_config=True)
+            directories |= {config.hydra.run.dir, config.hydra.sweep.dir}
+    assert len(directories) == 6
+
+
+def test_a_directory_with_the_results_of_another_run_is_refused(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.check_unused(None)
+    (run.directory / "checkpoints").mkdir(parents=True)
+    run.check_unused(None)  # killed before its first checkpoint
+    run.best.touch()
+    with pytest.raises(InputError, match=r"hydra\.run\.dir"):
+        run.check_unused(None)
+    with pytest.raises(InputError, match=r"hydra\.run\.dir"):
+        run.check_unused(tmp_path / "other" / "checkpoints" / "last.ckpt")
+    run.check_unused(run.best)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"- 1\n", b"word", b"data: 3\nmodel: null\n", b"data:\n\troot: x\n", b"a: [1\n", b"\x00\x01", b"\xff\xfe"],
+)
+def test_a_configuration_that_is_none_is_one_line(tmp_path: Path, content: bytes) -> None:
+    run = Run(tmp_path)
+    run.config_path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        run.config()
+    assert str(error.value).startswith(f"{run.config_path}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_only_under_slurm_its_newest_checkpoint_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("hpc_ckpt_2.ckpt", "hpc_ckpt_10.ckpt", "hpc_ckpt_old.ckpt"):
+        (tmp_path / name).touch()
+    assert Run(tmp_path).find_slurm_checkpoint() is None
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_JOB_NAME", "train")
+    assert Run(tmp_path).find_slurm_checkpoint() == tmp_path / "hpc_ckpt_10.ckpt"
+    assert Run(tmp_path / "empty").find_slurm_checkpoint() is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "same"),
+    [
+        ("data.fold", 3, True),
+        ("paths.data_dir", "/elsewhere", True),
+        ("paths.output_dir", "/elsewhere", True),
+        ("tags", ["another"], True),
+        ("callbacks.progress_bar", None, True),
+        ("data.folds", 7, False),
+        ("model.backbone", "resnet18", False),
+        ("optimizer.lr", 0.5, False),
+        ("seed", 43, False),
+        ("callbacks.ema", {"_target_": "flowers.training.ema.EMA", "decay": 0.9}, False),
+        ("callbacks.model_checkpoint.monitor", "val/loss", False),
+    ],
+)
+def test_siblings_have_the_same_recipe_and_others_another(
+    trained: Path, tmp_path: Path, key: str, value: Any, same: bool
+) -> None:
+    config = OmegaConf.load(trained / "config.yaml")
+    OmegaConf.update(config, "data.folds", 5)
+    OmegaConf.update(config, "data.fold", 0)
+    (tmp_path / "other").mkdir()
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    OmegaConf.update(config, key, value, merge=False)
+    OmegaConf.save(config, tmp_path / "other" / "config.yaml")
+    assert (Run(tmp_path).recipe() == Run(tmp_path / "other").recipe()) == same
+
+
+def test_metrics_that_are_not_finite_are_null_in_json(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.write_metrics({"val/loss": float("nan"), "train/loss": float("inf"), "val/accuracy": 0.5})
+    text = run.metrics_path.read_text()
+    assert json.loads(text) == {"val/loss": None, "train/loss": None, "val/accuracy": 0.5}
+    assert "NaN" not in text and "Infinity" not in text
