@@ -8,6 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from flowers.ensembling.ensemble import EnsembleSettings
+from flowers.settings import Paths, load_settings
 from tests.helpers.commands import ROOT
 from tests.helpers.members import predicted, write_run
 
@@ -15,14 +17,14 @@ VAL = [predicted(60, seed) for seed in range(3)]
 TEST = [predicted(30, seed, first=1000) for seed in range(3)]
 
 
-def settings(output: Path, runs: list[str], **changes: Any) -> DictConfig:
+def settings(output: Path, runs: list[str], **changes: Any) -> EnsembleSettings:
     """Return configs/ensemble.yaml with fewer methods and resamples."""
     config = OmegaConf.load(ROOT / "configs" / "ensemble.yaml")
     assert isinstance(config, DictConfig)
     del config["defaults"], config["hydra"]
-    config.paths = {"output_dir": str(output)}
-    config.update({"runs": runs, "methods": ["mean", "weights"], "resamples": 100} | changes)
-    return config
+    config.paths = {**dict.fromkeys(Paths.__dataclass_fields__, "unused"), "output_dir": str(output)}
+    config.update({"logger": None, "runs": runs, "methods": ["mean", "weights"], "resamples": 100} | changes)
+    return load_settings(EnsembleSettings, config)
 
 
 def write_runs(directory: Path) -> list[str]:

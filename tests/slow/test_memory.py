@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -52,9 +53,10 @@ BLEND = """
 import sys
 from pathlib import Path
 from omegaconf import OmegaConf
-from flowers.ensembling.ensemble import ensemble
+from flowers.ensembling.ensemble import EnsembleSettings, ensemble
+from flowers.settings import load_settings
 
-ensemble(OmegaConf.load(sys.argv[1]))
+ensemble(load_settings(EnsembleSettings, OmegaConf.load(sys.argv[1])))
 print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
 """
 
@@ -70,7 +72,7 @@ def test_test_rows_cost_no_memory_for_their_probabilities(tmp_path: Path) -> Non
             val, test = predicted(200, seed, classes=200), predicted(count, seed, classes=200, first=1000)
             write_run(directory / "runs" / str(seed), val, test, class_names=names)
         config = settings(directory / "out", [f"{directory}/runs/*"])
-        OmegaConf.save(config, directory / "config.yaml")
+        OmegaConf.save(asdict(config), directory / "config.yaml")
         command = [sys.executable, "-c", BLEND, str(directory / "config.yaml")]
         done = subprocess.run(command, cwd=ROOT / "src", capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr

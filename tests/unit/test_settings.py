@@ -68,7 +68,7 @@ def test_settings_of_a_users_class_that_fit_its_signature(settings: dict[str, An
         ({"width": 9}, ["model.width=9: "]),
         ({"width": "3"}, ["model.width=3: "]),
         ({"width": True}, ["model.width=True: "]),
-        ({"width": 1, "widht": 2}, ["model.widht: "]),
+        ({"width": 1, "widths": 2}, ["model.widths: "]),
         ({"width": 1, "shape": [1, "b"]}, ["model.shape.1=b: "]),
         ({"width": 1, "shape": [1, 2, 3]}, ["model.shape=[1, 2, 3]: "]),
         ({"width": 1, "name": 3, "rate": "fast"}, ["model.name=3: ", "model.rate=fast: "]),
@@ -88,7 +88,7 @@ def test_each_problem_is_named_by_its_place(settings: dict[str, Any], places: li
 
 
 def test_the_nearest_name_is_given() -> None:
-    (problem,) = find_node_problems("model", node("Net", width=1, widht=2))
+    (problem,) = find_node_problems("model", node("Net", width=1, widths=2))
     assert problem.endswith("Did you mean model.width?")
 
 
