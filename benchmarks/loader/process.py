@@ -24,7 +24,7 @@ MODULES: dict[Name, str] = {
     "flowers": "flowers_loader",
     "tf.data": "tf_data",
     "tfrecord": "tfrecord_package",
-    "ceiling": "ceiling",
+    "ceiling": "decode_only",
 }
 
 PAUSE = 0.2
