@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import tempfile
@@ -18,6 +19,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # for models as small as these, more thread
 
 from flowers.synthetic import Garden, generate
 from tests.helpers.commands import run_script
+
+multiprocessing.set_forkserver_preload(["flowers.data.collate"])  # else each worker of such a server imports torch
 
 pytest_plugins = ["tests.helpers.photographs"]
 

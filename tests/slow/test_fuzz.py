@@ -1,7 +1,7 @@
 """Damaged shards, 2,000 of them: whatever is read is what was written; the rest is refused with its place.
 
 Read in a process of its own, so that a crash, a hang or a burst of memory fails the test and no more. One case again:
-`python tests/unit/data/test_fuzz.py DIRECTORY CASE CASE+1`.
+`python tests/slow/test_fuzz.py DIRECTORY CASE CASE+1`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DEADLINE = 10  # seconds a case
 MEMORY = 200 * 2**20  # bytes that reading may add to the process
 ADDRESSES = 2**30  # bytes of address space beyond what the imports took
 SIDE, CLASSES, RECORDS = 48, 104, 6
-GOLDEN = Path(__file__).parents[2] / "golden" / f"00-{SIDE}x{SIDE}-{RECORDS}.tfrec"
+GOLDEN = Path(__file__).parents[1] / "golden" / f"00-{SIDE}x{SIDE}-{RECORDS}.tfrec"
 
 Rng = np.random.Generator
 

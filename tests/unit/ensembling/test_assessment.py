@@ -6,19 +6,9 @@ import numpy as np
 import pytest
 
 from flowers.ensembling.methods import Method
-from tests.helpers.simulation import World, assessed, judged_worlds
+from tests.helpers.simulation import World, assessed
 
 CLASSES = 12
-
-
-def test_the_interval_holds_the_true_score_and_auto_is_no_worse_than_the_best_member() -> None:
-    worlds = list(judged_worlds(120, CLASSES))
-    assert 0.90 <= np.mean([world.held for world in worlds]) <= 0.99
-    assert 0.90 <= np.mean([world.gain_held for world in worlds]) <= 0.99
-    assert min(world.margin for world in worlds) > -0.01  # a sixth of the interval's width
-    validated = np.mean([world.validated_error for world in worlds])
-    assert abs(validated) < 0.005  # the score to believe; the other flatters
-    assert np.mean([world.fitted_error for world in worlds]) > validated
 
 
 def test_a_blend_of_members_with_errors_of_their_own_gains() -> None:

@@ -8,28 +8,11 @@ import time
 from typing import Any
 
 import pytest
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from flowers.errors import BadRecord
 from flowers.training.device_loader import SENT_AHEAD, DeviceLoader
-
-
-class Numbers(Dataset[int]):
-    def __init__(self, count: int, bad: int | None = None) -> None:
-        self.count = count
-        self.bad = bad
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, number: int) -> int:
-        if number == self.bad:
-            raise BadRecord(f"record {number}: expected a good one")
-        return number
-
-
-def first(samples: list[int]) -> int:
-    return samples[0]
+from tests.helpers.numbers import Numbers, first
 
 
 def numbers(count: int, *, workers: int = 0, bad: int | None = None) -> DataLoader[Any]:

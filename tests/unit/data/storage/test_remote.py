@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import pickle
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -379,29 +378,26 @@ def test_a_cached_shard_deleted_in_part_is_filled_again(indexed: Place, tmp_path
     assert [reader.read(number, check=False) for number in range(len(reader))] == expected
 
 
-READ = """
-import sys
-from pathlib import Path
-from flowers.data.dataset import open_splits
-from flowers.data.storage.remote import open_root
-reader, _ = open_splits(open_root(sys.argv[1], {}), ["train"], 192, "stop", Path(sys.argv[2]))
-print("reading", flush=True)
-for start in range(0, len(reader), 4):
-    reader.prefetch(range(start, min(start + 4, len(reader))))
-"""
+def read_in_order(root: str, cache: Path, started: Event) -> None:
+    reader, _ = open_splits(remote.open_root(root, {}), ["train"], 192, "stop", cache)
+    started.set()
+    for start in range(0, len(reader), 4):
+        reader.prefetch(range(start, min(start + 4, len(reader))))
 
 
 def test_killed_processes_leave_a_cache_that_is_right(indexed: Place, tmp_path: Path) -> None:
     indexed.counted.latency = 0.02
-    command = [sys.executable, "-c", READ, indexed.root, str(tmp_path / "cache")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) for _ in range(2)]
-    for number, process in enumerate(processes):
-        assert process.stdout is not None
-        process.stdout.readline()
+    context = multiprocessing.get_context("forkserver")
+    events = [context.Event() for _ in range(2)]
+    arguments = [(indexed.root, tmp_path / "cache", event) for event in events]
+    processes = [context.Process(target=read_in_order, args=each) for each in arguments]
+    for process in processes:
+        process.start()
+    for number, (process, event) in enumerate(zip(processes, events, strict=True)):
+        assert event.wait(60)
         time.sleep(0.3 * (number + 1))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
+        process.join()
     indexed.counted.latency = 0.0
     reader = indexed.open(tmp_path / "cache")
     present = [reader._is_present(number) for number in range(len(reader))]
@@ -519,7 +515,7 @@ def test_no_data_set_is_generated_in_a_bucket(s3: Place, tmp_path: Path) -> None
         data.prepare_data()
 
 
-def test_training_by_the_door(s3: Place, tiny_settings: list[str], tmp_path: Path) -> None:
+def test_train_reads_a_bucket(s3: Place, tiny_settings: list[str], tmp_path: Path) -> None:
     settings = [setting for setting in tiny_settings if not setting.startswith("data.root")]
     done = run_script(
         "train",

@@ -1,0 +1,28 @@
+"""A data set of numbers. Importing this imports no Lightning, which each worker of a fork server would wait for."""
+
+from __future__ import annotations
+
+from torch.utils.data import Dataset
+
+from flowers.errors import BadRecord
+
+
+class Numbers(Dataset[int]):
+    """The numbers from 0 on; to read `bad` raises."""
+
+    def __init__(self, count: int, bad: int | None = None) -> None:
+        self.count = count
+        self.bad = bad
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> int:
+        if number == self.bad:
+            raise BadRecord(f"record {number}: expected a good one")
+        return number
+
+
+def first(samples: list[int]) -> int:
+    """Collate a batch of one."""
+    return samples[0]
