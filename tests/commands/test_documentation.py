@@ -19,6 +19,7 @@ PAGES = [
     *ROOT.glob("docs/*.md"),
     *ROOT.glob("data/*.md"),
     *ROOT.glob("configs/**/*.yaml"),
+    *ROOT.glob("examples/**/*.yaml"),
     *ROOT.glob("src/*.py"),
     *ROOT.glob("benchmarks/*/__main__.py"),
     *ROOT.glob("notebooks/*.ipynb"),
@@ -41,6 +42,9 @@ def commands_of(text: str) -> Iterator[tuple[str, list[str]]]:
                 continue  # `step|loader`
             name = f"{script}_{words.pop(0)}"
         overrides = []
+        if words[:1] == ["--config-dir"]:
+            overrides.append(f"hydra.searchpath=[file://{ROOT / words[1]}]")
+            words = words[2:]
         for word in words:
             if "=" not in word and not word.startswith("--"):
                 break  # the sentence goes on
