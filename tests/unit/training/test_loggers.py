@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import runpy
 import signal
 import socket
 import time
@@ -17,6 +16,7 @@ from omegaconf import OmegaConf
 from wandb.proto.wandb_internal_pb2 import Record
 from wandb.sdk import wandb_setup
 
+from flowers import commands
 from flowers.ensembling.ensemble import ensemble
 from flowers.errors import InputError
 from flowers.reporting.ensemble import draw_ensemble, log_ensemble
@@ -30,7 +30,6 @@ from flowers.training.loggers import (
     finished_wandb_run,
     wandb_logger,
 )
-from tests.helpers.commands import ROOT
 from tests.helpers.ensembles import settings
 from tests.helpers.members import predicted, write_run
 from tests.helpers.wandb_server import API_KEY, WandbServer, read_records, wandb_server
@@ -326,7 +325,7 @@ def test_a_training_that_fails_is_recorded_as_failed(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr("flowers.training.train.train", fail)
     with pytest.raises(RuntimeError):
-        runpy.run_path(str(ROOT / "src" / "train.py"))["main"](OmegaConf.create())
+        commands._train(OmegaConf.create())
     assert_complete(next(tmp_path.glob("wandb/offline-run-*")), exit_code=1)
 
 
