@@ -20,9 +20,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from flowers.errors import FULL, UNWRITABLE, InputError
-from flowers.settings import is_node, locate, nearest, parameters_of
+from flowers.errors import FULL, UNWRITABLE, InputError, nearest
+from flowers.settings import is_node
 from flowers.system.termination import Terminated, raise_on_signals
+from flowers.targets import locate, parameters_of
 
 PACKAGED = Path(__file__).resolve().parent / "configs"
 CONFIGS = PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "configs"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 
 FULL = {errno.EDQUOT, errno.EFBIG, errno.ENOSPC}
 """Errors of a place without room."""
@@ -33,3 +34,11 @@ def first_few(items: Sequence[str], separator: str = "\n  ") -> str:
     """The first of many, for a message, and how many there are beyond them."""
     rest = len(items) - _SHOWN
     return separator.join([*items[:_SHOWN], *([f"... and {rest} more"] if rest > 0 else [])])
+
+
+def nearest(name: str, names: Collection[str]) -> str:
+    """Return a hint at the known name most like this one, or at all of them; empty if there are none."""
+    close = get_close_matches(name, names, n=1, cutoff=0.75)
+    if close:
+        return f" Did you mean {close[0]}?"
+    return f" Known: {', '.join(names)}." if names else ""

@@ -11,7 +11,8 @@ import pytest
 from pydantic import Field
 
 from flowers.errors import InputError
-from flowers.settings import Rule, find_node_problems, locate
+from flowers.settings import Rule, find_node_problems
+from flowers.targets import locate
 from flowers.training.monitor import check_monitors
 from tests.helpers.commands import ROOT
 from tests.helpers.configuration import GROUPS, check, composed

@@ -23,9 +23,10 @@ from flowers.inference.tta import TTA, View, mean_over_views
 from flowers.instantiate import instantiate
 from flowers.interfaces import NO_LABEL, Batch, ChecksImageSizes, LoadsSplits, valid_rows
 from flowers.settings import Node, load_settings
+from flowers.training.checkpoints import digest_weights
 from flowers.training.lightning_trainer import TRAINER, make_plain_trainer
 from flowers.training.pair import class_names_of
-from flowers.training.runs import Run, digest_weights
+from flowers.training.runs import Run
 
 
 @dataclass(frozen=True, slots=True)

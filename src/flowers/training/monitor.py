@@ -10,9 +10,10 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
-from flowers.errors import InputError
+from flowers.errors import InputError, nearest
 from flowers.interfaces import DeclaresMetrics
-from flowers.settings import Mode, Node, Nodes, locate, nearest
+from flowers.settings import Mode, Node, Nodes
+from flowers.targets import locate
 
 
 @dataclass(frozen=True, slots=True)

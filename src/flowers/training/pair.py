@@ -11,7 +11,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from flowers.errors import InputError
 from flowers.instantiate import instantiate
 from flowers.interfaces import ChecksImageSizes, HasClassNames
-from flowers.settings import Node, Rule, is_required, locate, parameters_of
+from flowers.settings import Node, Rule
+from flowers.targets import is_required, locate, parameters_of
 
 MODEL = Rule(given=("class_names", "image_size", "optimizer", "scheduler"))
 """What a model is given, as far as its signature has parameters of these names."""

@@ -17,9 +17,9 @@ from torch.optim import Optimizer
 
 from flowers.errors import InputError
 from flowers.interfaces import ChecksSplit
+from flowers.training.checkpoints import Checkpoint, check_classes, check_weights, read_checkpoint
 from flowers.training.ema import EMA
 from flowers.training.pair import class_names_of
-from flowers.training.runs import Checkpoint, check_classes, check_weights, read_checkpoint
 
 log = logging.getLogger(__name__)
 

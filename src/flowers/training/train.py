@@ -24,8 +24,9 @@ from flowers.errors import InputError
 from flowers.instantiate import instantiate
 from flowers.interfaces import ReportsSkipped
 from flowers.models.optimizers import OptimizerFactory, SchedulerFactory, configure
-from flowers.settings import Node, Nodes, Paths, Seed, load_settings, locate, parameters_of
+from flowers.settings import Node, Nodes, Paths, Seed, load_settings
 from flowers.system.atomic import atomic_path, remove_parts
+from flowers.targets import locate, parameters_of
 from flowers.training.checkpoint_io import check_kept_checkpoints
 from flowers.training.distributed import closing_process_group
 from flowers.training.length import check_validation_interval, count_batches, make_schedule

@@ -11,7 +11,8 @@ from lightning import LightningDataModule
 from omegaconf import DictConfig, OmegaConf
 
 from flowers.errors import InputError
-from flowers.training.runs import Run, read_checkpoint
+from flowers.training.checkpoints import read_checkpoint
+from flowers.training.runs import Run
 from flowers.training.trust import check_trusted, is_known
 from tests.helpers.configuration import CONFIGS, GROUPS, composed
 

@@ -1,0 +1,100 @@
+"""Read a checkpoint, and check that it fits a model and a data set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from flowers.data.class_names import class_difference
+from flowers.errors import InputError
+from flowers.models.backbone import state_faults
+from flowers.training import ema
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What is needed of a checkpoint that Lightning wrote.
+
+    state: the weights, on the CPU.
+    class_names: in label order; None if the model has none.
+    epochs, steps: done.
+    averaged: whether the weights are an average, which training cannot go on from by itself.
+    position: where in the data the training was, as the data module saved it; None if it saved nothing.
+    groups: the optimizer's parameter groups, with its hyperparameters.
+    schedule: the state of the learning rate's schedule.
+    """
+
+    state: dict[str, Tensor]
+    class_names: list[str] | None
+    epochs: int
+    steps: int
+    averaged: bool
+    position: Mapping[str, Any] | None
+    groups: list[dict[str, Any]]
+    schedule: Mapping[str, Any]
+
+
+def read_checkpoint(path: Path, datamodule: L.LightningDataModule) -> Checkpoint:
+    """Read a checkpoint of a training on a data module of this class.
+
+    Raises:
+        InputError: there is no such file, or it is no checkpoint of this program.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such file. Expected a run's checkpoint; a run with debug=fdr has none. Train again, or give "
+            "another."
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        class_names = content.get("hyper_parameters", {}).get("class_names")
+        position = content.get(type(datamodule).__qualname__)
+        groups = [group for optimizer in content.get("optimizer_states", []) for group in optimizer["param_groups"]]
+        schedule: Mapping[str, Any] = next(iter(content.get("lr_schedulers", [])), {})
+        progress = content["loops"]["fit_loop"]["epoch_progress"]["current"]
+        done = (position or {}).get("epoch", progress["completed"]), content["global_step"]
+        averaged = ema.KEY in content
+        return Checkpoint(content["state_dict"], class_names, *done, averaged, position, groups, schedule)
+    except Exception as error:  # torch.load raises many kinds for a file that is none of its own
+        raise InputError(
+            f"{path}: expected a checkpoint of this program, found {type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'nothing'}. Train again, or copy the file again."
+        ) from error
+
+
+def digest_weights(state: Mapping[str, Tensor]) -> str:
+    """Return a digest of a state dict: the same for the same names and values, whatever file they come from."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_classes(path: Path, checkpoint: Checkpoint, class_names: Sequence[str] | None) -> None:
+    """Raise `InputError` unless a checkpoint was trained on these classes, in this order."""
+    trained = checkpoint.class_names
+    if trained is None or class_names is None:
+        return
+    if differing := class_difference(class_names, trained):
+        raise InputError(
+            f"{path}: expected a checkpoint of the data set's {len(class_names)} classes, found one of {differing}. "
+            "Give the data set that it was trained on (data.root), or another checkpoint; to start from its backbone "
+            "alone, train with model.pretrained=PATH."
+        )
+
+
+def check_weights(path: Path, checkpoint: Checkpoint, model: L.LightningModule) -> None:
+    """Raise `InputError` unless a checkpoint's weights are this model's, all of them."""
+    if faults := state_faults(checkpoint.state, model.state_dict()):
+        raise InputError(
+            f"{path}: expected the weights of the configured model, found others: {faults}. Give the settings that the "
+            "checkpoint was trained with (the config.yaml of its run has them)."
+        )
