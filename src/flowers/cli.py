@@ -186,7 +186,7 @@ def _explain_unknown(key: str, config: DictConfig) -> str:
     """Explain that there is no such setting, from the keys that are configured and those that a class takes besides."""
     for known, fix in INSTEAD.items():
         if key == known or key.startswith(f"{known}."):
-            return f"{key}: no such setting. {fix}"
+            return f"{known}: no such setting. {fix}"
     values = OmegaConf.to_container(config, resolve=False)
     known_keys = list(_keys(values))
     if get_close_matches(key, known_keys, n=1, cutoff=0.75):

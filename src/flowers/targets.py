@@ -84,8 +84,12 @@ def is_required(parameter: inspect.Parameter) -> bool:
 def hints_of(target: Callable[..., Any], parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
     """Return the types of a target's parameters, without those whose annotations cannot be evaluated."""
     function = inspect.unwrap(target.__init__ if inspect.isclass(target) else target)
-    module = vars(sys.modules.get(target.__module__, builtins))
-    names = {**module, **getattr(function, "__globals__", {})}
+    # A dataclass inherits the annotations of its bases, as they are written in their modules.
+    owners = [owner.__module__ for owner in reversed(inspect.getmro(target))] if inspect.isclass(target) else []
+    names: dict[str, Any] = {}
+    for module in [*owners, target.__module__]:
+        names |= vars(sys.modules.get(module, builtins))
+    names |= getattr(function, "__globals__", {})
     hints = {}
     for name, parameter in parameters.items():
         hint = parameter.annotation

@@ -129,7 +129,7 @@ REFUSED = {
     "trainer.max_epochs=-1": "error: trainer.max_epochs=-1: expected an end",
     "train=false": "error: train: no such setting. To evaluate without training, type python src/evaluate.py run=DIR.",
     "optimized_metric=val/acc": "error: optimized_metric: no such setting. Set monitor.metric",
-    "model.optimizer.lr=1": "error: model.optimizer.lr: no such setting. Set optimizer=NAME",
+    "model.optimizer.lr=1": "error: model.optimizer: no such setting. Set optimizer=NAME",
     "test=true": "error: test=true: FlowersDataModule has no test_dataloader(). Add the method, or write predictions: "
     "python src/predict.py run=DIR split=test.",
 }

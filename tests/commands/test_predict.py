@@ -26,6 +26,7 @@ from flowers.models.classifier import FlowerClassifier
 from flowers.training.runs import Run
 from tests.conftest import damage_first_record
 from tests.helpers.commands import run_script
+from tests.helpers.configuration import compose_config
 
 Views = Callable[[Tensor], list[Tensor]]
 
@@ -114,17 +115,11 @@ def test_records_that_cannot_be_read_are_counted(run: Run, garden: Path, tmp_pat
     assert read_provenance(run.predictions("test")).skipped == 1
 
 
-TRAINER = {"_target_": "lightning.Trainer", "accelerator": "cpu", "devices": 1, "fast_dev_run": False}
-
-
-def asked(run: Run, **settings: Any) -> DictConfig:
-    """What `predict` and `evaluate` are asked, in this process."""
-    data = {"root": None, "num_workers": 0, "batch_size": 24}
-    values = {"run": str(run.directory), "split": "test", "data": data, "trainer": TRAINER, "tta": TTA, "trust": False}
-    return OmegaConf.merge(values, settings)  # type: ignore[return-value]
-
-
-TTA = {"_target_": "flowers.inference.tta.TTA"}
+def asked(run: Run, *overrides: str, name: str = "predict") -> DictConfig:
+    """Compose what `predict` or `evaluate` is asked, in this process."""
+    return compose_config(
+        name, f"run={run.directory}", "trainer=cpu", "data.num_workers=0", "data.batch_size=24", *overrides
+    )
 
 
 def change_config(run: Run, **values: Any) -> None:
@@ -134,11 +129,14 @@ def change_config(run: Run, **values: Any) -> None:
     OmegaConf.save(config, run.config_path)
 
 
-@pytest.mark.parametrize("command", [predict, evaluate])
-def test_folds_of_another_data_set_are_refused(run: Run, tmp_path: Path, command: Callable[[DictConfig], Any]) -> None:
+@pytest.mark.parametrize(("name", "command"), [("predict", predict), ("evaluate", evaluate)])
+def test_folds_of_another_data_set_are_refused(
+    run: Run, tmp_path: Path, name: str, command: Callable[[DictConfig], Any]
+) -> None:
     change_config(run, data__folds=5, data__fold=0)
     with pytest.raises(InputError, match="expected the data set that the run was trained in folds of"):
-        command(asked(run, split="val", data={"root": str(tmp_path)}))
+        split = ["split=val"] if name == "predict" else []
+        command(asked(run, f"data.root={tmp_path}", *split, name=name))
 
 
 @pytest.mark.parametrize("limit", [1, 0.5, 0])
@@ -147,9 +145,9 @@ def test_a_part_of_a_split_never_replaces_the_whole(run: Run, limit: float) -> N
     files = {path: path.read_bytes() for path in (run.predictions("test"), run.submission)}
     assert files[run.submission].count(b"\n") == 73
     with pytest.raises(InputError, match=f"trainer.limit_predict_batches={limit}: "):
-        predict(asked(run, trainer={"limit_predict_batches": limit}))
+        predict(asked(run, f"+trainer.limit_predict_batches={limit}"))
     assert {path: path.read_bytes() for path in files} == files
-    predict(asked(run, trainer={"limit_predict_batches": 1.0}))
+    predict(asked(run, "+trainer.limit_predict_batches=1.0"))
     assert {path: path.read_bytes() for path in files if path.suffix == ".csv"} == {
         path: content for path, content in files.items() if path.suffix == ".csv"
     }
@@ -168,7 +166,7 @@ def test_predictions_that_are_not_finite_are_refused(run: Run) -> None:
 
 def test_predictions_record_the_weights_that_they_are_of(run: Run) -> None:
     for split in ("val", "test"):
-        predict(asked(run, split=split))
+        predict(asked(run, f"split={split}"))
     val, test = (read_provenance(run.predictions(split)).weights for split in ("val", "test"))
     assert val == test and len(val) == 64
     checkpoint = torch.load(run.best, weights_only=True)

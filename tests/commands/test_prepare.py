@@ -58,7 +58,7 @@ def test_verify_finds_no_fault_in_the_garden(garden: Path) -> None:
     done = run_script("prepare", "verify", f"root={garden}")
     assert (done.returncode, done.stderr) == (0, "")
     assert "104 of 104" in done.stdout
-    assert done.stdout.endswith("No faults found\n")
+    assert done.stdout.endswith("No problems found\n")
 
 
 def test_verify_cuts_its_lists_and_the_report_does_not(garden: Path, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_verify_cuts_its_lists_and_the_report_does_not(garden: Path, tmp_path: P
     report = tmp_path / "reports" / "verify.json"
     done = run_script("prepare", "verify", f"root={root}", f"report={report}")
     assert done.returncode == 1
-    assert done.stderr == "13 faults found\n"
+    assert done.stderr == "13 problems found\n"
     assert "Bad records: 13" in done.stdout
     assert done.stdout.count("expected a JPEG") == 5
     assert "and 8 more" in done.stdout

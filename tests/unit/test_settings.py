@@ -242,6 +242,11 @@ def test_what_is_refused(override: str) -> None:
     assert REFUSED[override] in str(raised.value)
 
 
+def test_settings_that_a_dataclass_inherits_are_checked() -> None:
+    with pytest.raises(InputError, match=r"^data\.batch_size=x: "):
+        check("predict", "data.batch_size=x")  # declared in evaluate.py
+
+
 def test_all_problems_at_once() -> None:
     with pytest.raises(InputError) as raised:
         check("train", "trainer.max_epochs=three", "data.batch_size=0", "+optimizer.weight_decays=0", "ckpt_path=3")

@@ -43,4 +43,4 @@ def print_verification(verification: Verification) -> None:
         if len(messages) > SHOWN:
             _console.print(f"  and {len(messages) - SHOWN} more")
     if not verification.findings:
-        _console.print("No faults found")
+        _console.print("No problems found")
