@@ -67,7 +67,7 @@ def test_a_signal_to_the_whole_process_group_is_one_to_the_training(
 
 
 def test_a_worker_that_is_killed_ends_the_training_with_a_message(settings: list[str], tmp_path: Path) -> None:
-    transform = "data.train_transform=[{_target_: tests.helpers.killing.Fatal}]"
+    transform = "data.train_transform=[{_target_: tests.helpers.killing.Fatal, p: 1}]"
     run = [*settings, "callbacks.killer=null", "data.num_workers=1", transform, f"hydra.run.dir={tmp_path}/run"]
     done = run_process("train", *run, timeout=90)
     assert done.returncode == 1
