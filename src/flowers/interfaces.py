@@ -1,7 +1,9 @@
 """State the contracts between the packages: the batch, and what the commands need of a data module and of a model.
 
-`train()` takes any LightningDataModule and any LightningModule. The protocols below say which further methods and
-attributes it uses if they are there, and which ones `predict.py` needs. `docs/your-own.md` shows a pair.
+`train()` takes any LightningDataModule and any LightningModule. It calls the data module's `prepare_data` and
+`setup("fit")` before Lightning does, to find bad data before anything slow: every process of a run calls both, and more
+than once. The protocols below say which further methods and attributes are used if they are there, and which ones
+`predict.py` needs. `docs/your-own.md` shows a pair.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +12,6 @@ from flowers.errors import InputError
 from flowers.settings import Rule, find_node_problems
 from flowers.targets import locate
 from flowers.training.monitor import check_monitors
-from tests.helpers.commands import ROOT
 from tests.helpers.configuration import GROUPS, check, composed
 
 if TYPE_CHECKING:
@@ -143,22 +140,6 @@ def test_what_a_users_module_raises_is_its_own(
 @pytest.mark.parametrize("choice", GROUPS)
 def test_every_choice_of_every_group_is_accepted(choice: str) -> None:
     check("train", choice, "data.root=somewhere")
-
-
-def test_the_trainers_for_tpus_are_accepted() -> None:
-    script = (
-        "from flowers.settings import find_node_problems as find\n"
-        "from flowers.training.lightning_trainer import TRAINER\n"
-        "from tests.helpers.configuration import composed\n"
-        "for choice in ('tpu', 'tpu_pod'):\n"
-        "    for name in ('train', 'benchmark_step'):\n"
-        "        print(*find('trainer', composed(name, f'trainer={choice}')['trainer'], TRAINER), sep='\\n')\n"
-        "trainer = composed('train', 'trainer=tpu', 'trainer.strategy.hosts=0')['trainer']\n"
-        "print(*find('trainer', trainer, TRAINER), sep='\\n')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert [line.partition(":")[0] for line in done.stdout.split("\n") if line] == ["trainer.strategy.hosts=0"]
 
 
 @pytest.mark.parametrize(
