@@ -269,6 +269,17 @@ def test_without_a_key_a_run_is_offline_without_a_word(
     assert server.requests == []
 
 
+def test_a_run_has_its_team_and_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logger = wandb_logger(str(tmp_path), "flowers", entity="botany", group="folds", name="first", tags=["a"])
+    logger.log_metrics({"loss": 1.0}, 0)
+    run = wandb.run
+    assert run is not None
+    found = (run.settings.entity, run.settings.run_group, run.settings.run_name, run.settings.run_tags)
+    finish_wandb_run(0)
+    assert found == ("botany", "folds", "first", ("a",))
+
+
 @pytest.mark.parametrize(("mode", "runs"), [("offline", 1), ("disabled", 0)])
 def test_the_mode_in_the_environment_decides(
     mode: str, runs: int, server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
