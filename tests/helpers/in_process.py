@@ -109,8 +109,8 @@ def _log_handlers() -> Iterator[None]:
         yield
     finally:
         for handler in root.handlers:
-            if handler not in handlers:
-                handler.close()
+            if handler not in handlers and isinstance(handler, logging.FileHandler):
+                handler.close()  # others may close a stream of pytest's, as absl's does
         root.handlers[:] = handlers
         root.setLevel(level)
 

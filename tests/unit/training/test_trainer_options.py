@@ -116,11 +116,6 @@ def test_several_checkpoints_in_one_file_are_refused(tiny_settings: list[str], t
         run(tiny_settings, tmp_path, "+callbacks.model_checkpoint.save_top_k=3")
 
 
-def test_tensorboard_gets_the_metrics(tiny_settings: list[str], tmp_path: Path) -> None:
-    run(tiny_settings, tmp_path, "logger=tensorboard", "trainer.max_epochs=1", "+trainer.limit_train_batches=1")
-    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
-
-
 def test_a_logger_whose_package_is_missing_is_named(
     tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -394,7 +394,7 @@ def test_killed_processes_leave_a_cache_that_is_right(indexed: Place, tmp_path: 
     for process in processes:
         process.start()
     for number, (process, event) in enumerate(zip(processes, events, strict=True)):
-        assert event.wait(60)
+        assert event.wait(180)
         time.sleep(0.3 * (number + 1))
         process.kill()
         process.join()
