@@ -142,6 +142,7 @@ def benchmark_step(settings: StepSettings) -> StepBenchmark:
         max_epochs=1,
         max_steps=settings.warmup + settings.steps,
         limit_val_batches=0,
+        use_distributed_sampler=False,  # every process has the same batch, as often as it takes
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,6 @@ from pathlib import Path
 import pytest
 import simplejpeg
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 
 from benchmarks.loader.baselines.augmentations import augmentations
 from benchmarks.loader.process import MODULES
@@ -20,6 +20,8 @@ from benchmarks.loader.work import NAMES, Name
 from flowers.cli import CONFIGS
 from flowers.data.dataset import open_splits
 from flowers.data.tfrecord.example import decode_example
+from flowers.instantiate import instantiate
+from tests.helpers.commands import ROOT
 
 READ = """
 import hashlib, json, sys
@@ -67,7 +69,8 @@ def test_everyone_decodes_the_same_pixels(name: Name, garden: Path, links: Path,
     script = tmp_path / "read.py"
     script.write_text(READ)
     command = [sys.executable, str(script), MODULES[name], str(links)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert len(found) > 50
