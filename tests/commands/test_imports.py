@@ -15,7 +15,8 @@ from tests.helpers.commands import ROOT, run_interpreter
 
 def test_preparing_imports_neither_torch_nor_tensorflow_nor_beam() -> None:
     script = (
-        "import sys, json, prepare, flowers.commands, flowers.preparation.folder, flowers.preparation.beam\n"
+        "import sys, json, prepare, flowers.commands\n"
+        "import flowers.preparation.folder, flowers.preparation.beam\n"
         "heavy = {'torch', 'lightning', 'timm', 'cv2', 'albumentations', 'tensorflow', 'apache_beam', 'wandb'}\n"
         "print(json.dumps(sorted(heavy & set(sys.modules))))"
     )
