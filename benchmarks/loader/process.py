@@ -24,7 +24,7 @@ MODULES: dict[Name, str] = {
     "flowers": "flowers_loader",
     "tf.data": "tf_data",
     "tfrecord": "tfrecord_package",
-    "ceiling": "decode_only",
+    "decode_only": "decode_only",
 }
 
 PAUSE = 0.2
@@ -48,14 +48,14 @@ class Measured:
 
 
 class LoaderProcess:
-    """Starts at one piece of work, and then rests until it is measured. The ceiling is one process a worker."""
+    """Starts at one piece of work, and then rests until it is measured. The upper bound is one process a worker."""
 
     def __init__(self, name: Name, work: Work) -> None:
         self.name = name
         spawn = multiprocessing.get_context("spawn")
         self._pipes: list[Connection] = []
         self._processes = []
-        for _ in range(work.workers if name == "ceiling" else 1):
+        for _ in range(work.workers if name == "decode_only" else 1):
             ours, theirs = spawn.Pipe()
             process = spawn.Process(target=_serve, args=(theirs, name, work))
             process.start()

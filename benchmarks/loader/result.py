@@ -1,4 +1,4 @@
-"""What the loader's benchmark found, and the figures that follow from it."""
+"""What the loader benchmark measured, and the medians and ratios of it."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class LoaderSettings:
     paths: Paths
     sizes: Annotated[list[Positive], Field(min_length=1)]
     tasks: Annotated[list[Task], Field(min_length=1)]
-    contestants: Annotated[list[Name], Field(min_length=1)]
+    loaders: Annotated[list[Name], Field(min_length=1)]
     batch_size: Positive
     workers: Positive | None
     rounds: Positive
@@ -89,7 +89,7 @@ def benchmark_loader(settings: LoaderSettings) -> Iterator[LoaderBenchmark]:
             link_shards(root, reader.indexes, Path(directory), size)
             for task in settings.tasks:
                 work = Work(Path(directory), task, size, settings.batch_size, result.settings["workers"], settings.seed)
-                names = [name for name in settings.contestants if name not in result.absent and takes_part(name, task)]
+                names = [name for name in settings.loaders if name not in result.absent and takes_part(name, task)]
                 comparison, absent = compare(work, names, settings.rounds, settings.seconds, len(reader))
                 result = replace(
                     result, absent={**result.absent, **absent}, comparisons=[*result.comparisons, comparison]
@@ -124,7 +124,7 @@ def _check_input(root: Path, settings: LoaderSettings) -> None:
 def _nothing_yet(settings: LoaderSettings, root: Path) -> LoaderBenchmark:
     workers = available_cores() if settings.workers is None else settings.workers
     values = asdict(settings)
-    keys = ("sizes", "tasks", "contestants", "batch_size", "rounds", "seconds", "seed")
+    keys = ("sizes", "tasks", "loaders", "batch_size", "rounds", "seconds", "seed")
     return LoaderBenchmark(
         time=datetime.now().isoformat(timespec="seconds"),
         cpu=cpu_model(),
@@ -166,8 +166,8 @@ def link_shards(root: Path, indexes: Sequence[ShardIndex], directory: Path, imag
 
 
 def takes_part(name: Name, task: Task) -> bool:
-    """The ceiling only decodes: `flip` adds next to nothing to that, `full` is other work."""
-    return name != "ceiling" or task != "full"
+    """The upper bound only decodes: `flip` adds next to nothing to that, `full` is other work."""
+    return name != "decode_only" or task != "full"
 
 
 def compare(

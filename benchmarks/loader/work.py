@@ -15,7 +15,7 @@ from flowers.data.layout import find_shards
 Task = Literal["decode", "flip", "full"]
 """Decode; decode and flip; decode and the whole training transform of configs/data/default.yaml."""
 
-Name = Literal["flowers", "tf.data", "tfrecord", "ceiling"]
+Name = Literal["flowers", "tf.data", "tfrecord", "decode_only"]
 NAMES: tuple[Name, ...] = get_args(Name)
 
 # The training transform in numbers, for the libraries to share.
@@ -30,7 +30,7 @@ SHUFFLED = 2048
 """Records in the buffer of those who shuffle by one."""
 
 IN_MEMORY = 512
-"""JPEGs that the ceiling holds in memory. Nobody may come with fewer different ones."""
+"""JPEGs that the upper bound holds in memory. Nobody may come with fewer different ones."""
 
 Batches = Iterator[tuple[Sequence[str | bytes], NDArray[np.uint8]]]
 """Endless batches: ids, and images uint8 `[B, S, S, 3]`, RGB."""

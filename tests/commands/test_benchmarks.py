@@ -18,7 +18,7 @@ QUICK = ("sizes=[192]", "rounds=1", "seconds=0.2", "workers=2")
     ("arguments", "message"),
     [
         (["tasks=[decode,flop]"], "error: tasks.1=flop: expected 'decode', 'flip' or 'full', found 'flop'."),
-        (["contestants=[dali]"], "error: contestants.0=dali: expected 'flowers', 'tf.data', 'tfrecord' or 'ceiling'"),
+        (["loaders=[dali]"], "error: loaders.0=dali: expected 'flowers', 'tf.data', 'tfrecord' or 'decode_only'"),
         (["data.root=nowhere"], "error: data.root=nowhere: no such directory. Expected a data set in Kaggle's layout"),
         (
             ["sizes=[192,331]", "data.root=GARDEN"],

@@ -1,4 +1,4 @@
-"""A task's augmentations in Albumentations, for the contestants that use it."""
+"""Give a task's augmentations in Albumentations, for the loaders that use it."""
 
 from __future__ import annotations
 

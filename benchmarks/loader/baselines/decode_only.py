@@ -1,4 +1,4 @@
-"""The ceiling: nothing but JPEG decoding with simplejpeg, one process a core, from memory into one buffer."""
+"""Measure the decode-only upper bound: JPEG decoding with simplejpeg, one process a core, from memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""That the contestants do the same work: the same pixels where nothing is random, the same transform where it is."""
+"""That the loaders do the same work: the same pixels where nothing is random, the same transform where it is."""
 
 from __future__ import annotations
 

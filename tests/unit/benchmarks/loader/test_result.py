@@ -8,13 +8,15 @@ from pathlib import Path
 from benchmarks.loader.result import Comparison, LoaderBenchmark, write_benchmark
 
 # The machine is twice as slow in the second round, for everyone.
-SLOWED = Comparison("decode", 192, {"flowers": [300, 150, 330], "tf.data": [200, 100, 150], "ceiling": [400, 200, 400]})
+SLOWED = Comparison(
+    "decode", 192, {"flowers": [300, 150, 330], "tf.data": [200, 100, 150], "decode_only": [400, 200, 400]}
+)
 
 
 def test_medians_and_ratios_are_over_rounds() -> None:
-    assert SLOWED.medians() == {"flowers": 300, "tf.data": 150, "ceiling": 400}
+    assert SLOWED.medians() == {"flowers": 300, "tf.data": 150, "decode_only": 400}
     # Not 300 / 150: a round's figures are compared with each other.
-    assert SLOWED.ratios() == {"tf.data": 1.5, "ceiling": 0.75}
+    assert SLOWED.ratios() == {"tf.data": 1.5, "decode_only": 0.75}
 
 
 def test_without_flowers_there_is_nothing_to_compare() -> None:
@@ -29,4 +31,4 @@ def test_the_file_holds_every_figure(tmp_path: Path) -> None:
     (comparison,) = written["comparisons"]
     assert comparison["rates"]["flowers"] == [300, 150, 330]
     assert comparison["median_images_per_second"]["flowers"] == 300
-    assert comparison["flowers_over"] == {"tf.data": 1.5, "ceiling": 0.75}
+    assert comparison["flowers_over"] == {"tf.data": 1.5, "decode_only": 0.75}
