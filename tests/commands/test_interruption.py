@@ -10,25 +10,20 @@ import pytest
 import torch
 
 from tests.helpers.commands import run_script
-from tests.helpers.killing import recorded, steps_of
+from tests.helpers.killing import run_undisturbed, shorten, steps_of
 
 BATCHES, EPOCHS = 13, 2
 
 
 @pytest.fixture(scope="module")
 def settings(tiny_settings: list[str]) -> list[str]:
-    short = ["data.batch_size=16", "data.num_workers=0", f"trainer.max_epochs={EPOCHS}", "logger=csv"]
-    return recorded([*tiny_settings, *short])
+    return shorten(tiny_settings, EPOCHS)
 
 
 @pytest.fixture(scope="module")
 def whole(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What a run sees that nobody stops."""
-    directory = tmp_path_factory.mktemp("whole")
-    path = directory / "seen.jsonl"
-    done = run_script("train", *settings, f"hydra.run.dir={directory}/run", f"+callbacks.killer.path={path}")
-    assert done.returncode == 0, done.stderr
-    return steps_of(path)
+    """Return what a run sees that nobody stops."""
+    return run_undisturbed(run_script, settings, tmp_path_factory.mktemp("whole"))
 
 
 def test_a_stopped_run_is_resumed_with_its_next_batch(

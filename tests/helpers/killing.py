@@ -7,7 +7,9 @@ import hashlib
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import albumentations as A
@@ -27,6 +29,22 @@ def recorded(settings: list[str]) -> list[str]:
 def steps_of(path: Path) -> list[dict[str, Any]]:
     """Read what a `Killer` has written, a step a line."""
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def shorten(settings: list[str], epochs: int) -> list[str]:
+    """Change a training's settings to one of 13 batches an epoch that is recorded, to be stopped somewhere."""
+    short = ["data.batch_size=16", "data.num_workers=0", f"trainer.max_epochs={epochs}", "logger=csv"]
+    return recorded([*settings, *short])
+
+
+def run_undisturbed(
+    run: Callable[..., CompletedProcess[str]], settings: list[str], directory: Path
+) -> list[dict[str, Any]]:
+    """Return the steps of a training that nobody stops, started by `run`."""
+    path = directory / "seen.jsonl"
+    done = run("train", *settings, f"hydra.run.dir={directory}/run", f"+callbacks.killer.path={path}")
+    assert done.returncode == 0, done.stderr
+    return steps_of(path)
 
 
 def digest(data: bytes) -> str:

@@ -10,28 +10,24 @@ from typing import Any
 
 import pytest
 
+from flowers.errors import InputError
 from flowers.training.runs import Run
 from tests.conftest import damage_first_record
 from tests.helpers.commands import ScriptProcess, run_process
-from tests.helpers.killing import recorded, steps_of
+from tests.helpers.killing import run_undisturbed, shorten, steps_of
 
 EPOCHS = 2
 
 
 @pytest.fixture(scope="module")
 def settings(tiny_settings: list[str]) -> list[str]:
-    short = ["data.batch_size=16", "data.num_workers=0", f"trainer.max_epochs={EPOCHS}", "logger=csv"]
-    return recorded([*tiny_settings, *short])
+    return shorten(tiny_settings, EPOCHS)
 
 
 @pytest.fixture(scope="module")
 def whole(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What a run sees that nobody stops."""
-    directory = tmp_path_factory.mktemp("whole")
-    path = directory / "seen.jsonl"
-    done = run_process("train", *settings, f"hydra.run.dir={directory}/run", f"+callbacks.killer.path={path}")
-    assert done.returncode == 0, done.stderr
-    return steps_of(path)
+    """Return what a run sees that nobody stops."""
+    return run_undisturbed(run_process, settings, tmp_path_factory.mktemp("whole"))
 
 
 def test_a_killed_training_does_not_keep_its_directory(tiny_settings: list[str], tmp_path: Path) -> None:
@@ -43,8 +39,10 @@ def test_a_killed_training_does_not_keep_its_directory(tiny_settings: list[str],
         time.sleep(0.01)
     command.process.kill()
     command.process.join()
-    with run.claimed(run.last):
-        pass
+    assert run.last.exists() and (run.directory / ".lock").exists()
+    other = Run(run.directory)
+    with run.claimed(run.last), pytest.raises(InputError, match=str(run.directory)), other.claimed(run.last):
+        raise AssertionError("the directory was claimed twice")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
