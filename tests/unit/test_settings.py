@@ -138,8 +138,11 @@ def test_what_a_users_module_raises_is_its_own(
 
 
 @pytest.mark.parametrize("choice", GROUPS)
-def test_every_choice_of_every_group_is_accepted(choice: str) -> None:
-    check("train", choice, "data.root=somewhere")
+def test_every_choice_of_every_group_is_accepted_and_kept_as_it_is(choice: str) -> None:
+    settings, values = check("train", choice, "data.root=somewhere"), composed("train", choice, "data.root=somewhere")
+    for group in ("data", "model", "optimizer", "scheduler", "callbacks", "logger", "tags", "seed"):
+        assert getattr(settings, group) == values[group]
+    assert (settings.monitor.metric, settings.monitor.mode) == tuple(values["monitor"].values())
 
 
 @pytest.mark.parametrize(
@@ -164,17 +167,23 @@ def test_the_settings_of_the_other_commands(name: str, overrides: list[str], key
 
 
 @pytest.mark.parametrize(
-    "overrides",
+    ("overrides", "place", "expected"),
     [
-        ["optimizer._target_=timm.optim.Lamb", "+optimizer.trust_clip=true"],
-        ["+trainer.max_time={minutes: 1}"],
-        ["+trainer.max_time='00:01:00:00'"],
-        ["data.train_transform=[{_target_: albumentations.VerticalFlip, p: 0.1}]"],
-        ["model.backbone=resnet18", "+model.backbone_arguments.drop_path_rate=0.1"],
+        (["optimizer._target_=timm.optim.Lamb", "+optimizer.trust_clip=true"], ("optimizer", "trust_clip"), True),
+        (["+trainer.max_time={minutes: 1}"], ("trainer", "max_time"), {"minutes": 1}),
+        (["+trainer.max_time='00:01:00:00'"], ("trainer", "max_time"), "00:01:00:00"),
+        (
+            ["data.train_transform=[{_target_: albumentations.VerticalFlip, p: 0.1}]"],
+            ("data", "train_transform"),
+            [{"_target_": "albumentations.VerticalFlip", "p": 0.1}],
+        ),
+        (["+model.backbone_arguments.drop_rate=0.1"], ("model", "backbone_arguments"), {"drop_rate": 0.1}),
     ],
 )
-def test_settings_that_no_configuration_names_but_a_class_takes(overrides: list[str]) -> None:
-    check("train", *overrides)
+def test_settings_that_no_configuration_names_but_a_class_takes(
+    overrides: list[str], place: tuple[str, str], expected: object
+) -> None:
+    assert getattr(check("train", *overrides), place[0])[place[1]] == expected
 
 
 REFUSED = {
