@@ -20,7 +20,7 @@ SETTINGS += [(104, 800, 0.9), (104, 3712, 0.94), (104, 800, 0.98), (104, 800, 0.
 
 
 def measure_intervals() -> None:
-    """How often the interval, and the bootstrap's plain percentiles, hold the truth."""
+    """Print how often the interval, and the bootstrap's plain percentiles, hold the truth."""
     for classes, rows, accuracy in SETTINGS:
         rng = np.random.default_rng(classes + rows)
         held = []
@@ -35,7 +35,7 @@ def measure_intervals() -> None:
 
 
 def measure_offsets() -> None:
-    """What offsets by frequency, and offsets free for each class, change on rows that were not fitted to."""
+    """Print what offsets by frequency, and offsets free for each class, change on unseen rows."""
     for classes, rows in ((12, 120), (20, 600), (104, 800), (104, 3712)):
         changes = []
         for seed in range(6):

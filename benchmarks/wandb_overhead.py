@@ -1,4 +1,4 @@
-"""What a training loses to W&B's server: `python -m benchmarks.wandb_overhead [OVERRIDE ...]`, for some minutes.
+"""Measure what a training loses to W&B's server: `python -m benchmarks.wandb_overhead [OVERRIDE ...]`.
 
 The same training offline, and with a server that refuses, hangs, vanishes or hangs at the end: its seconds, those that
 were spent in W&B's calls, and what is on disk afterwards.

@@ -33,7 +33,7 @@ PAUSE = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one process did while it was measured, and what shows that it did it.
+    """The work of one process while it was measured, and the evidence for it.
 
     images: delivered in `seconds`.
     layouts: the (dtype, shape) of all batches.

@@ -36,7 +36,7 @@ def print_comparison(result: LoaderBenchmark) -> None:
 
 
 def print_loader_benchmark(result: LoaderBenchmark, path: Path) -> None:
-    """What the table's figures are, which loaders are not in it, and the file that holds all."""
+    """Print what the table shows, which loaders are not in it, and the file that holds all."""
     rounds = result.settings["rounds"]
     _console.print(f"Images/s and flowers / others: medians of {rounds} rounds on {result.cores} cores, {result.cpu}.")
     for name, reason in result.absent.items():

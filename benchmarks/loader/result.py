@@ -1,4 +1,4 @@
-"""What the loader benchmark measured, and the medians and ratios of it."""
+"""Hold the loader benchmark's measurements, and compute their medians and ratios."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Comparison:
         return {name: statistics.median(rates) for name, rates in self.rates.items()}
 
     def ratios(self) -> dict[Name, float]:
-        """How many times as fast as each other loader `flowers` is: the median of the ratios of the rounds.
+        """Return the speed of `flowers` over that of each other loader: the median of the ratios of the rounds.
 
         A round's figures are seconds apart: whatever slows the machine for longer than that is in both.
         """

@@ -1,4 +1,4 @@
-"""What every loader has to do. Imports nothing heavy: a loader's process holds no library but its own."""
+"""Define the work of every loader. Imports nothing heavy: a loader's process holds no library but its own."""
 
 from __future__ import annotations
 

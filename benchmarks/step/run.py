@@ -1,4 +1,4 @@
-"""How long a training step takes: the program's own model, trainer and loops, on random images."""
+"""Time a training step: the program's own model, trainer and loops, on random images."""
 
 from __future__ import annotations
 

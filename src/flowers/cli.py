@@ -38,7 +38,7 @@ INSTEAD = {
     "model.scheduler": "Set scheduler=NAME, or its settings.",
     "model.compile": "This template does not compile models on CPU and GPU; trainer=tpu does.",
 }
-"""What to type instead of settings of lightning-hydra-template that have another name here."""
+"""Instructions for settings of lightning-hydra-template that have another name here."""
 
 
 def run_subcommand(commands: Mapping[str, Callable[[DictConfig], Any]], script: str) -> None:

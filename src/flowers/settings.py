@@ -62,7 +62,7 @@ class Paths:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What the signature of a node's target does not say about its settings.
+    """Rules for a node's settings beyond the signature of its target.
 
     given: parameters that the program sets if no setting does.
     reserved: parameters that the program sets, and that no setting may.

@@ -126,7 +126,7 @@ class FlowersDataModule(L.LightningDataModule):
 
     @property
     def has_validation(self) -> bool:
-        """Whether there is a validation split: after a final fit to train and val there is none."""
+        """Tell whether there is a validation split: after a final fit to train and val there is none."""
         return self.train_on == "train"
 
     @property

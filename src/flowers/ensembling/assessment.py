@@ -1,4 +1,4 @@
-"""What an ensemble is worth: the figures of its members, of every method, and of the one that is used."""
+"""Score an ensemble: its members, every method, and the one that is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Members to one submission, with figures that can be believed: what `python src/ensemble.py` does."""
+"""Blend members into one submission, with cross-validated scores: what `python src/ensemble.py` does."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _VAL = re.compile(r"(?<![a-z])val(idation)?(?![a-z])")
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What one model says, or the models that were trained on the folds of one data set with one recipe.
+    """The predictions of one model, or of the models that were trained on the folds of one data set with one recipe.
 
     name: the runs' directories, or the validation files, as they were given.
     val: files with rows that the model was not trained on; of folds, each has other rows.
@@ -33,7 +33,7 @@ class Member:
 
     @property
     def title(self) -> str:
-        """What the model is, in a few words."""
+        """Describe the model in a few words."""
         source = self.provenance
         size = f"{source.image_size} px" if source.image_size else ""
         if source.eval_size not in (None, source.image_size):

@@ -23,7 +23,7 @@ _SHOWN = 3
 
 @dataclass(slots=True)
 class _RowProblem:
-    """How many rows have a problem, and the first of them."""
+    """The number of rows with a problem, and the first of them."""
 
     rows: int = 0
     examples: list[str] = field(default_factory=list)

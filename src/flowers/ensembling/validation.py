@@ -86,7 +86,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Validated:
-    """What cross-validation says of one method.
+    """The cross-validated scores of one method.
 
     probabilities: float32 `[N, K]`, those of each fold from a fit on the others.
     predicted: the decisions `[N]`.

@@ -1,4 +1,4 @@
-"""A run's predictions of a split from its best checkpoint: what `python src/predict.py` does."""
+"""Predict a split with a run's best checkpoint: what `python src/predict.py` does."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from flowers.training.runs import Run
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was written: the files, the number of rows, what was wrong with each record that was skipped."""
+    """The files that were written, the number of rows, and why each skipped record was skipped."""
 
     files: list[Path]
     rows: int
@@ -47,7 +47,7 @@ class PredictSettings(EvaluateSettings):
 
 
 class Predictor(L.LightningModule):
-    """A model that gives the mean of its probabilities over views of each picture."""
+    """Gives the mean of a model's probabilities over views of each image."""
 
     def __init__(self, model: L.LightningModule, views: Sequence[View]) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Predictor(L.LightningModule):
         self._views = views
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Probabilities float32 `[B, K]`."""
+        """Return probabilities float32 `[B, K]`."""
         return mean_over_views(self.model, self._views, batch["image"])
 
 

@@ -34,7 +34,7 @@ _ROWS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where predictions come from; what a file does not tell is empty or None.
+    """The source of predictions; what a file does not record is empty or None.
 
     Args:
         run: the run's directory.
@@ -147,7 +147,7 @@ class PredictionsWriter:
 
 
 def read_provenance(path: Path) -> Provenance:
-    """Where a predictions file comes from; of another program's file, what its columns tell.
+    """Read the source of a predictions file; for another program's file, what its columns show.
 
     Raises:
         InputError: the file is missing or no predictions file.
@@ -215,5 +215,5 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def metadata_of(provenance: Provenance) -> dict[str, Any]:
-    """What a report says of where predictions come from: all but the class names."""
+    """Return the source of predictions for a report: all but the class names."""
     return {key: value for key, value in asdict(provenance).items() if key != "class_names"}

@@ -26,7 +26,7 @@ CROP = 7 / 8
 
 @dataclass(frozen=True, slots=True)
 class TTA:
-    """Which views of a picture are taken: every symmetry of every crop at every size.
+    """The views of an image that are predicted: every symmetry of every crop at every size.
 
     Args:
         symmetries: `none`; `flip`: as it is, and mirrored left to right; `flips`: also top to bottom, and both;
@@ -40,7 +40,7 @@ class TTA:
     sizes: Sequence[Positive] = ()
 
     def __str__(self) -> str:
-        """What a report says: `none`, or `flip, five crops, 192 + 224 px`."""
+        """Return a short description: `none`, or `flip, five crops, 192 + 224 px`."""
         parts = [self.symmetries] * (self.symmetries != "none") + ["five crops"] * self.five_crops
         parts += [" + ".join(map(str, self.sizes)) + " px"] * bool(self.sizes)
         return ", ".join(parts) or "none"
@@ -52,7 +52,7 @@ class TTA:
         return {"tta.five_crops": [round(side * CROP)]} if self.five_crops else {"data.eval_size": [side]}
 
     def views(self, side: int) -> list[View]:
-        """What makes each view, uint8 or float `[B, H, W, 3]`, of square pictures of that side, in pixels."""
+        """Return what makes each view, uint8 or float `[B, H, W, 3]`, of square images of this side in pixels."""
         crops = _five_crops(side) if self.five_crops else [_whole]
         sizes = [_resize(round(side * CROP) if self.five_crops else side, size) for size in self.sizes] or [_whole]
         return [

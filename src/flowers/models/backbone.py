@@ -166,7 +166,7 @@ def _resample(state: StateDict, backbone: nn.Module) -> StateDict:
 
 
 def weights_config(backbone: nn.Module) -> dict[str, Any]:
-    """What timm knows of a model's weights: its `mean` and `std` (of pixels in 0..1), `classifier`, `architecture`."""
+    """Return timm's data about weights: their `mean` and `std` (of pixels in 0..1), `classifier`, `architecture`."""
     return cast(dict[str, Any], backbone.pretrained_cfg)
 
 
@@ -208,7 +208,7 @@ def read_state(path: Path) -> StateDict:
 
 
 def state_faults(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """How a state dict differs from the expected one, in words; empty where it does not."""
+    """Describe how a state dict differs from the expected one; empty if it does not."""
     missing = [key for key in expected if key not in state]
     unknown = [key for key in state if key not in expected]
     misshapen = [

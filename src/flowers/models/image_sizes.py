@@ -1,4 +1,4 @@
-"""Whether a backbone takes images of a size: found out before training, without computing anything."""
+"""Find out whether a backbone takes images of a size, before training and without computing anything."""
 
 from __future__ import annotations
 

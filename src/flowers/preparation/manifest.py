@@ -42,7 +42,7 @@ class UnreadableImage:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a finished data set was declared to hold: the images, at these sizes."""
+    """The declared content of a finished data set: the images, at these sizes."""
 
     path: UPath
     images: list[PlannedImage]

@@ -29,7 +29,7 @@ LEAST_RECORDS = 32
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What decides over the output: `configs/prepare_folder.yaml` says what each setting means."""
+    """The settings that determine the output; `configs/prepare_folder.yaml` explains each."""
 
     sizes: Annotated[tuple[Positive, ...], Field(min_length=1)]
     val: Annotated[float, Field(ge=0, lt=1)]

@@ -28,7 +28,7 @@ _THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What reading a photograph once has shown: its digest and perceptual hash, or why it cannot be read."""
+    """The result of reading a photograph once: its digest and perceptual hash, or why it cannot be read."""
 
     path: str
     bytes: int

@@ -41,7 +41,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ShardFacts:
-    """What a shard holds: `found` records, readable or not; `rows` of those whose id could be read."""
+    """The content of a shard: `found` records, readable or not; `rows` of those whose id could be read."""
 
     task: ScanTask
     found: int

@@ -1,4 +1,4 @@
-"""Where photographs and their classes come from: class folders, or a CSV of paths and labels."""
+"""List photographs and their classes, from class folders or a CSV of paths and labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which image goes into which split: near-duplicates together, every class in proportion."""
+"""Assign images to splits: near-duplicates together, every class in proportion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an ensemble is worth, for people: tables on the terminal, figures in report/, a W&B run."""
+"""Report an ensemble: tables on the terminal, plots in report/, a W&B run."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _scores_figure(result: Ensemble) -> Figure:
 
 
 def _correlations_figure(result: Ensemble) -> Figure:
-    """How alike members are: correlations of what they give the truth."""
+    """Plot the correlations of the probabilities that members give the true class."""
     correlations = result.assessment.correlations
     figure = Figure(figsize=(5, 4))
     axes = figure.subplots()

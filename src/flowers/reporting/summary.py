@@ -1,4 +1,4 @@
-"""What a command prints when it is done: the figures, where they are, how to look at them."""
+"""Print the results of a command: the metrics, where they are, and the next commands."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def print_metrics(metrics: Mapping[str, float], monitored: str) -> None:
 
 @rank_zero_only
 def print_run(directory: Path) -> None:
-    """Where a run is, and what can be done with it next; paths as short as they work from here."""
+    """Print a run's directory and the commands that use it, with paths relative to this directory."""
     if directory.is_relative_to(Path.cwd()):
         directory = directory.relative_to(Path.cwd())
     _console.print(f"Run directory:  {directory}")
@@ -55,7 +55,7 @@ def print_run(directory: Path) -> None:
 
 @rank_zero_only
 def print_skipped(skipped: set[str]) -> None:
-    """How many records were skipped, and the first few with the reason."""
+    """Print how many records were skipped, and the first few with the reason."""
     if not skipped:
         return
     _console.print(f"[bold]Skipped {len(skipped)} bad records or shards[/bold] (data.on_bad_record=skip):")

@@ -1,4 +1,4 @@
-"""What checking a data set found, as a table and a list. Apart from summary.py, whose imports take seconds."""
+"""Print the result of a verification as a table and a list. Apart from summary.py, whose imports take seconds."""
 
 from __future__ import annotations
 

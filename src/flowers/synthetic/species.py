@@ -1,4 +1,4 @@
-"""What each of the garden's species looks like: traits, drawn from a seed, as far apart as they can be."""
+"""Draw the traits of the garden's species from a seed, as far apart as they can be."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the operating system offers: whole files, processes, memory, signals."""
+"""Use the operating system: atomic files, processes, memory, signals."""

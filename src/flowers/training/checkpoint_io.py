@@ -1,4 +1,4 @@
-"""How a checkpoint becomes a file: whole or not at all, with weights to go on from, readable by every command."""
+"""Write checkpoints: whole or not at all, with finite weights, readable by every command."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from flowers.training import ema
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What is needed of a checkpoint that Lightning wrote.
+    """The parts of Lightning's checkpoint that the commands use.
 
     state: the weights, on the CPU.
     class_names: in label order; None if the model has none.

@@ -26,7 +26,7 @@ READING = 10
 
 @dataclass(frozen=True, slots=True)
 class CompileCounts:
-    """What a device has done since the process began.
+    """Counts of a device's work since the process began.
 
     compilations: programs compiled.
     seconds: spent on them.
@@ -44,7 +44,7 @@ class CompileCounts:
     cache_misses: int = 0
 
     def since(self, earlier: CompileCounts) -> CompileCounts:
-        """What came after `earlier`."""
+        """Return the counts since `earlier`."""
         fallbacks = {name: count - earlier.fallbacks.get(name, 0) for name, count in self.fallbacks.items()}
         return CompileCounts(
             self.compilations - earlier.compilations,
@@ -61,14 +61,14 @@ class Compiling(Protocol):
     """A strategy whose device compiles."""
 
     def compile_counts(self) -> CompileCounts:
-        """What the device has done so far."""
+        """Return the counts so far."""
 
     def device_name(self) -> str:
-        """What it is, and how many there are."""
+        """Return the kind of device, and how many there are."""
 
 
 def faults(counts: CompileCounts) -> list[str]:
-    """What a step after warm-up should not have done; figures that the host reads are none."""
+    """Describe unwanted work in steps after warm-up; metrics that the host reads are not part of it."""
     found = [f"compiled {counts.compilations} programs in {counts.seconds:.1f} s"] if counts.compilations else []
     return found + [f"ran {name} on the host {count} times" for name, count in counts.fallbacks.items() if name != READ]
 
@@ -129,7 +129,7 @@ class CompileGuard(Callback):
         self._epochs += 1
 
     def _new(self, trainer: L.Trainer) -> CompileCounts | None:
-        """What came since the last look; None where nothing compiles."""
+        """Return the counts since the last call, or None if nothing compiles."""
         if not isinstance(trainer.strategy, Compiling):
             return None
         now = trainer.strategy.compile_counts()

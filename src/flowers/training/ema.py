@@ -84,5 +84,5 @@ class EMA(Callback):
 
 
 def _weights(module: L.LightningModule) -> dict[str, Tensor]:
-    """What is averaged: all floating-point tensors of the state, shared with the module."""
+    """Return the tensors that are averaged: the floating-point ones of the state, shared with the module."""
     return {name: tensor for name, tensor in module.state_dict().items() if tensor.is_floating_point()}

@@ -1,4 +1,4 @@
-"""What a resumed training shares with the one that was interrupted: its split and settings, not its time."""
+"""Check that a resumed training has the split and settings of the interrupted one."""
 
 from __future__ import annotations
 

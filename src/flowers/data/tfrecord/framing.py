@@ -53,7 +53,7 @@ def write_shard(path: AnyPath, payloads: Iterable[bytes]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ShardIndex:
-    """Where a shard's records are: `offsets` and `lengths` of the payloads in bytes, int64 `[N]` each.
+    """The index of a shard: `offsets` and `lengths` of the payloads in bytes, int64 `[N]` each.
 
     `problem` says why indexing ended before the end of the file, None if it did not.
     """

@@ -135,7 +135,7 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         return self.global_rank == 0
 
     def compile_counts(self) -> CompileCounts:
-        """What the runtime has compiled so far, and run on the host."""
+        """Return what the runtime has compiled so far, and run on the host."""
         compilations, nanoseconds, _ = counters.metric_data("CompileTime") or (0, 0.0, [])
         fallbacks = {
             name: counters.counter_value(name) for name in counters.counter_names() if name.startswith("aten::")
