@@ -22,7 +22,7 @@ from flowers.errors import InputError
 from flowers.progress import progress
 from flowers.settings import Positive, Seed
 from flowers.synthetic.drawing import draw_image, reduce_image
-from flowers.synthetic.species import draw_species
+from flowers.synthetic.species import Species, draw_species
 from flowers.system.atomic import atomic_path, remove_parts, write_atomic
 from flowers.system.processes import map_on_processes
 
@@ -112,17 +112,18 @@ def _write(garden: Garden, root: Path) -> None:
         for split in SPLITS:
             (size_directory(root, size) / split).mkdir(parents=True)
     write_atomic(root / "classes.txt", "\n".join(kaggle_class_names()) + "\n")
+    species = draw_species(garden.seed, len(kaggle_class_names()))
+    write = partial(_write_shard, garden, species, root)
     shards = [(split, number) for split in SPLITS for number in range(SHARDS)]
-    for _ in progress(map_on_processes(partial(_write_shard, garden, root), shards), "Generating images", len(shards)):
+    for _ in progress(map_on_processes(write, shards), "Generating images", len(shards)):
         pass
     write_atomic(root / _MANIFEST, garden.manifest())
 
 
-def _write_shard(garden: Garden, root: Path, place: tuple[Split, int]) -> None:
+def _write_shard(garden: Garden, species: Sequence[Species], root: Path, place: tuple[Split, int]) -> None:
     """Draw the images of one shard, `place` being its split and number, and write them at every size."""
     split, shard = place
     cv2.setNumThreads(1)  # the processes are the parallelism
-    species = draw_species(garden.seed, len(kaggle_class_names()))
     labels = split_labels(garden, split)
     numbers = range(shard, len(labels), SHARDS)
     payloads: dict[int, list[bytes]] = {size: [] for size in garden.sizes}

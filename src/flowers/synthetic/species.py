@@ -89,7 +89,7 @@ def _traits(species: Species) -> np.ndarray:
 
 
 def draw_species(seed: int, count: int) -> list[Species]:
-    """`count` species for `seed`, in label order.
+    """Draw `count` species for `seed`, in label order.
 
     Candidates are drawn at random; each next species is the candidate farthest from those already
     taken (Gonzalez' farthest-point rule), so that no two look alike by chance. Then
