@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,7 +16,7 @@ from sklearn.metrics import f1_score
 from flowers.data.class_names import kaggle_class_names
 from flowers.inference.predictions import read_provenance
 from tests.conftest import damage_first_record
-from tests.helpers.commands import ROOT, run_process, run_script
+from tests.helpers.commands import run_script
 
 
 def test_train_leaves_the_run_directory(trained: Path) -> None:
@@ -144,15 +142,9 @@ def test_a_directory_that_cannot_be_made_ends_in_a_message(tiny_settings: list[s
 
 def test_a_full_disk_ends_in_a_message(tiny_settings: list[str], tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # for this process's children as well
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # of each file that this process writes
     try:
-        done = subprocess.run(
-            [sys.executable, "src/train.py", *tiny_settings, "logger=csv", f"hydra.run.dir={tmp_path}/run"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run_script("train", *tiny_settings, "logger=csv", f"hydra.run.dir={tmp_path}/run")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert done.returncode == 1
@@ -290,14 +282,6 @@ def test_a_damaged_record_in_training(
         done = run_script("predict", f"run={tmp_path}/run", "split=val", "trainer=cpu")
         assert "Wrote 103 rows" in done.stdout
         assert place in done.stdout
-
-
-def test_tensorboard_gets_the_metrics(tiny_settings: list[str], tmp_path: Path) -> None:
-    short = ["logger=tensorboard", "+trainer.limit_train_batches=1", "+trainer.limit_val_batches=1"]
-    # In a process of its own: TensorBoard imports TensorFlow, which cannot be imported after the tfrecord package.
-    done = run_process("train", *tiny_settings, *short, f"hydra.run.dir={tmp_path}")
-    assert done.returncode == 0, done.stderr
-    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
 
 
 def test_a_grid_runs_every_job(tiny_settings: list[str], tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from tests.helpers.commands import ROOT, run_process, run_script
+from tests.helpers.commands import ROOT, run_script
 
 CONFIG_DIR = ["--config-dir", "examples/digits/configs"]
 SHORT = ["trainer=cpu", "trainer.max_epochs=1", "+trainer.limit_train_batches=8", "logger=csv"]
@@ -103,20 +105,21 @@ class NoModel:
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Path:
+def pair(tmp_path: Path) -> Iterator[Path]:
     """A directory with a pair of plain Lightning classes that import nothing of ours, and a configuration of them."""
     (tmp_path / "my_pair.py").write_text(PAIR)
     for group, target in (("data", "Data"), ("model", "Net")):
         file = tmp_path / "configs" / group / "mine.yaml"
         file.parent.mkdir(parents=True)
         file.write_text(f"_target_: my_pair.{target}\n")
-    return tmp_path
+    yield tmp_path
+    sys.modules.pop("my_pair", None)  # the next test has another file of that name
 
 
 def run_pair(pair: Path, *settings: str, name: str = "train") -> tuple[int, str, str]:
     mine = ["data=mine", "model=mine", "monitor.metric=val_mse", "monitor.mode=min", *SHORT]
     given = [*(mine if name == "train" else []), *settings, f"hydra.run.dir={pair}/run"]
-    done = run_process(name, "--config-dir", str(pair / "configs"), *given, cwd=pair)
+    done = run_script(name, "--config-dir", str(pair / "configs"), *given, cwd=pair)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,21 @@ def compose_config(name: str, *overrides: str) -> DictConfig:
 
 def composed(name: str, *overrides: str) -> dict[str, Any]:
     """Return the values of a composed configuration, its references resolved."""
-    values: dict[str, Any] = OmegaConf.to_container(compose_config(name, *overrides), resolve=True)  # type: ignore[assignment]
+    return values_of(compose_config(name, *overrides))
+
+
+def values_of(config: DictConfig) -> dict[str, Any]:
+    """Return a configuration's values, its references resolved."""
+    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     return values
 
 
 def check(name: str, *overrides: str) -> Any:
+    """Compose a command's configuration and return its settings, checked: see `check_config`."""
+    return check_config(name, compose_config(name, *overrides))
+
+
+def check_config(name: str, config: DictConfig) -> Any:
     """Return the settings of a command, checked, with a text for those that must be set.
 
     XLA's strategy, which this process does not import, is left out.
@@ -61,7 +72,7 @@ def check(name: str, *overrides: str) -> Any:
     Raises:
         InputError: the configuration is refused.
     """
-    config = compose_config(name, *overrides)
+    config = copy.deepcopy(config)
     for key in OmegaConf.missing_keys(config):
         OmegaConf.update(config, key, ["DIR"] if key == "runs" else "DIR")
     if "flowers.training.xla" in str(OmegaConf.select(config, "trainer.strategy._target_")):

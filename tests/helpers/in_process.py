@@ -31,6 +31,7 @@ def run_here(
         with ExitStack() as stack:
             for change in (
                 _arguments([program, *arguments]),
+                _import_path(),
                 _environment(cwd, environment),
                 _signal_handlers(),
                 _log_handlers(),
@@ -75,6 +76,15 @@ def _arguments(arguments: list[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv = before
+
+
+@contextmanager
+def _import_path() -> Iterator[None]:
+    before = sys.path[:]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 @contextmanager

@@ -89,3 +89,11 @@ def test_nodes_that_start_at_different_times_finish_together(tiny_settings: list
         assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.rglob("metrics.json"))) == 1
     assert len(list(tmp_path.rglob("best.ckpt"))) == 1
+
+
+def test_tensorboard_gets_the_metrics(tiny_settings: list[str], tmp_path: Path) -> None:
+    short = ["logger=tensorboard", "+trainer.limit_train_batches=1", "+trainer.limit_val_batches=1"]
+    # In a process of its own: TensorBoard imports TensorFlow, which cannot be imported after the tfrecord package.
+    done = run_process("train", *tiny_settings, *short, f"hydra.run.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,15 +29,16 @@ from flowers.interfaces import NO_LABEL, Batch
 
 
 def module(
-    root: Path, workers: int, *, batch_size: int = 16, on_bad_record: OnBadRecord = "stop", flips: float = 0.5
+    root: Path, workers: int, *, size: int = 192, batch_size: int = 16, on_bad_record: OnBadRecord = "stop"
 ) -> FlowersDataModule:
+    crop = size // 3
     return FlowersDataModule(
         str(root),
-        image_size=192,
-        train_size=64,
-        eval_size=192,
+        image_size=size,
+        train_size=crop,
+        eval_size=size,
         batch_size=batch_size,
-        train_transform=[A.RandomResizedCrop((64, 64)), A.HorizontalFlip(p=flips), A.RandomBrightnessContrast()],
+        train_transform=[A.RandomResizedCrop((crop, crop)), A.HorizontalFlip(), A.RandomBrightnessContrast()],
         eval_transform=[],
         on_bad_record=on_bad_record,
         seed=7,
@@ -49,6 +50,16 @@ def epoch_of(data: FlowersDataModule, epoch: int) -> list[Batch]:
     loader = data.loader("train", training=True)
     loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
     return list(loader)
+
+
+def read_all(loader: DataLoader[Batch]) -> None:
+    """Read a loader to its end or first error, and end its workers: for the garbage collector they take 5 seconds."""
+    try:
+        for _ in loader:
+            pass
+    finally:
+        if loader.num_workers:
+            loader._iterator._shutdown_workers()  # type: ignore[union-attr]
 
 
 def pixels(batches: list[Batch]) -> dict[str, str]:
@@ -121,7 +132,7 @@ def damaged(garden: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_record_says_the_same_from_a_worker(damaged: Path, workers: int) -> None:
     with pytest.raises(BadRecord) as raised:
-        epoch_of(module(damaged, workers), 0)
+        read_all(module(damaged, workers).loader("train", training=True))
     message = str(raised.value)
     assert message.startswith(str(damaged))
     assert "record 0: the payload's CRC is wrong" in message
@@ -234,33 +245,57 @@ def after(epochs: dict[int, list[dict[str, str]]], steps: int) -> dict[int, list
     return {epoch: seen for epoch, seen in left.items() if seen}
 
 
+def write_noise(directory: Path, labels: Sequence[int]) -> None:
+    """Write a shard of 32 px images of noise, one for each label."""
+    directory.mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (len(labels), 32, 32, 3), np.uint8)
+    records = [
+        Record(f"{number:09x}", simplejpeg.encode_jpeg(image), label)
+        for number, (image, label) in enumerate(zip(noise, labels, strict=True))
+    ]
+    write_shard(directory / f"00-32x32-{len(labels)}.tfrec", map(encode_example, records))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """208 images to train on, as many as the garden's, and 32 to validate. Not to be changed."""
+    root = tmp_path_factory.mktemp("small")
+    for split, count in (("train", 208), ("val", 32)):
+        write_noise(root / "tfrecords-jpeg-32x32" / split, [0] * count)
+    return root
+
+
+def small_module(root: Path, workers: int, batch_size: int = 16) -> FlowersDataModule:
+    return module(root, workers, size=32, batch_size=batch_size)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_resumed_anywhere_sees_what_it_would_have_seen(garden: Path, tmp_path: Path, workers: int) -> None:
+def test_a_run_resumed_anywhere_sees_what_it_would_have_seen(small: Path, tmp_path: Path, workers: int) -> None:
     settings = {"val_check_interval": 5}
-    whole = trained(EarlyLook(), module(garden, workers), tmp_path, **settings)
+    whole = trained(EarlyLook(), small_module(small, workers), tmp_path, **settings)
     assert [len(seen) for seen in whole.values()] == [13, 13, 13]
     for name in ("step-1", "step-12", "val-5", "val-18", "epoch-13", "epoch-26"):
-        found = trained(EarlyLook(), module(garden, 2 - workers), tmp_path, name, **settings)
+        found = trained(EarlyLook(), small_module(small, 2 - workers), tmp_path, name, **settings)
         assert found == after(whole, int(name.rpartition("-")[2])), name
     # Resumed, stopped and resumed once more: the checkpoints are now those of resumed runs.
     for name in ("step-20", "val-23", "epoch-26", "step-30"):
-        found = trained(EarlyLook(), module(garden, workers), tmp_path, name, **settings)
+        found = trained(EarlyLook(), small_module(small, workers), tmp_path, name, **settings)
         assert found == after(whole, int(name.rpartition("-")[2])), name
 
 
-def test_so_does_one_that_is_resumed_from_a_validation_at_an_epochs_end(garden: Path, tmp_path: Path) -> None:
-    whole = trained(EarlyLook(), module(garden, 0), tmp_path)
+def test_so_does_one_that_is_resumed_from_a_validation_at_an_epochs_end(small: Path, tmp_path: Path) -> None:
+    whole = trained(EarlyLook(), small_module(small, 0), tmp_path)
     for name in ("val-13", "step-20", "val-26", "step-30"):  # each of them made by the run before
-        assert trained(EarlyLook(), module(garden, 2), tmp_path, name) == after(whole, int(name.rpartition("-")[2])), (
-            name
-        )
+        assert trained(EarlyLook(), small_module(small, 2), tmp_path, name) == after(
+            whole, int(name.rpartition("-")[2])
+        ), name
 
 
-def test_within_an_epoch_a_run_is_not_resumed_in_another_order(garden: Path, tmp_path: Path) -> None:
-    trained(Seen(), module(garden, 0), tmp_path, limit_val_batches=0)
+def test_within_an_epoch_a_run_is_not_resumed_in_another_order(small: Path, tmp_path: Path) -> None:
+    trained(Seen(), small_module(small, 0), tmp_path, limit_val_batches=0)
     with pytest.raises(InputError, match="expected 16 as when the checkpoint was made, 4 batches into epoch 0"):
-        trained(Seen(), module(garden, 0, batch_size=8), tmp_path, "step-4", limit_val_batches=0)
-    seen = trained(Seen(), module(garden, 0, batch_size=8), tmp_path, "epoch-13", limit_val_batches=0)
+        trained(Seen(), small_module(small, 0, batch_size=8), tmp_path, "step-4", limit_val_batches=0)
+    seen = trained(Seen(), small_module(small, 0, batch_size=8), tmp_path, "epoch-13", limit_val_batches=0)
     assert [len(batches) for batches in seen.values()] == [26, 26]
 
 
@@ -297,11 +332,7 @@ def test_a_final_fit_trains_on_val_and_does_not_validate(garden: Path, tmp_path:
 @pytest.fixture
 def unequal(tmp_path: Path) -> Path:
     """90 images of one class and 10 of another."""
-    train = tmp_path / "unequal" / "tfrecords-jpeg-32x32" / "train"
-    train.mkdir(parents=True)
-    jpeg = simplejpeg.encode_jpeg(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
-    records = [Record(f"{number:09x}", jpeg, int(number < 10)) for number in range(100)]
-    write_shard(train / "00-32x32-100.tfrec", map(encode_example, records))
+    write_noise(tmp_path / "unequal" / "tfrecords-jpeg-32x32" / "train", [1] * 10 + [0] * 90)
     return tmp_path / "unequal"
 
 
@@ -417,5 +448,5 @@ def test_a_shard_that_is_gone_is_named_and_never_skipped(
     shard = sorted(tmp_path.rglob("*.tfrec"))[3]
     shard.unlink()
     with pytest.raises(InputError, match=rf"^{shard}: ") as raised:
-        list(loader)
+        read_all(loader)
     assert not isinstance(raised.value, BadRecord)

@@ -22,11 +22,8 @@ from flowers.data.sampler import (
     epoch_order,
 )
 
-TRAIN, VAL, TEST = 12_753, 3_712, 7_382
-"""The competition's numbers of records."""
-
-RANKS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 3, 5, 6, 7, 12, 24, 31, 48, 96, 100, 160, 255, 320, 384, 511]
-BATCH_SIZES = [1, 8, 16, 32, 128]
+TRAIN = 12_753
+"""The competition's number of records in train."""
 
 counts, ranks, epochs = st.integers(1, 3000), st.integers(1, 64), st.integers(0, 50)
 batch_sizes = st.integers(1, 40)
@@ -73,19 +70,6 @@ def test_ranks_share_the_records_in_whole_batches(count: int, ranks: int, batch_
     check_ranks(count, ranks, batch_size, shuffle=shuffle)
 
 
-@pytest.mark.parametrize("batch_size", BATCH_SIZES)
-def test_up_to_512_ranks_train_on_the_competitions_records(batch_size: int) -> None:
-    for ranks in RANKS:
-        check_ranks(TRAIN, ranks, batch_size, shuffle=True)
-
-
-@pytest.mark.parametrize("count", [VAL, TEST])
-def test_up_to_512_ranks_evaluate_each_record_once(count: int) -> None:
-    for ranks in RANKS:
-        for batch_size in BATCH_SIZES:
-            check_ranks(count, ranks, batch_size, shuffle=False)
-
-
 def test_evaluation_is_in_order() -> None:
     samplers = of_ranks(10, ranks=2, batch_size=3, shuffle=False)
     first, second = ([draw.number for draw in sampler] for sampler in samplers)
@@ -130,18 +114,6 @@ def test_no_record_is_dropped_again_before_all_others(count: int, global_batch_s
         drops.update(dropped(np.arange(count), global_batch_size, epoch).tolist())
         assert drops.total() == (epoch + 1) * each
         assert max(drops.values(), default=0) == -(-drops.total() // count)
-
-
-@pytest.mark.parametrize(
-    "global_batch_size", sorted({n * b for n in RANKS for b in BATCH_SIZES if n * b <= TRAIN})[::3]
-)
-def test_the_rotation_drops_no_competition_record_twice(global_batch_size: int) -> None:
-    each = TRAIN % global_batch_size
-    cycle = TRAIN // each if each else 1
-    seen = [dropped(np.arange(TRAIN), global_batch_size, epoch) for epoch in range(min(cycle, 40))]
-    assert {len(part) for part in seen} == {each}
-    together = np.concatenate(seen)
-    assert len(np.unique(together)) == len(together)
 
 
 def test_epochs_and_seeds_differ_and_repeat() -> None:
@@ -268,10 +240,3 @@ def without_workers() -> list[list[SampleIndex]]:
 def test_any_number_of_workers_gives_the_same_draws(workers: int, without_workers: list[list[SampleIndex]]) -> None:
     assert through_loader(np.arange(700), workers) == without_workers
     assert through_loader(np.arange(700), workers, start_batch=5) == without_workers[5:]
-
-
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_workers_give_the_competitions_draws() -> None:
-    first, *others = (through_loader(np.arange(TRAIN), workers) for workers in (0, 1, 3, 8))
-    assert len(first) == 2 * (TRAIN // 32)
-    assert others == [first] * 3

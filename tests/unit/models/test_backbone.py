@@ -43,7 +43,7 @@ def test_arguments_reach_timm() -> None:
         create_backbone("test_efficientnet", 3, False, {"no_such_argument": 1})
 
 
-def test_a_path_of_timms_or_of_a_run(tmp_path: Path, trained: Path) -> None:
+def test_a_path_of_weights(tmp_path: Path) -> None:
     source = create_backbone("test_efficientnet", 7, False)
     torch.save(source.state_dict(), tmp_path / "weights.pth")
     same = create_backbone("test_efficientnet", 7, str(tmp_path / "weights.pth"))
@@ -51,7 +51,6 @@ def test_a_path_of_timms_or_of_a_run(tmp_path: Path, trained: Path) -> None:
     other_head = create_backbone("test_efficientnet", 9, str(tmp_path / "weights.pth"))
     assert torch.equal(other_head.state_dict()["conv_stem.weight"], source.state_dict()["conv_stem.weight"])
     assert other_head(torch.zeros(1, 3, 64, 64)).shape == (1, 9)
-    create_backbone("test_efficientnet", 104, str(trained / "checkpoints" / "best.ckpt"))
 
 
 def test_an_unknown_backbone_names_the_nearest() -> None:

@@ -54,11 +54,13 @@ def test_a_pass_may_be_broken_off(workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_record_is_raised_after_the_batches_before_it(workers: int) -> None:
-    batches = iter(DeviceLoader(numbers(10, workers=workers, bad=3), twice))
+    loader = DeviceLoader(numbers(10, workers=workers, bad=3), twice)
+    batches = iter(loader)
     assert [next(batches) for _ in range(3)] == [0, 2, 4]
     with pytest.raises(BadRecord, match="record 3: expected a good one"):
         next(batches)
     assert threads() == 0
+    loader.close()
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,7 +10,6 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import Timer
-from omegaconf import OmegaConf
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR
 
@@ -23,72 +21,6 @@ from flowers.training.resuming import (
     check_same_schedule,
     find_replaced_arguments,
 )
-from flowers.training.train import train
-from tests.helpers.configuration import composed
-
-
-def train_here(directory: Path, settings: list[str], *more: str) -> Path:
-    """Train in this process; the last checkpoint."""
-    quiet = ["logger=csv", "callbacks.progress_bar=null", "data.num_workers=0", "data.batch_size=52"]
-    config = OmegaConf.create(composed("train", *settings, *quiet, *more))
-    config.paths.output_dir = str(directory)
-    for key in ("callbacks.model_checkpoint.dirpath", "callbacks.last_checkpoint.path", "logger.csv.save_dir"):
-        OmegaConf.update(config, key, OmegaConf.select(config, key).replace("out", str(directory), 1))
-    train(config)
-    return directory / "checkpoints" / "last.ckpt"
-
-
-@pytest.fixture(scope="module")
-def whole(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The last checkpoint of one epoch in the first of four folds."""
-    return train_here(tmp_path_factory.mktemp("whole"), tiny_settings, "data.folds=4", "data.fold=0", "tags=[whole]")
-
-
-REFUSED = {
-    "data.fold=1": "data.fold: expected 0",
-    "data.folds=5": "data.folds: expected 4",
-    "data.folds=null data.fold=null": "data.folds: expected 4",
-    "data.folds=null data.fold=null data.train_on=train+val": "data.train_on: expected train",
-    "seed=7": "data.seed: expected 42",
-    "optimizer.lr=0.5": "optimizer.lr=0.5: expected 0.001",
-    "optimizer.weight_decay=0.5": "optimizer.weight_decay=0.5: expected 0.02",
-    "+optimizer.betas=[0.8,0.999]": "optimizer.betas=",
-    "optimizer=sgd": "optimizer: expected the one that",
-}
-
-
-@pytest.mark.parametrize("settings", REFUSED)
-def test_what_contradicts_the_checkpoint_is_refused_before_anything_is_written(
-    tiny_settings: list[str], whole: Path, settings: str
-) -> None:
-    kept = {path: path.read_bytes() for path in whole.parents[1].rglob("*") if path.is_file()}
-    changed = ["data.folds=4", "data.fold=0", f"ckpt_path={whole}", "trainer.max_epochs=2", *settings.split(" ")]
-    with pytest.raises(InputError) as caught:
-        train_here(whole.parents[1], tiny_settings, *changed)
-    assert str(caught.value).startswith(REFUSED[settings])
-    assert {path: path.read_bytes() for path in whole.parents[1].rglob("*") if path.is_file()} == kept
-
-
-def test_what_a_run_goes_on_with_is_logged(
-    tiny_settings: list[str], whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    on = ["data.folds=4", "data.fold=0", f"ckpt_path={whole}", "trainer.max_epochs=2", "data.balance=sqrt"]
-    with caplog.at_level(logging.INFO, "flowers.training.resuming"):
-        last = train_here(tmp_path, tiny_settings, *on)
-    assert torch.load(last, weights_only=True)["epoch"] == 1
-    assert [line.getMessage() for line in caplog.records if str(whole) in line.getMessage()] != []
-
-
-def test_the_time_of_an_earlier_process_does_not_count(tiny_settings: list[str], whole: Path, tmp_path: Path) -> None:
-    checkpoint = torch.load(whole, weights_only=True)
-    steps = checkpoint["global_step"]
-    checkpoint["callbacks"]["Timer"] = {"time_elapsed": {"train": 1e6}}
-    torch.save(checkpoint, tmp_path / "late.ckpt")
-    on = [f"ckpt_path={tmp_path}/late.ckpt", "trainer.max_epochs=2", "+trainer.max_time='00:01:00:00'"]
-    last = train_here(tmp_path / "run", tiny_settings, "data.folds=4", "data.fold=0", *on)
-    saved = torch.load(last, weights_only=True)
-    assert saved["global_step"] == 2 * steps
-    assert Timer.__qualname__ not in saved["callbacks"]
 
 
 def test_a_timer_s_state_is_neither_saved_nor_loaded() -> None:

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from flowers.errors import InputError
 from flowers.training.runs import Run
 from tests.helpers.commands import ROOT
+from tests.helpers.configuration import compose_config
 
 
 def test_runs_that_start_in_the_same_second_have_different_directories() -> None:
@@ -76,10 +77,8 @@ def test_only_under_slurm_its_newest_checkpoint_is_resumed(tmp_path: Path, monke
         ("callbacks.model_checkpoint.monitor", "val/loss", False),
     ],
 )
-def test_siblings_have_the_same_recipe_and_others_another(
-    trained: Path, tmp_path: Path, key: str, value: Any, same: bool
-) -> None:
-    config = OmegaConf.load(trained / "config.yaml")
+def test_siblings_have_the_same_recipe_and_others_another(tmp_path: Path, key: str, value: Any, same: bool) -> None:
+    config = compose_config("train")
     OmegaConf.update(config, "data.folds", 5)
     OmegaConf.update(config, "data.fold", 0)
     (tmp_path / "other").mkdir()

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 
 from flowers.errors import InputError
 from flowers.inference.predict import predict
+from flowers.models.backbone import create_backbone
 from flowers.training.checkpoint_io import AtomicCheckpointIO
 from flowers.training.train import train
 from tests.helpers.commands import ROOT
@@ -77,3 +79,11 @@ def test_a_run_is_read_at_other_sizes_than_it_was_trained_at(tiny_settings: list
     assert predict(larger).rows == predict(scales).rows == 104
     with pytest.raises(InputError, match=r"tta\.five_crops: .*168 px.* 160 and 176"):
         predict(crops)
+
+
+def test_a_runs_weights_start_another(tiny_settings: list[str], trained: Path, tmp_path: Path) -> None:
+    weights = trained / "checkpoints" / "best.ckpt"
+    train(composed([*tiny_settings, f"model.pretrained={weights}"], tmp_path))
+    first = torch.load(weights, weights_only=True)["state_dict"]
+    backbone = create_backbone("test_efficientnet", 104, str(weights)).state_dict()
+    assert all(torch.equal(first[f"backbone.{name}"], value) for name, value in backbone.items())

@@ -245,6 +245,7 @@ def test_a_dead_process_of_wandb_does_not_end_a_training(
     assert_complete(next(tmp_path.glob("next job/wandb/run-*")))
 
 
+@pytest.mark.usefixtures("short_end")
 def test_a_process_of_wandb_that_hangs_is_killed(
     server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

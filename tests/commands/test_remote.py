@@ -36,7 +36,6 @@ from flowers.interfaces import Batch
 from tests.helpers.commands import run_script
 from tests.helpers.object_stores import Application, Server, directory
 
-ROOT = Path(__file__).parents[4]
 SIZED = "tfrecords-jpeg-192x192"
 
 

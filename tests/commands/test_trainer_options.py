@@ -18,7 +18,7 @@ from flowers.errors import InputError
 from flowers.training.lightning_trainer import TRAINER
 from flowers.training.train import train
 
-CONFIGS = Path(__file__).parents[3] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 class Recorder(Callback):
@@ -41,7 +41,7 @@ def composed(tiny_settings: list[str], directory: Path, *overrides: str) -> Dict
 def run(tiny_settings: list[str], directory: Path, *overrides: str) -> dict[str, float]:
     """Train in this process as `python src/train.py` does, on few small images; the metrics."""
     Recorder.steps = []
-    recorder = "+callbacks.recorder._target_=tests.unit.training.test_trainer_options.Recorder"
+    recorder = "+callbacks.recorder._target_=tests.commands.test_trainer_options.Recorder"
     config = composed(tiny_settings, directory, "callbacks.progress_bar=null", recorder, "logger=csv", *overrides)
     (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
     try:
