@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 TRAIN := $(VENV)/.train
 DEV := $(VENV)/.dev
 
+# Where this is set, every process would compile torch, Lightning and the tests anew, which takes longer than most tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 # An environment of its own for another release of torch_xla: constraints.txt without torch and what comes with it.
 XLA ?= 2.8
 XLA_VENV := .venv-xla-$(XLA)
@@ -13,8 +16,9 @@ XLA_VENV := .venv-xla-$(XLA)
 MEMBERS := logs/train/multiruns/members_$(shell date +%Y-%m-%d_%H-%M-%S)
 RESOLUTIONS := $(MEMBERS)/192,$(MEMBERS)/224,$(MEMBERS)/331,$(MEMBERS)/512
 
-# A process for each core; a file's tests stay together, as they share what they have trained.
+# A process for each core. The tests of a file of commands stay together, as they share what they have trained.
 IN_PARALLEL := -n auto --dist loadfile
+BALANCED := -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train ensemble test test-unit test-slow test-xla lint format clean
@@ -47,7 +51,7 @@ test: $(DEV)  ## Run the tests that every commit must pass. ARGS="..." are passe
 	$(BIN)/python -m pytest $(IN_PARALLEL) tests/unit tests/commands $(ARGS)
 
 test-unit: $(DEV)  ## Run the tests of one module at a time: the first to run while you work.
-	$(BIN)/python -m pytest $(IN_PARALLEL) tests/unit $(ARGS)
+	$(BIN)/python -m pytest $(BALANCED) tests/unit $(ARGS)
 
 test-slow: $(DEV)  ## Run the rest: kills, many processes, XLA, fuzzing, memory, benchmarks.
 	$(BIN)/python -m pytest tests/slow $(ARGS)

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
 from filelock import FileLock
 
@@ -21,6 +22,9 @@ from flowers.synthetic import Garden, generate
 from tests.helpers.commands import run_script
 
 multiprocessing.set_forkserver_preload(["flowers.data.collate"])  # else each worker of such a server imports torch
+
+hypothesis.settings.register_profile("tests", deadline=None)  # what else the machine does is no error
+hypothesis.settings.load_profile("tests")
 
 pytest_plugins = ["tests.helpers.photographs"]
 

@@ -6,7 +6,8 @@ import pytest
 
 from flowers.errors import InputError
 from flowers.training.monitor import check_monitors
-from tests.helpers.configuration import GROUPS, check, check_config, compose_config, composed, values_of
+from flowers.training.trust import check_trusted
+from tests.helpers.configuration import CONFIGS, GROUPS, check, check_config, compose_config, composed, values_of
 
 
 @pytest.mark.parametrize("choice", GROUPS)
@@ -16,6 +17,7 @@ def test_every_choice_of_every_group_is_accepted_and_kept_as_it_is(choice: str) 
     for group in ("data", "model", "optimizer", "scheduler", "callbacks", "logger", "tags", "seed"):
         assert getattr(settings, group) == values[group]
     assert (settings.monitor.metric, settings.monitor.mode) == tuple(values["monitor"].values())
+    check_trusted(config, CONFIGS)  # nobody is asked to trust what this project names
 
 
 @pytest.mark.parametrize(

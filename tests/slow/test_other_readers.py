@@ -102,3 +102,26 @@ def test_the_tfrecord_package_reads_what_we_write(garden: Path) -> None:
     printed = subprocess.run([sys.executable, "-c", script, str(shard)], capture_output=True, text=True, check=True)
     ours = [decode_example(payload, labelled=True, where="") for payload in payloads_of(shard)]
     assert json.loads(printed.stdout) == [[r.id, r.label, hashlib.sha256(r.image).hexdigest()] for r in ours]
+
+
+IMPORTS = """
+import sys
+from google.protobuf import descriptor_pb2, descriptor_pool
+file = descriptor_pb2.FileDescriptorProto(name="tensorflow/core/example/feature.proto", package="tensorflow")
+file.message_type.add(name="BytesList")
+descriptor_pool.Default().Add(file)  # as importing TensorFlow does
+from pathlib import Path
+from flowers.data.storage.cache import open_reader
+from flowers.errors import InputError
+try:
+    open_reader([Path(sys.argv[1])], Path(sys.argv[2]), "tfrecord")
+except InputError as error:
+    print(error)
+"""
+
+
+def test_beside_tensorflow_it_is_refused_and_never_imported_unasked(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", IMPORTS, str(GOLDEN / "00-48x48-6.tfrec"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "data.reader" in done.stdout

@@ -1,14 +1,18 @@
-"""The shared-memory pool of two ranks where /dev/shm is small."""
+"""Memory that processes share, however they are started and where /dev/shm is small."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from flowers.data.shared_memory import SharedMemoryPool
+from flowers.system.memfd import SharedMemory
 
 SMALL = """
 import os, signal, sys
@@ -40,3 +44,16 @@ def test_two_ranks_that_start_together_do_not_need_dev_shm() -> None:
     pool = SharedMemoryPool(workers=1, slots=1, slot_bytes=6)
     if sys.platform == "linux":  # where nothing could be mounted, this alone is the test
         assert str(Path(f"/proc/self/fd/{pool._memory._file}").readlink()).startswith("/memfd:")
+
+
+def write(memory: SharedMemory) -> None:
+    memory.array(10, 2)[:] = 7
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_a_process_however_started_writes_to_the_same_memory(method: str) -> None:
+    shared = SharedMemory(4096)
+    process = multiprocessing.get_context(method).Process(target=write, args=(shared,))  # type: ignore[attr-defined]
+    process.start()
+    process.join(60)
+    assert shared.array(9, 4).tolist() == [0, 7, 7, 0]

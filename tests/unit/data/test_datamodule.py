@@ -2,48 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import albumentations as A
-import lightning as L
-import numpy as np
 import pytest
-import simplejpeg
 import torch
-from lightning.pytorch.callbacks import Checkpoint
 from torch.utils.data import DataLoader, SequentialSampler
 
 from flowers.data.datamodule import FlowersDataModule
 from flowers.data.dataset import CheckCRC, OnBadRecord
 from flowers.data.sampler import Balance
-from flowers.data.tfrecord.example import Record, encode_example
-from flowers.data.tfrecord.framing import write_shard
 from flowers.data.workers import default_workers
 from flowers.errors import BadRecord, InputError
 from flowers.interfaces import NO_LABEL, Batch
-
-
-def module(
-    root: Path, workers: int, *, size: int = 192, batch_size: int = 16, on_bad_record: OnBadRecord = "stop"
-) -> FlowersDataModule:
-    crop = size // 3
-    return FlowersDataModule(
-        str(root),
-        image_size=size,
-        train_size=crop,
-        eval_size=size,
-        batch_size=batch_size,
-        train_transform=[A.RandomResizedCrop((crop, crop)), A.HorizontalFlip(), A.RandomBrightnessContrast()],
-        eval_transform=[],
-        on_bad_record=on_bad_record,
-        seed=7,
-        num_workers=workers,
-    )
+from tests.helpers.data_modules import ids_of, module, part, pixels, write_noise
 
 
 def epoch_of(data: FlowersDataModule, epoch: int) -> list[Batch]:
@@ -60,15 +35,6 @@ def read_all(loader: DataLoader[Batch]) -> None:
     finally:
         if loader.num_workers:
             loader._iterator._shutdown_workers()  # type: ignore[union-attr]
-
-
-def pixels(batches: list[Batch]) -> dict[str, str]:
-    """Each id's augmented pixels, hashed."""
-    return {
-        identity: hashlib.sha256(image.numpy().tobytes()).hexdigest()
-        for batch in batches
-        for identity, image in zip(batch["id"], batch["image"], strict=True)
-    }
 
 
 def test_each_id_once_an_epoch_and_the_same_pixels_for_any_number_of_workers(garden: Path) -> None:
@@ -173,140 +139,6 @@ def test_kept_batches_are_not_written_over(garden: Path, workers: int) -> None:
     assert all(batch["image"].equal(other["image"]) for batch, other in zip(kept, fresh, strict=True))
 
 
-class Seen(L.LightningModule):
-    """Trains nothing; keeps which pixels came as which image, epoch by epoch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.epochs: dict[int, list[dict[str, str]]] = {}
-
-    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        self.epochs.setdefault(self.current_epoch, []).append(pixels([batch]))
-        return self.weight.sum()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-class EarlyLook(Seen):
-    """Asks for the number of steps with its optimiser: Lightning then makes the loader before it has resumed."""
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        assert self.trainer.estimated_stepping_batches > 0
-        return super().configure_optimizers()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        pass
-
-
-class SaveAll(Checkpoint):
-    """Makes a checkpoint after each step within an epoch, each epoch and each validation."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-
-    def save(self, trainer: L.Trainer, kind: str) -> None:
-        trainer.save_checkpoint(self.directory / f"{kind}-{trainer.global_step}.ckpt")
-
-    def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if batch_idx + 1 < trainer.num_training_batches:
-            self.save(trainer, "step")
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.save(trainer, "epoch")
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.save(trainer, "val")
-
-
-def trained(
-    model: Seen, data: FlowersDataModule, directory: Path, resumed: str | None = None, **settings: Any
-) -> dict[int, list[dict[str, str]]]:
-    """What a training sees, epoch by epoch."""
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_epochs=3,
-        callbacks=[SaveAll(directory)],
-        logger=False,
-        num_sanity_val_steps=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        **settings,
-    )
-    trainer.fit(model, datamodule=data, ckpt_path=directory / f"{resumed}.ckpt" if resumed else None)
-    return model.epochs
-
-
-def after(epochs: dict[int, list[dict[str, str]]], steps: int) -> dict[int, list[dict[str, str]]]:
-    """What is seen after so many steps of 13 an epoch."""
-    left = {epoch: seen[max(0, steps - 13 * epoch) :] for epoch, seen in epochs.items()}
-    return {epoch: seen for epoch, seen in left.items() if seen}
-
-
-def write_noise(directory: Path, labels: Sequence[int]) -> None:
-    """Write a shard of 32 px images of noise, one for each label."""
-    directory.mkdir(parents=True)
-    noise = np.random.default_rng(0).integers(0, 256, (len(labels), 32, 32, 3), np.uint8)
-    records = [
-        Record(f"{number:09x}", simplejpeg.encode_jpeg(image), label)
-        for number, (image, label) in enumerate(zip(noise, labels, strict=True))
-    ]
-    write_shard(directory / f"00-32x32-{len(labels)}.tfrec", map(encode_example, records))
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """208 images to train on, as many as the garden's, and 32 to validate. Not to be changed."""
-    root = tmp_path_factory.mktemp("small")
-    for split, count in (("train", 208), ("val", 32)):
-        write_noise(root / "tfrecords-jpeg-32x32" / split, [0] * count)
-    return root
-
-
-def small_module(root: Path, workers: int, batch_size: int = 16) -> FlowersDataModule:
-    return module(root, workers, size=32, batch_size=batch_size)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_resumed_anywhere_sees_what_it_would_have_seen(small: Path, tmp_path: Path, workers: int) -> None:
-    settings = {"val_check_interval": 5}
-    whole = trained(EarlyLook(), small_module(small, workers), tmp_path, **settings)
-    assert [len(seen) for seen in whole.values()] == [13, 13, 13]
-    for name in ("step-1", "step-12", "val-5", "val-18", "epoch-13", "epoch-26"):
-        found = trained(EarlyLook(), small_module(small, 2 - workers), tmp_path, name, **settings)
-        assert found == after(whole, int(name.rpartition("-")[2])), name
-    # Resumed, stopped and resumed once more: the checkpoints are now those of resumed runs.
-    for name in ("step-20", "val-23", "epoch-26", "step-30"):
-        found = trained(EarlyLook(), small_module(small, workers), tmp_path, name, **settings)
-        assert found == after(whole, int(name.rpartition("-")[2])), name
-
-
-def test_so_does_one_that_is_resumed_from_a_validation_at_an_epochs_end(small: Path, tmp_path: Path) -> None:
-    whole = trained(EarlyLook(), small_module(small, 0), tmp_path)
-    for name in ("val-13", "step-20", "val-26", "step-30"):  # each of them made by the run before
-        assert trained(EarlyLook(), small_module(small, 2), tmp_path, name) == after(
-            whole, int(name.rpartition("-")[2])
-        ), name
-
-
-def test_within_an_epoch_a_run_is_not_resumed_in_another_order(small: Path, tmp_path: Path) -> None:
-    trained(Seen(), small_module(small, 0), tmp_path, limit_val_batches=0)
-    with pytest.raises(InputError, match="expected 16 as when the checkpoint was made, 4 batches into epoch 0"):
-        trained(Seen(), small_module(small, 0, batch_size=8), tmp_path, "step-4", limit_val_batches=0)
-    seen = trained(Seen(), small_module(small, 0, batch_size=8), tmp_path, "epoch-13", limit_val_batches=0)
-    assert [len(batches) for batches in seen.values()] == [26, 26]
-
-
-def ids_of(batches: Iterable[Batch]) -> list[str]:
-    return [identity for batch in batches for identity in batch["id"] if identity]
-
-
-def part(root: Path, size: int = 192, **settings: Any) -> FlowersDataModule:
-    return FlowersDataModule(str(root), size, size, size, 16, [], [], num_workers=0, **settings)
-
-
 def test_folds_cut_train_and_val_alike_at_all_resolutions(garden: Path) -> None:
     everything = {*ids_of(part(garden).loader("train")), *ids_of(part(garden).loader("val"))}
     held_out: list[str] = []
@@ -320,13 +152,6 @@ def test_folds_cut_train_and_val_alike_at_all_resolutions(garden: Path) -> None:
         held_out += val
     assert sorted(held_out) == sorted(everything)
     assert len(ids_of(part(garden, folds=4, fold=0).loader("test"))) == 72
-
-
-def test_a_final_fit_trains_on_val_and_does_not_validate(garden: Path, tmp_path: Path) -> None:
-    data = part(garden, train_on="train+val")
-    assert len(ids_of(data.loader("train"))) == 208 + 104
-    seen = trained(EarlyLook(), data, tmp_path)
-    assert len({identity for batches in seen.values() for batch in batches for identity in batch}) == 312
 
 
 @pytest.fixture

@@ -20,13 +20,13 @@ def test_a_slot_is_given_back_with_the_last_tensor_that_looks_at_it() -> None:
     part = tensor[1:, :2]
     array = part.numpy()
     del tensor
-    gc.collect()
+    gc.collect(0)
     assert pool.take(0) is None
     del part
-    gc.collect()
+    gc.collect(0)
     assert pool.take(0) is None
     del array
-    gc.collect()
+    gc.collect(0)
     assert pool.take(0) == slot
 
 
@@ -53,10 +53,10 @@ def test_a_forked_child_that_drops_its_copy_leaves_the_slot_taken() -> None:
     tensor = pool.tensor(pool.take(0) or 0, SHAPE)
     if not (child := os.fork()):
         del tensor
-        gc.collect()
+        gc.collect(0)
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     assert pool.take(0) is None
     del tensor
-    gc.collect()
+    gc.collect(0)
     assert pool.take(0) == 0

@@ -24,6 +24,18 @@ from flowers.synthetic.generation import image_id, proportional_counts, split_la
 from flowers.synthetic.species import LOOKALIKE_PAIRS, draw_species
 from tests.conftest import TINY
 
+SMALL = Garden(seed=0, train=16, val=16, test=16, sizes=(32, 48))
+
+
+@pytest.fixture(scope="module")
+def small_garden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A garden of few small images. Not to be changed."""
+    root = tmp_path_factory.mktemp("gardens") / "small"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation, "map_on_processes", map)  # to start them would take longer than to draw
+        generate(SMALL, root)
+    return root
+
 
 def test_the_same_seed_draws_the_same_and_another_does_not() -> None:
     first, again, other = draw_species(3, 104), draw_species(3, 104), draw_species(4, 104)
@@ -80,11 +92,11 @@ def test_ids_are_distinct_hex_of_nine_digits() -> None:
     assert all(len(identity) == 9 and int(identity, 16) >= 0 for identity in ids)
 
 
-def test_shards_hold_what_was_planted_with_the_same_ids_at_every_size(garden: Path) -> None:
+def test_shards_hold_what_was_planted_with_the_same_ids_at_every_size(small_garden: Path) -> None:
     for split in SPLITS:
         by_size = []
-        for size in TINY.sizes:
-            reader = ShardReader([index_shard(shard.path) for shard in find_shards(garden, split, size)])
+        for size in SMALL.sizes:
+            reader = ShardReader([index_shard(shard.path) for shard in find_shards(small_garden, split, size)])
             records = [
                 decode_example(reader[number], labelled=split != "test", where="") for number in range(len(reader))
             ]
@@ -93,15 +105,15 @@ def test_shards_hold_what_was_planted_with_the_same_ids_at_every_size(garden: Pa
     assert sorted(label for _, label in by_size[0] if label is not None) == []
 
 
-def test_planted_once_and_only_over_its_own(garden: Path, tmp_path: Path) -> None:
-    before = sorted((path, path.stat().st_mtime_ns) for path in garden.rglob("*"))
-    generate(TINY, garden)
-    assert sorted((path, path.stat().st_mtime_ns) for path in garden.rglob("*")) == before
+def test_planted_once_and_only_over_its_own(small_garden: Path, tmp_path: Path) -> None:
+    before = sorted((path, path.stat().st_mtime_ns) for path in small_garden.rglob("*"))
+    generate(SMALL, small_garden)
+    assert sorted((path, path.stat().st_mtime_ns) for path in small_garden.rglob("*")) == before
     with pytest.raises(InputError, match=r"expected the garden .*found .*Remove that directory"):
-        generate(dataclasses.replace(TINY, seed=1), garden)
+        generate(dataclasses.replace(SMALL, seed=1), small_garden)
     (tmp_path / "mine").mkdir()
     with pytest.raises(InputError, match=r"without garden.json. If it is a data set, read it with data=tfrecords"):
-        generate(TINY, tmp_path / "mine")
+        generate(SMALL, tmp_path / "mine")
 
 
 def test_a_garden_that_cannot_be_finished_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

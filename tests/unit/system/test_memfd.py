@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,16 +36,3 @@ def test_memory_that_cannot_be_reserved_is_an_error_at_once() -> None:
         SharedMemory(4096)
         with pytest.raises(OSError, match="large"):
             SharedMemory(4097)
-
-
-def write(memory: SharedMemory) -> None:
-    memory.array(10, 2)[:] = 7
-
-
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_a_process_however_started_writes_to_the_same_memory(method: str) -> None:
-    shared = SharedMemory(4096)
-    process = multiprocessing.get_context(method).Process(target=write, args=(shared,))  # type: ignore[attr-defined]
-    process.start()
-    process.join(60)
-    assert shared.array(9, 4).tolist() == [0, 7, 7, 0]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from flowers.errors import InputError
 from flowers.training.runs import Run
@@ -61,6 +62,12 @@ def test_only_under_slurm_its_newest_checkpoint_is_resumed(tmp_path: Path, monke
     assert Run(tmp_path / "empty").find_slurm_checkpoint() is None
 
 
+@pytest.fixture(scope="module")
+def default() -> DictConfig:
+    """The default configuration of a training. Not to be changed."""
+    return compose_config("train")
+
+
 @pytest.mark.parametrize(
     ("key", "value", "same"),
     [
@@ -77,8 +84,10 @@ def test_only_under_slurm_its_newest_checkpoint_is_resumed(tmp_path: Path, monke
         ("callbacks.model_checkpoint.monitor", "val/loss", False),
     ],
 )
-def test_siblings_have_the_same_recipe_and_others_another(tmp_path: Path, key: str, value: Any, same: bool) -> None:
-    config = compose_config("train")
+def test_siblings_have_the_same_recipe_and_others_another(
+    default: DictConfig, tmp_path: Path, key: str, value: Any, same: bool
+) -> None:
+    config = copy.deepcopy(default)
     OmegaConf.update(config, "data.folds", 5)
     OmegaConf.update(config, "data.fold", 0)
     (tmp_path / "other").mkdir()

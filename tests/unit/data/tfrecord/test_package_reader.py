@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,26 +87,3 @@ def test_what_it_cannot_read_is_refused_with_its_key(shard: Path, tmp_path: Path
     shard.write_bytes(shard.read_bytes()[:-1])  # a damaged shard has no index file
     with pytest.raises(InputError, match=rf"{shard}: .*data\.reader"):
         open_reader([shard], tmp_path, "tfrecord")
-
-
-IMPORTS = """
-import sys
-from google.protobuf import descriptor_pb2, descriptor_pool
-file = descriptor_pb2.FileDescriptorProto(name="tensorflow/core/example/feature.proto", package="tensorflow")
-file.message_type.add(name="BytesList")
-descriptor_pool.Default().Add(file)  # as importing TensorFlow does
-from pathlib import Path
-from flowers.data.storage.cache import open_reader
-from flowers.errors import InputError
-try:
-    open_reader([Path(sys.argv[1])], Path(sys.argv[2]), "tfrecord")
-except InputError as error:
-    print(error)
-"""
-
-
-def test_beside_tensorflow_it_is_refused_and_never_imported_unasked(shard: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", IMPORTS, str(shard), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "data.reader" in done.stdout
