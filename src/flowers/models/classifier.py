@@ -113,10 +113,12 @@ class FlowerClassifier(L.LightningModule):
         figures = {"train/loss_step": loss, "train/learning_rate": torch.tensor(self._rate)}
         self.log_dict(figures, on_step=True, on_epoch=False, batch_size=1)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Count a batch, and return its `logits`, float `[B, K]`."""
         logits = self(batch["image"])
         losses = cross_entropy(logits, self._targets(batch))
         self._metrics("val").update(losses, logits.argmax(1), batch["label"], valid_rows(batch))
+        return {"logits": logits}
 
     def on_train_epoch_start(self) -> None:
         self._metrics("train").reset()
