@@ -53,7 +53,9 @@ def _train(config: DictConfig) -> float | None:
         print_metrics(trained.metrics, config.monitor.metric)
         print_skipped(trained.skipped)
         if config.report and not config.trainer.get("fast_dev_run"):
-            _write_report(trained, config.monitor.metric, trained.run.report)
+            from flowers.reporting.wandb_results import log_results
+
+            log_results(trained, _write_report(trained, config.monitor.metric, trained.run.report))
         print_run(trained.run.directory)
     return trained.metrics.get(config.monitor.metric)  # none after a final fit, which has no validation
 

@@ -125,3 +125,12 @@ class ShowsImages(Protocol):
     def images(self, split: Literal["train", "val", "test"], places: Sequence[int]) -> Sequence[NDArray[np.uint8]]:
         """Return images of a split, uint8 `[H, W, 3]`, by their places in `loader(split)`, without augmentation."""
         ...
+
+
+@runtime_checkable
+class ShowsTrainingImages(Protocol):
+    """A model that changes the images of a batch before it trains on them."""
+
+    def training_images(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return a batch's images as they are trained on, uint8 `[B, H, W, 3]`, on the host."""
+        ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,12 +29,14 @@ class PredictionSets:
     coverage: float
 
 
-def prediction_sets(outcomes: Outcomes, seed: int = 0) -> PredictionSets:
-    """Return the prediction sets of a split, those of each half calibrated on the other half.
+def prediction_sets(outcomes: Outcomes, seed: int = 0) -> PredictionSets | None:
+    """Return the prediction sets of a split, those of each half calibrated on the other half; None of a single image.
 
     Vovk, Gammerman and Shafer 2005, "Algorithmic Learning in a Random World"; with the library crepes.
     """
     rows = len(outcomes.labels)
+    if rows <= 1:
+        return None
     halves = np.array_split(np.random.default_rng(seed).permutation(rows), 2)
     classes = np.arange(len(outcomes.class_names))
     sizes, covered = np.zeros(rows, np.int64), np.zeros(rows, bool)
@@ -53,10 +56,14 @@ def suspected_label_errors(outcomes: Outcomes, most: int) -> NDArray[np.int64]:
     "Confident Learning", doi:10.1613/jair.1.12125; with the library cleanlab.
     """
     present = np.unique(outcomes.labels)  # cleanlab expects images of every class
+    if len(present) <= 1:
+        return np.empty(0, np.int64)
     labels = np.searchsorted(present, outcomes.labels)
     probabilities = outcomes.probabilities[:, present].astype(np.float64)
     probabilities /= np.maximum(probabilities.sum(axis=1, keepdims=True), 1e-12)
-    rows: NDArray[np.int64] = find_label_issues(
-        labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes with few images
+        rows: NDArray[np.int64] = find_label_issues(
+            labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
+        )
     return rows[:most]

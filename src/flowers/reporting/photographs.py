@@ -46,7 +46,6 @@ def as_uri(image: Image) -> str:
     """Return an image uint8 `[H, W, 3]` as the data URI of a JPEG, reduced to `SIDE` pixels."""
     height, width = image.shape[:2]
     scale = SIDE / max(height, width)
-    if scale < 1:
-        image = cv2.resize(image, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
-    jpeg = simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=85)
+    sides = (round(width * min(1, scale)), round(height * min(1, scale)))
+    jpeg = simplejpeg.encode_jpeg(cv2.resize(image, sides, interpolation=cv2.INTER_AREA), quality=85)
     return f"data:image/jpeg;base64,{b64encode(jpeg).decode()}"

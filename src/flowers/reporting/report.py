@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 
 from flowers.ensembling.scores import Estimate, estimate_macro_f1, log_loss
 from flowers.reporting import charts
-from flowers.reporting.analysis import CONFIDENCE, prediction_sets, suspected_label_errors
+from flowers.reporting.analysis import CONFIDENCE, PredictionSets, prediction_sets, suspected_label_errors
 from flowers.reporting.curves import Curve, read_curves
 from flowers.reporting.photographs import Image, Photographs, as_uri
 from flowers.reporting.saliency import overlay, saliency_maps
@@ -216,10 +216,8 @@ def _curve(title: str, lines: Mapping[str, Curve]) -> Chart:
 
 def _of_outcomes(outcomes: Outcomes, model: L.LightningModule, photographs: Photographs) -> dict[str, Any]:
     """Return the sections on the predictions, by the names of `Report`."""
-    sets = prediction_sets(outcomes)
     bins, error = reliability(outcomes)
     correct = int((outcomes.predicted == outcomes.labels).sum())
-    one = float((sets.sizes == 1).mean())
     return {
         "classes": sorted(outcomes.class_scores(), key=lambda score: (score.f1, score.name)),
         "confusion": _chart(
@@ -233,11 +231,20 @@ def _of_outcomes(outcomes: Outcomes, model: L.LightningModule, photographs: Phot
         "reliability": _chart(
             charts.reliability_diagram(bins), f"Reliability diagram. The expected calibration error is {error:.3f}."
         ),
+        **_sets(prediction_sets(outcomes)),
+    }
+
+
+def _sets(found: PredictionSets | None) -> dict[str, Any]:
+    if found is None:
+        return {}
+    single = float((found.sizes == 1).mean())
+    return {
         "sets": _chart(
-            charts.set_sizes(sets.sizes), f"Sizes of the prediction sets: {one:.0%} of the images have a single class."
+            charts.set_sizes(found.sizes), f"Sizes of the prediction sets: {single:.0%} of them have a single class."
         ),
-        "sets_note": f"{sets.coverage:.1%} of the sets hold the true class; on average a set has "
-        f"{sets.sizes.mean():.1f} classes.",
+        "sets_note": f"{found.coverage:.1%} of the sets hold the true class; on average a set has "
+        f"{found.sizes.mean():.1f} classes.",
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor, distributed
 
-from flowers.interfaces import valid_rows
+from flowers.interfaces import Batch, valid_rows
 from flowers.training.outcomes import Outcomes
 from flowers.training.pair import class_names_of
 
@@ -44,8 +44,8 @@ class CollectOutcomes(Callback):
     ) -> None:
         if isinstance(outputs, Mapping) and "logits" in outputs and isinstance(batch, Mapping) and "id" in batch:
             # On the device until all batches are through: to fetch each would make it wait.
-            logits = outputs["logits"].detach()
-            self._batches.append(_ValidationBatch(batch["id"], batch["label"], valid_rows(batch), logits))
+            logits, valid = outputs["logits"].detach(), valid_rows(cast(Batch, batch))
+            self._batches.append(_ValidationBatch(batch["id"], batch["label"], valid, logits))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         batches, self._batches = self._batches, []

@@ -34,7 +34,10 @@ _ELSEWHERE = ("data.fold", "paths", "logger", "tags", "task_name", "ckpt_path", 
 
 _WATCHING = tuple(
     f"callbacks.{name}"
-    for name in ("progress_bar", "throughput", "compile_guard", "last_checkpoint", "nonfinite_guard")
+    for name in (
+        *("progress_bar", "throughput", "compile_guard", "last_checkpoint", "nonfinite_guard"),
+        *("gradient_norm", "loader_wait", "wandb_images"),
+    )
 )
 """The callbacks that leave the model as it is."""
 

@@ -15,7 +15,7 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ from flowers.training.runs import Run
 
 log = logging.getLogger(__name__)
 
-STEP_METRICS = ("train/loss_step", "train/learning_rate")
+STEP_METRICS = ("train/loss_step", "train/learning_rate", "train/gradient_norm")
 """What is logged of single steps: none of a run's final metrics."""
 
 
@@ -84,6 +84,8 @@ class Trained:
     datamodule: that it was trained on.
     outcomes: the best checkpoint's predictions of the validation split, if the model returns them; see
         `CollectOutcomes`.
+    loggers: those of the training.
+    steps: the optimizer's, in all.
     """
 
     run: Run
@@ -92,6 +94,8 @@ class Trained:
     model: L.LightningModule
     datamodule: L.LightningDataModule
     outcomes: Outcomes | None
+    loggers: list[Logger]
+    steps: int
 
 
 RULES = {"trainer": TRAINER, "model": MODEL}
@@ -154,6 +158,7 @@ def _fit(
     run.write_config(config)  # now that nothing is refused
     _keep_earlier_metrics(run)
     _log_configuration(trainer, config)
+    loggers = list(trainer.loggers)
     trainer.fit(model, datamodule=datamodule, ckpt_path=resumed)
     # Processes on other machines have composed a time-stamped directory of their own.
     run = Run(Path(trainer.strategy.broadcast(str(run.directory))))
@@ -168,7 +173,7 @@ def _fit(
         run.write_metrics(metrics)
     skipped = datamodule.gather_skipped() if isinstance(datamodule, ReportsSkipped) else set[str]()
     (collected,) = (callback for callback in _callbacks(trainer) if isinstance(callback, CollectOutcomes))
-    return Trained(run, metrics, skipped, model, datamodule, collected.outcomes)
+    return Trained(run, metrics, skipped, model, datamodule, collected.outcomes, loggers, trainer.global_step)
 
 
 def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
@@ -190,11 +195,12 @@ def _make_factories(settings: TrainSettings, batches: int | None) -> dict[str, O
 
 def _make_trainer(settings: TrainSettings, run: Run) -> L.Trainer:
     callbacks = make_all("callbacks", settings.callbacks)
-    own = [SeedSteps(settings.seed), TimeEachProcess(), ReportResume(), CollectOutcomes()]
+    own = [SeedSteps(settings.seed), TimeEachProcess(), ReportResume()]
     if callbacks:
         own.append(CheckMonitor(settings.monitor.metric))
     loggers = make_all("logger", settings.logger)
-    return make_trainer(settings.trainer, [*callbacks, *own], loggers, run.directory)
+    # What is collected comes first, as other callbacks use it.
+    return make_trainer(settings.trainer, [CollectOutcomes(), *callbacks, *own], loggers, run.directory)
 
 
 def _check_final_fit(trainer: L.Trainer, datamodule: L.LightningDataModule) -> None:
