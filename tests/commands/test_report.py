@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.helpers.commands import run_script
+from tests.helpers.commands import ROOT, run_script
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WIDTHS = {"phone": 390, "desktop": 1280}
@@ -53,7 +55,6 @@ def page(browser: Browser, run: Path, request: pytest.FixtureRequest) -> Iterato
 
 
 def test_everything_is_drawn(page: Page) -> None:
-    page.evaluate("document.querySelectorAll('img').forEach(image => image.loading = 'eager')")
     page.wait_for_function("[...document.images].every(image => image.complete)")
     assert page.evaluate("[...document.images].filter(image => image.naturalWidth === 0).length") == 0
     assert page.evaluate("document.images.length") > 12
@@ -120,3 +121,19 @@ def test_a_fast_dev_run_leaves_none(run: Path, tiny_settings: list[str], tmp_pat
     settings = [*tiny_settings, "report=true", "trainer.fast_dev_run=true", f"hydra.run.dir={tmp_path}/run"]
     assert run_script("train", *settings).returncode == 0
     assert not list(tmp_path.rglob("*.html"))
+
+
+def test_readmes_screenshots_are_small_and_there(run: Path, tmp_path: Path) -> None:
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    (tmp_path / "docs").mkdir()
+    command = [sys.executable, "scripts/screenshots.py", str(run / "report" / "index.html")]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    names = sorted(path.name for path in (tmp_path / "docs" / "images").iterdir())
+    assert names == sorted(path.name for path in (ROOT / "docs" / "images").iterdir())
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"docs/images/{name}" in readme for name in names)
+    assert sum(path.stat().st_size for path in (ROOT / "docs" / "images").iterdir()) < 300_000
+    refused = subprocess.run([*command[:2], "nowhere.html"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1 and refused.stderr.startswith("error: ")

@@ -22,7 +22,8 @@ def learning_curve(lines: Mapping[str, Curve]) -> go.Figure:
     figure = go.Figure()
     for colour, (split, curve) in zip(COLOURS, sorted(lines.items()), strict=False):
         figure.add_scatter(x=curve.epochs, y=curve.values, name=split, mode="lines+markers", line={"color": colour})
-    figure.update_xaxes(title_text="epoch")
+    last = max(curve.epochs[-1] for curve in lines.values())
+    figure.update_xaxes(title_text="epoch", dtick=-(-max(last, 1) // 10))  # whole epochs, ten of them at most
     figure.update_layout(showlegend=True)
     return _styled(figure, height=280)
 
