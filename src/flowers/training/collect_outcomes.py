@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor, distributed
 
-from flowers.interfaces import Batch, valid_rows
+from flowers.interfaces import NO_LABEL, Batch, valid_rows
 from flowers.training.outcomes import Outcomes
 from flowers.training.pair import class_names_of
 
@@ -51,8 +51,8 @@ class CollectOutcomes(Callback):
         batches, self._batches = self._batches, []
         names = class_names_of(trainer.datamodule) or class_names_of(pl_module)  # type: ignore[attr-defined]
         if batches and names is not None and not trainer.sanity_checking:
-            own = _join(batches, trainer.global_rank, trainer.world_size)
-            self.outcomes = _gather(_all_processes(own), names)
+            parts = _all_processes(_join(batches, trainer.global_rank, trainer.world_size))
+            self.outcomes = _gather(parts, names) if any(part.ids for part in parts) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class _ValidationBatch:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The valid rows of one process."""
+    """The valid, labelled rows of one process."""
 
     ids: list[str]
     places: NDArray[np.int64]
@@ -78,11 +78,11 @@ class _Rows:
 def _join(batches: Sequence[_ValidationBatch], rank: int, ranks: int) -> _Rows:
     """Join the batches of a process, whose k-th row stands at `k * ranks + rank` in the loader of a single process."""
     ids = np.array([identity for batch in batches for identity in batch.ids], dtype=object)
-    valid = torch.cat([batch.valid.cpu() for batch in batches]).numpy()
     labels = torch.cat([batch.labels.cpu() for batch in batches]).numpy()
     logits = torch.cat([batch.logits.cpu().float() for batch in batches]).numpy()
-    places = np.arange(len(valid)) * ranks + rank
-    return _Rows(list(ids[valid]), places[valid], labels[valid], logits[valid])
+    kept = torch.cat([batch.valid.cpu() for batch in batches]).numpy() & (labels != NO_LABEL)
+    places = np.arange(len(kept)) * ranks + rank
+    return _Rows(list(ids[kept]), places[kept], labels[kept], logits[kept])
 
 
 def _gather(parts: Sequence[_Rows], class_names: list[str]) -> Outcomes:
