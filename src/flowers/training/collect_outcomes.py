@@ -10,6 +10,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor, distributed
@@ -23,7 +24,8 @@ class CollectOutcomes(Callback):
     """Keeps what a model predicted in its last validation.
 
     The model's `validation_step` returns a mapping with `logits`, float `[B, K]`, and the batches have ids and labels:
-    see `flowers.interfaces`. Otherwise `outcomes` stays None.
+    see `flowers.interfaces`. Otherwise `outcomes` stays None. On XLA the validations within a training are left out: to
+    fetch what is split over several devices, XLA compiles a program each time.
     """
 
     def __init__(self) -> None:
@@ -42,6 +44,8 @@ class CollectOutcomes(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        if trainer.strategy.root_device.type == "xla" and trainer.state.fn == TrainerFn.FITTING:
+            return
         if isinstance(outputs, Mapping) and "logits" in outputs and isinstance(batch, Mapping) and "id" in batch:
             # On the device until all batches are through: to fetch each would make it wait.
             logits, valid = outputs["logits"].detach(), valid_rows(cast(Batch, batch))
