@@ -89,11 +89,10 @@ def test_its_training_images_are_mixed(offline: Path) -> None:
 
 
 def test_each_validation_has_its_mistakes_with_images(offline: Path, records: list[Record]) -> None:
-    assert sum("val/mistakes/path" in row for row in history(records)) == 2
-    mistakes = table(offline, records, "val/mistakes")
-    assert mistakes["columns"] == ["epoch", "id", "image", "truth", "predicted", "p(truth)", "p(predicted)"]
-    assert len(mistakes["data"]) == 8
-    assert all(row[0] == 1 and row[3] != row[4] and row[5] < row[6] for row in mistakes["data"])
+    rows = [row for row in history(records) if "val/mistakes/captions" in row]
+    assert len(rows) == 2
+    assert len(rows[-1]["val/mistakes/captions"]) == rows[-1]["val/mistakes/count"] == 8
+    assert all((offline / "files" / name).is_file() for name in rows[-1]["val/mistakes/filenames"])
 
 
 def test_its_scores_and_curves_are_by_class(offline: Path, records: list[Record]) -> None:
@@ -131,5 +130,5 @@ def test_its_images_lie_in_its_directory(run: Path, records: list[Record]) -> No
         for entry in record.artifact.manifest.contents
         if entry.local_path
     ]
-    assert len(files) > 30
+    assert len(files) > 20
     assert all(path.is_file() and run.resolve() in path.parents for path in files)

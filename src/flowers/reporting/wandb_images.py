@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import wandb
 from lightning.pytorch.callbacks import Callback
-from numpy.typing import NDArray
 from torch import Tensor
 
 from flowers.interfaces import ShowsTrainingImages
@@ -53,20 +52,19 @@ class WandbImages(Callback):
         if logger is None or outcomes is None or trainer.sanity_checking or not self._mistakes:
             return
         photographs = Photographs(trainer.datamodule, "val", outcomes)  # type: ignore[attr-defined]
-        rows = outcomes.worst_mistakes(self._mistakes).tolist()
-        images: Sequence[NDArray[np.uint8] | None] = photographs.images(rows) if photographs else [None] * len(rows)
-        table = wandb.Table(["epoch", "id", "image", "truth", "predicted", "p(truth)", "p(predicted)"])
-        for row, image in zip(rows, images, strict=True):
-            table.add_data(
-                trainer.current_epoch,
-                outcomes.ids[row],
-                None if image is None else wandb.Image(image),
-                outcomes.class_names[int(outcomes.labels[row])],
-                outcomes.class_names[int(outcomes.predicted[row])],
-                float(outcomes.true_probability[row]),
-                float(outcomes.confidence[row]),
+        rows = outcomes.worst_mistakes(self._mistakes).tolist() if photographs else []
+        names = outcomes.class_names
+        # Images, not a table: for a table W&B asks its server, which may have gone.
+        images = [
+            wandb.Image(
+                image,
+                caption=f"{names[int(outcomes.labels[row])]} ({outcomes.true_probability[row]:.1%}), predicted as "
+                f"{names[int(outcomes.predicted[row])]} ({outcomes.confidence[row]:.1%}), id {outcomes.ids[row]}",
             )
-        log_media(logger, {"val/mistakes": table}, trainer.global_step)
+            for row, image in zip(rows, photographs.images(rows), strict=True)
+        ]
+        if images:
+            log_media(logger, {"val/mistakes": images}, trainer.global_step)
 
 
 def find_wandb_logger(trainer: L.Trainer) -> FallbackWandbLogger | None:

@@ -33,10 +33,14 @@ def log_results(trained: Trained, report: Report | None) -> None:
     with logger.outliving_its_process():
         run = logger.experiment
         run.summary.update({f"best/{name}": value for name, value in trained.metrics.items() if "/" in name})
-        if trained.outcomes is not None:
-            log_media(logger, _media(trained.outcomes, report), trained.steps)
-        _log_data_set(run, trained)
-        _log_checkpoints(run, trained.run, trained.metrics)
+        logger.try_within_limit(lambda: _log_all(logger, trained, report))
+
+
+def _log_all(logger: FallbackWandbLogger, trained: Trained, report: Report | None) -> None:
+    if trained.outcomes is not None:
+        log_media(logger, _media(trained.outcomes, report), trained.steps)
+    _log_data_set(logger.experiment, trained)
+    _log_checkpoints(logger.experiment, trained.run, trained.metrics)
 
 
 def _media(outcomes: Outcomes, report: Report | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import netrc
 import os
 import sys
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.client import HTTPException
@@ -112,6 +112,30 @@ class FallbackWandbLogger(WandbLogger):
             if not self._dead:
                 _report(f"{error}. Its process has ended: nothing more is logged to it.")
             self._dead = True
+
+    def try_within_limit(self, log: Callable[[], None]) -> None:
+        """Log what needs the server's answer, within the time that the end of a run may take, or report that it failed.
+
+        W&B logs tables and artifacts only after it has asked its server, for as long as that takes.
+        """
+        problems: SimpleQueue[str | None] = SimpleQueue()
+
+        def attempt() -> None:
+            try:
+                log()
+            except Exception as error:  # of many types, none of which may end a training
+                problems.put(str(error).partition("\n")[0] or type(error).__name__)
+            else:
+                problems.put(None)
+
+        online = self.experiment.settings.mode == "online"
+        Thread(target=attempt, daemon=True).start()
+        try:
+            problem = problems.get(timeout=LIMITS["finish_timeout"] if online else None)
+        except Empty:
+            problem = f"no answer within {LIMITS['finish_timeout']:g} s"
+        if problem is not None:
+            _report(f"{problem}: tables and artifacts were not logged.")
 
     def _create_run(self) -> None:
         mode = os.environ.get("WANDB_MODE")
