@@ -68,7 +68,6 @@ def tiny_settings(garden: Path) -> list[str]:
         "model.pretrained=false",
         "trainer=cpu",
         "trainer.max_epochs=1",
-        "report=false",
     ]
 
 
