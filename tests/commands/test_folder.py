@@ -378,7 +378,7 @@ def test_bad_images_are_all_named_or_left_out(tmp_path: Path, caplog: pytest.Log
 
     with caplog.at_level("INFO"):
         prepare_folder(str(source), str(output), dataclasses.replace(SETTINGS, on_bad_image="skip"), counted)
-    assert sum(scanned) == 3  # the first call's scan serves the second, but for what may have been mended since
+    assert sum(scanned) == 3  # the first call's scan serves the second, but for files that may have been fixed since
     assert "Left out: 3 of 43 files" in caplog.text
     assert not {row.path for row in manifest(output)} & bad.keys()
     assert len(manifest(output)) == 40

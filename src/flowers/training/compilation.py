@@ -74,7 +74,7 @@ def faults(counts: CompileCounts) -> list[str]:
 
 
 class CompileGuard(Callback):
-    """Logs what each epoch compiled, and speaks up when that goes on after warm-up, or when every step reads a figure.
+    """Logs what each epoch compiled, and warns or fails if that goes on after warm-up, or if every step reads a metric.
 
     Logged each epoch, as `compile/NAME`: count, seconds, fallbacks, reads, cache_hits, cache_misses.
 

@@ -160,8 +160,8 @@ def test_a_test_row_that_some_folds_lack_is_the_mean_of_the_other_folds(tmp_path
 
 def test_ids_that_differ_are_refused_with_examples(tmp_path: Path) -> None:
     other = VAL[1].taken(range(5, 12))
-    strange = Rows([*other.ids[:-1], "stranger"], other.labels, other.probabilities)
-    members = members_of(tmp_path, [VAL[0], strange], [TEST[0].taken([0]), TEST[1].taken([0, 3])])
+    unexpected = Rows([*other.ids[:-1], "stranger"], other.labels, other.probabilities)
+    members = members_of(tmp_path, [VAL[0], unexpected], [TEST[0].taken([0]), TEST[1].taken([0, 3])])
     message = refused_validation(members, tmp_path)
     assert message == (
         f"{tmp_path / 'b'}: expected the 12 validation ids of {tmp_path / 'a'}, found 6 missing (000000000, 000000001, "

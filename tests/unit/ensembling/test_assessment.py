@@ -1,4 +1,4 @@
-"""Where the truth is known, the figures that are reported tell it."""
+"""The reported metrics agree with a truth that is known."""
 
 from __future__ import annotations
 

@@ -39,9 +39,9 @@ def test_calibration_mends_a_member_that_is_too_sure() -> None:
     log_p = log_probabilities(too_sure.astype(np.float32))[None]
     temperature = Temperatures(log_p, labels, np.zeros(len(labels), np.int64)).fitted()
     assert temperature == pytest.approx([3], rel=0.05)
-    mended = calibrated(log_p, temperature)[0]
-    assert log_loss(labels, mended) < log_loss(labels, too_sure.astype(np.float32))
-    assert log_loss(labels, mended) == pytest.approx(log_loss(labels, honest.astype(np.float32)), rel=0.01)
+    calibrated_log_p = calibrated(log_p, temperature)[0]
+    assert log_loss(labels, calibrated_log_p) < log_loss(labels, too_sure.astype(np.float32))
+    assert log_loss(labels, calibrated_log_p) == pytest.approx(log_loss(labels, honest.astype(np.float32)), rel=0.01)
 
 
 def test_calibration_keeps_the_order_of_classes_and_sums_to_one() -> None:

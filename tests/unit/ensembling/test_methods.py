@@ -114,7 +114,7 @@ def test_stacked_is_the_maximum_of_its_posterior() -> None:
 
 
 def test_stacked_learns_that_a_class_is_never_named() -> None:
-    """What one constant for each class can mend is mended: members that are blind to a rare class's frequency."""
+    """A constant for each class corrects members that ignore how rare a class is."""
     labels, members = drawn(4000)
     skewed = members * np.array([1, 1, 1, 1, 1, 0.02], np.float32)
     skewed /= skewed.sum(-1, keepdims=True)

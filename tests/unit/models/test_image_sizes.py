@@ -16,7 +16,9 @@ FIXED = "mixer_s32_224"  # takes the size that it was made for, and no other
 
 
 def test_a_backbone_of_fixed_size_is_made_for_the_training_images() -> None:
-    check_image_sizes(create_backbone(FIXED, 3, False, image_size=96), {"data.train_size": [96]})
+    backbone = create_backbone(FIXED, 3, False, image_size=96)
+    check_image_sizes(backbone, {"data.train_size": [96]})
+    assert backbone(torch.zeros(1, 3, 96, 96)).shape == (1, 3)
 
 
 @pytest.mark.parametrize(

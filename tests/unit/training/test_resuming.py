@@ -60,7 +60,10 @@ def saved_groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
 )
 def test_an_optimizer_configured_alike_is_accepted(before: dict[str, Any], now: dict[str, Any]) -> None:
     adam = torch.optim.AdamW
-    check_same_optimizer(Path("a.ckpt"), saved_groups(optimizer_of(adam, **before)), optimizer_of(adam, **now))
+    saved, optimizer = saved_groups(optimizer_of(adam, **before)), optimizer_of(adam, **now)
+    own = saved_groups(optimizer)
+    check_same_optimizer(Path("a.ckpt"), saved, optimizer)
+    assert saved_groups(optimizer) == own
 
 
 def test_a_schedule_that_cycles_the_momentum_is_no_contradiction() -> None:

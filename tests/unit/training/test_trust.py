@@ -42,7 +42,9 @@ def config_with(values: dict[str, Any]) -> DictConfig:
     ],
 )
 def test_what_a_training_leaves_is_trusted(values: dict[str, Any]) -> None:
-    check_trusted(config_with(values), PATH)
+    config = config_with(values)
+    check_trusted(config, PATH)
+    assert config == config_with(values)
 
 
 CALL = {"_target_": "os.system", "command": "touch broken_into"}

@@ -21,6 +21,8 @@ def measured(shape: tuple[int, ...] = (4, 8, 8, 3), dtype: str = "uint8", differ
 def test_work_that_was_done_passes() -> None:
     check_work("tf.data", [measured(), measured(different=25)], WORK, records=1000)
     check_work("tf.data", [measured(different=6)], WORK, records=8)  # there are no more
+    with pytest.raises(RuntimeError, match="different ids"):
+        check_work("tf.data", [measured(different=6)], WORK, records=1000)
 
 
 @pytest.mark.parametrize(

@@ -73,5 +73,6 @@ def test_a_tpu_that_does_not_start_ends_with_a_message(script: str, problem: str
         check_tpu_starts([sys.executable, "-c", script], 0.5 if "sleep" in script else 20)
 
 
-def test_a_tpu_that_starts_is_taken() -> None:
-    check_tpu_starts([sys.executable, "-c", ""], 20)
+def test_a_tpu_that_starts_is_taken(tmp_path: Path) -> None:
+    check_tpu_starts([sys.executable, "-c", f"open({str(tmp_path / 'tried')!r}, 'w')"], 20)
+    assert (tmp_path / "tried").exists()

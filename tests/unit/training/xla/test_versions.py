@@ -1,4 +1,4 @@
-"""Versions that do not go together are refused before torch_xla is imported, with the command that mends it."""
+"""Versions that do not go together are refused before torch_xla is imported, with the command that fixes it."""
 
 from __future__ import annotations
 
