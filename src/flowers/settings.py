@@ -176,6 +176,8 @@ def _find_type_problems(place: str, value: Any, hint: Any) -> Iterator[str]:
         _type_adapter(hint).validate_json(json.dumps(value, default=str), strict=True)
     except (PydanticUserError, NameError):  # pydantic knows no such type
         return
+    except InputError as error:  # of a type that explains itself what it takes
+        yield str(error)
     except ValidationError as error:
         if all(detail["type"] in _INSTANCES for detail in error.errors()):
             return

@@ -88,6 +88,8 @@ REFUSED = {
     "data.batch_size=0": "data.batch_size=0: expected greater than 0, found 0.",
     "data.folds=1": "data.folds=1: expected greater than or equal to 2, found 1.",
     "data._target_=flowers.data.datamodule.FlowerDataModule": "Did you mean FlowersDataModule?",
+    "model.backbone=resnet5O": "model.backbone=resnet5O: expected the name of a timm model, found no such model.",
+    "model.backbone=resnet50.nonsense": "model.backbone=resnet50.nonsense: expected a tag of weights that timm knows",
     "model.backbone=3": "model.backbone=3: expected a valid string, found 3.",
     "callbacks.model_checkpoint.mode=3": "callbacks.model_checkpoint.mode=3: ",
     "callbacks=ema callbacks.ema.decay=1": "callbacks.ema.decay=1: expected less than 1, found 1.",

@@ -7,10 +7,11 @@ import importlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import timm
 import torch
+from pydantic import AfterValidator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -43,7 +44,7 @@ def create_backbone(
     Raises:
         InputError: no such model, or its weights are not there or do not fit.
     """
-    _check_name(name)
+    check_name(name)
     backbone = _create(name, class_count, pretrained is True, dict(arguments or {}), image_size)
     if pretrained is False:
         return backbone
@@ -55,7 +56,12 @@ def create_backbone(
     return backbone
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> str:
+    """Return the name of a timm model, with or without the tag of its weights.
+
+    Raises:
+        InputError: timm has no such model, or no such weights of it.
+    """
     if not timm.is_model(name):
         nearest = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"Did you mean {' or '.join(nearest)}?" if nearest else "timm.list_models() lists them."
@@ -69,6 +75,11 @@ def _check_name(name: str) -> None:
             f"model.backbone={name}: expected a tag of weights that timm knows, found {tag}. Choose "
             f"{' or '.join(known)}."
         ) from None
+    return name
+
+
+BackboneName = Annotated[str, AfterValidator(check_name)]
+"""The name of a timm model, checked with the other settings: before any data are read."""
 
 
 def _create(

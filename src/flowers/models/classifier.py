@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from flowers.interfaces import Batch, valid_rows
-from flowers.models.backbone import create_backbone, weights_config
+from flowers.models.backbone import BackboneName, create_backbone, weights_config
 from flowers.models.image_sizes import check_image_sizes
 from flowers.models.losses import cross_entropy, loss_on_host, masked_mean, smooth_targets
 from flowers.models.metrics import SplitMetrics
@@ -45,7 +45,7 @@ class FlowerClassifier(L.LightningModule):
     def __init__(
         self,
         class_names: Sequence[str],
-        backbone: str,
+        backbone: BackboneName,
         pretrained: bool | str = False,
         backbone_arguments: Mapping[str, Any] | None = None,
         label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
