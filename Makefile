@@ -19,6 +19,8 @@ RESOLUTIONS := $(MEMBERS)/192,$(MEMBERS)/224,$(MEMBERS)/331,$(MEMBERS)/512
 # A process for each core. The tests of a file of commands stay together, as they share what they have trained.
 IN_PARALLEL := -n auto --dist loadfile
 BALANCED := -n auto --dist worksteal
+# Tests that measure time or memory: nothing runs beside them.
+ALONE := tests/slow/benchmarks tests/slow/test_memory.py tests/slow/test_start.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train ensemble test test-unit test-slow test-xla lint format clean
@@ -54,7 +56,8 @@ test-unit: $(DEV)  ## Run the tests of one module at a time: the first to run wh
 	$(BIN)/python -m pytest $(BALANCED) tests/unit $(ARGS)
 
 test-slow: $(DEV)  ## Run the rest: kills, many processes, XLA, fuzzing, memory, benchmarks.
-	$(BIN)/python -m pytest tests/slow $(ARGS)
+	$(BIN)/python -m pytest $(IN_PARALLEL) tests/slow $(addprefix --ignore=,$(ALONE)) $(ARGS)
+	$(BIN)/python -m pytest $(ALONE) $(ARGS)
 
 test-xla:  ## Run the tests of trainer=tpu on another release of torch_xla: XLA=2.8.
 	$(PYTHON) -m venv $(XLA_VENV)

@@ -68,6 +68,7 @@ def tiny_settings(garden: Path) -> list[str]:
         "model.pretrained=false",
         "trainer=cpu",
         "trainer.max_epochs=1",
+        "report=false",
     ]
 
 

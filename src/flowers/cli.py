@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Mapping
@@ -87,6 +88,14 @@ def run_command(main: Callable[[DictConfig], Any], name: str) -> None:
         if isinstance(error.__cause__, OSError):  # of the log file that Hydra opens there
             _exit_unwritable(error.__cause__)
         raise
+
+
+def command_line() -> str:
+    """Return the command that runs this process's job, as one would type it."""
+    script = Path(sys.argv[0])
+    program = script.name if script.suffix != ".py" else f"python src/{script.name}"
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else sys.argv[1:]
+    return " ".join([program, *map(shlex.quote, overrides)])
 
 
 def _guarded(main: Callable[[DictConfig], Any], name: str) -> Callable[[DictConfig], Any]:

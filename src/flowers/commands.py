@@ -6,10 +6,16 @@ import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from flowers.cli import run_command, run_subcommand
+from flowers.cli import command_line, run_command, run_subcommand
+
+if TYPE_CHECKING:
+    from flowers.inference.evaluate import Evaluated
+    from flowers.reporting.report import Report
+    from flowers.training.train import Trained
 
 
 def train() -> None:
@@ -43,21 +49,44 @@ def _train(config: DictConfig) -> float | None:
     from flowers.training.train import train
 
     with finished_wandb_run():  # after the results are written and printed
-        run, metrics, skipped = train(config)
-        print_metrics(metrics, config.monitor.metric)
-        print_skipped(skipped)
-        print_run(run.directory)
-    return metrics.get(config.monitor.metric)  # none after a final fit, which has no validation
+        trained = train(config)
+        print_metrics(trained.metrics, config.monitor.metric)
+        print_skipped(trained.skipped)
+        if config.report and not config.trainer.get("fast_dev_run"):
+            from flowers.reporting.wandb_results import log_results
+
+            log_results(trained, _write_report(trained, config.monitor.metric, trained.run.report))
+        print_run(trained.run.directory)
+    return trained.metrics.get(config.monitor.metric)  # none after a final fit, which has no validation
 
 
 def _evaluate(config: DictConfig) -> float | None:
     from flowers.inference.evaluate import evaluate
-    from flowers.reporting.summary import print_metrics, print_skipped
+    from flowers.reporting.summary import print_metrics, print_skipped, print_written_report
 
-    metrics, monitored, skipped = evaluate(config)
-    print_metrics(metrics, monitored)
-    print_skipped(skipped)
-    return metrics.get(monitored)
+    evaluated = evaluate(config)
+    monitored = evaluated.run.monitored()
+    print_metrics(evaluated.metrics, monitored)
+    print_skipped(evaluated.skipped)
+    if config.report and not config.trainer.get("fast_dev_run"):
+        path = evaluated.run.report.with_name("evaluation.html")
+        _write_report(evaluated, monitored, path)
+        print_written_report(path)
+    return evaluated.metrics.get(monitored)
+
+
+def _write_report(results: Trained | Evaluated, monitored: str, path: Path) -> Report | None:
+    """Write the report of a training or an evaluation, in the first of its processes."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+        return None
+    from flowers.reporting.report import make_report, write_report
+
+    parts = (results.outcomes, results.model, results.datamodule)
+    report = make_report(results.run, results.metrics, monitored, *parts, command_line())
+    write_report(report, path)
+    return report
 
 
 def _predict(config: DictConfig) -> None:

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 NO_LABEL = -1
@@ -113,4 +115,22 @@ class GivesLogits(Protocol):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits `[B, K]` of images uint8 `[B, H, W, 3]`."""
+        ...
+
+
+@runtime_checkable
+class ShowsImages(Protocol):
+    """A data module whose images can be shown in reports and dashboards."""
+
+    def images(self, split: Literal["train", "val", "test"], places: Sequence[int]) -> Sequence[NDArray[np.uint8]]:
+        """Return images of a split, uint8 `[H, W, 3]`, by their places in `loader(split)`, without augmentation."""
+        ...
+
+
+@runtime_checkable
+class ShowsTrainingImages(Protocol):
+    """A model that changes the images of a batch before it trains on them."""
+
+    def training_images(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return a batch's images as they are trained on, uint8 `[B, H, W, 3]`, on the host."""
         ...

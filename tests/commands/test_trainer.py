@@ -45,7 +45,7 @@ def test_no_progress_bar_means_none(tiny_settings: list[str], tmp_path: Path, se
 )
 def test_torchs_own_schedules_train(tiny_settings: list[str], tmp_path: Path, scheduler: list[str]) -> None:
     ours = ["~scheduler.warmup_epochs", "~scheduler.start", "~scheduler.end"]
-    _, metrics, _ = train(composed([*tiny_settings, *scheduler, *ours], tmp_path))
+    metrics = train(composed([*tiny_settings, *scheduler, *ours], tmp_path)).metrics
     assert "val/loss" in metrics
 
 
@@ -54,7 +54,7 @@ def test_a_backbone_of_fixed_size_trains_and_evaluates_at_other_sizes(
     tiny_settings: list[str], tmp_path: Path, backbone: str
 ) -> None:
     settings = [*tiny_settings, f"model.backbone={backbone}", "data.train_size=64", "data.eval_size=96"]
-    _, metrics, _ = train(composed(settings, tmp_path))
+    metrics = train(composed(settings, tmp_path)).metrics
     assert "val/loss" in metrics
 
 

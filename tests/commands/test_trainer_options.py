@@ -45,7 +45,7 @@ def run(tiny_settings: list[str], directory: Path, *overrides: str) -> dict[str,
     config = composed(tiny_settings, directory, "callbacks.progress_bar=null", recorder, "logger=csv", *overrides)
     (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
     try:
-        return train(config)[1]
+        return train(config).metrics
     finally:
         torch.use_deterministic_algorithms(False)  # which `deterministic` sets for the whole process
 
@@ -95,7 +95,7 @@ def test_overfit_batches_are_the_same_in_every_epoch(
 
 def test_no_callbacks_and_no_logger(tiny_settings: list[str], tmp_path: Path) -> None:
     config = composed(tiny_settings, tmp_path, "callbacks=none", "logger=none", "trainer.max_epochs=1")
-    _, metrics, _ = train(config)
+    metrics = train(config).metrics
     assert "val/macro_f1" in metrics
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"best.ckpt"}
     assert not list(tmp_path.glob("metrics.csv")) and not list(tmp_path.glob("wandb"))

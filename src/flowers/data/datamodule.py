@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import distributed
 from torch.utils.data import DataLoader
 
-from flowers.data.dataset import CheckCRC, FlowersDataset, OnBadRecord
+from flowers.data.dataset import CheckCRC, FlowersDataset, OnBadRecord, Sample
 from flowers.data.image_cache import DecodedImages, ImagesInMemory, ImagesOnDisk
 from flowers.data.layout import Split, find_root
 from flowers.data.loader import batch_loader
@@ -172,6 +172,12 @@ class FlowersDataModule(L.LightningDataModule):
             workers=default_workers(self._processes) if self.num_workers is None else self.num_workers,
             threaded=not isinstance(self.root, Path),
         )
+
+    def images(self, split: Split, places: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """Return images of a split, uint8 `[eval_size, eval_size, 3]`, by their places in `loader(split)`."""
+        dataset, numbers = self.dataset(split), self.records(split)
+        samples = (dataset[int(numbers[place])] for place in places)
+        return [sample.image for sample in samples if isinstance(sample, Sample)]
 
     @property
     def _processes(self) -> int:

@@ -7,12 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import lightning as L
 from omegaconf import DictConfig
 
 from flowers.interfaces import ReportsSkipped
 from flowers.settings import Count, Node, Positive, load_settings
+from flowers.training.collect_outcomes import CollectOutcomes
 from flowers.training.distributed import closing_process_group
 from flowers.training.lightning_trainer import TRAINER, make_plain_trainer
+from flowers.training.outcomes import Outcomes
 from flowers.training.pair import check_sizes, check_validated
 from flowers.training.runs import Run
 
@@ -32,8 +35,8 @@ class DataOverrides:
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluateSettings:
-    """The settings of `python src/evaluate.py`.
+class RunSettings:
+    """The settings of the commands that use a run.
 
     run: a training's directory.
     trust: whether its configuration may name any class, whose code runs.
@@ -45,12 +48,31 @@ class EvaluateSettings:
     data: DataOverrides
 
 
-@closing_process_group()
-def evaluate(config: DictConfig) -> tuple[dict[str, float], str, set[str]]:
-    """Evaluate on the validation split.
+@dataclass(frozen=True, slots=True)
+class EvaluateSettings(RunSettings):
+    """The settings of `python src/evaluate.py`.
 
-    Returns:
-        The metrics, the name of the monitored one, and why each skipped record was skipped.
+    report: write report/evaluation.html into the run's directory.
+    """
+
+    report: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """An evaluation's metrics by name, why each skipped record was skipped, and what the report is made of."""
+
+    run: Run
+    metrics: dict[str, float]
+    skipped: set[str]
+    model: L.LightningModule
+    datamodule: L.LightningDataModule
+    outcomes: Outcomes | None
+
+
+@closing_process_group()
+def evaluate(config: DictConfig) -> Evaluated:
+    """Evaluate on the validation split.
 
     Raises:
         InputError: no such run, or bad data or weights; see the message.
@@ -62,8 +84,9 @@ def evaluate(config: DictConfig) -> tuple[dict[str, float], str, set[str]]:
     check_sizes(model, datamodule, "eval_size")
     if getattr(datamodule, "train_on", None) == "train+val" and settings.data.root is None:
         log.warning("The run was trained on the validation split as well: these metrics say nothing of other images.")
-    trainer = make_plain_trainer(settings.trainer, run.best.parent)
+    collected = CollectOutcomes()
+    trainer = make_plain_trainer(settings.trainer, run.best.parent, [collected])
     trainer.validate(model, datamodule=datamodule, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     skipped = datamodule.gather_skipped() if isinstance(datamodule, ReportsSkipped) else set[str]()
-    return metrics, run.monitored(), skipped
+    return Evaluated(run, metrics, skipped, model, datamodule, collected.outcomes)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flowers.data.layout import Split
 from flowers.errors import InputError
-from flowers.inference.evaluate import EvaluateSettings
+from flowers.inference.evaluate import RunSettings
 from flowers.inference.predictions import PredictionsWriter, Provenance
 from flowers.inference.submission import write_submission
 from flowers.inference.tta import TTA, View, mean_over_views
@@ -39,8 +39,8 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class PredictSettings(EvaluateSettings):
-    """The settings of `python src/predict.py`: those of `evaluate.py`, the split and the augmentation at test time."""
+class PredictSettings(RunSettings):
+    """The settings of `python src/predict.py`: those of any run, the split and the augmentation at test time."""
 
     split: Split
     tta: Node

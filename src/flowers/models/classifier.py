@@ -18,7 +18,7 @@ from flowers.models.backbone import BackboneName, create_backbone, weights_confi
 from flowers.models.image_sizes import check_image_sizes
 from flowers.models.losses import cross_entropy, loss_on_host, masked_mean, smooth_targets
 from flowers.models.metrics import SplitMetrics
-from flowers.models.mixing import draw_mixing, mix
+from flowers.models.mixing import Mixing, draw_mixing, mix
 from flowers.models.optimizers import OptimizerFactory, SchedulerFactory, configure, parameter_groups
 from flowers.settings import Mode, NonNegative, Seed
 
@@ -86,16 +86,31 @@ class FlowerClassifier(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, targets, valid = self._normalise(batch["image"]), self._targets(batch), valid_rows(batch)
-        if self.mixup_alpha > 0 or self.cutmix_alpha > 0:
-            rng = np.random.default_rng([self.seed, self.current_epoch, batch_idx])
-            size, height, width = batch["image"].shape[:3]
-            mixing = draw_mixing(rng, size, height, width, mixup_alpha=self.mixup_alpha, cutmix_alpha=self.cutmix_alpha)
+        mixing = self._draw_mixing(batch, batch_idx)
+        if mixing is not None:
             images, targets, valid = mix(images, targets, valid, mixing.to(self.device))
         logits = self.backbone(images)
         losses = cross_entropy(logits, targets)
         # A mixed image counts as what most of it shows.
         self._metrics("train").update(losses.detach(), logits.argmax(1), targets.argmax(1), valid)
         return masked_mean(losses, valid)
+
+    def training_images(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return a batch's images as they are trained on, mixed: uint8 `[B, H, W, 3]`, on the host."""
+        images = batch["image"].cpu()
+        mixing = self._draw_mixing(batch, batch_idx)
+        if mixing is None:
+            return images
+        targets, valid = torch.zeros(len(images), 1), torch.ones(len(images), dtype=torch.bool)
+        mixed, _, _ = mix(images.permute(0, 3, 1, 2).float(), targets, valid, mixing)
+        return mixed.round().to(torch.uint8).permute(0, 2, 3, 1)
+
+    def _draw_mixing(self, batch: Batch, batch_idx: int) -> Mixing | None:
+        if self.mixup_alpha == 0 and self.cutmix_alpha == 0:
+            return None
+        rng = np.random.default_rng([self.seed, self.current_epoch, batch_idx])
+        size, height, width = batch["image"].shape[:3]
+        return draw_mixing(rng, size, height, width, mixup_alpha=self.mixup_alpha, cutmix_alpha=self.cutmix_alpha)
 
     def on_train_start(self) -> None:
         self._logged_step = self.trainer.global_step
@@ -113,10 +128,12 @@ class FlowerClassifier(L.LightningModule):
         figures = {"train/loss_step": loss, "train/learning_rate": torch.tensor(self._rate)}
         self.log_dict(figures, on_step=True, on_epoch=False, batch_size=1)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Count a batch, and return its `logits`, float `[B, K]`."""
         logits = self(batch["image"])
         losses = cross_entropy(logits, self._targets(batch))
         self._metrics("val").update(losses, logits.argmax(1), batch["label"], valid_rows(batch))
+        return {"logits": logits}
 
     def on_train_epoch_start(self) -> None:
         self._metrics("train").reset()

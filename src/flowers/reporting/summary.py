@@ -44,11 +44,13 @@ def print_run(directory: Path) -> None:
     _console.print(f"Run directory:  {directory}")
     if not Run(directory).best.exists():
         return
+    if (report := Run(directory).report).exists():
+        _console.print(f"Look at it:     {report}")
     _console.print(f"Evaluate it:    python src/evaluate.py run={directory}")
     _console.print(f"Predict:        python src/predict.py run={directory} split=test")
     wandb = directory / "wandb"
     if any(wandb.glob("*run-*")):
-        _console.print(f"Look at it:     wandb leet {wandb}")
+        _console.print(f"In a terminal:  wandb leet {wandb}")
     for offline in sorted(wandb.glob("offline-run-*"))[-1:]:
         _console.print(f"Put it online:  wandb login && wandb sync {offline}")
 
@@ -71,3 +73,10 @@ def print_written(files: list[Path], rows: int) -> None:
         _console.print("fast_dev_run: one batch predicted, nothing written")
     for file in files:
         _console.print(f"Wrote {rows} rows: {file}")
+
+
+@rank_zero_only
+def print_written_report(path: Path) -> None:
+    """Print where a report was written."""
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    _console.print(f"Look at it: {shown}", markup=False)

@@ -10,7 +10,7 @@ import netrc
 import os
 import sys
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.client import HTTPException
@@ -42,6 +42,8 @@ LIMITS = {"init_timeout": 4.0, "finish_timeout": 4.0}
 
 HUNG_SECONDS = 10.0
 """How much longer W&B's own process may take to finish a run before it counts as hung, and is killed."""
+
+_staged: list[str] = []  # what this process has set WANDB_DATA_DIR to, run by run
 
 MODES = ("online", "offline", "disabled", "shared", "run", "dryrun")
 """What W&B takes for `WANDB_MODE`; the last two are older names of the first two."""
@@ -93,22 +95,47 @@ class FallbackWandbLogger(WandbLogger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics, unless W&B's process is dead."""
-        with self._outliving_its_process():
+        with self.outliving_its_process():
             super().log_metrics(metrics, step)
 
     def log_hyperparams(self, params: Any) -> None:
         """Log the configuration, unless W&B's process is dead."""
-        with self._outliving_its_process():
+        with self.outliving_its_process():
             super().log_hyperparams(params)
 
     @contextmanager
-    def _outliving_its_process(self) -> Iterator[None]:
+    def outliving_its_process(self) -> Iterator[None]:
+        """Let the block fail if W&B's process is dead: nothing is logged any more, and the training goes on."""
         try:
             yield
         except ConnectionError as error:  # to W&B's process on this machine, not to the server
             if not self._dead:
                 _report(f"{error}. Its process has ended: nothing more is logged to it.")
             self._dead = True
+
+    def try_within_limit(self, log: Callable[[], None]) -> None:
+        """Log what needs the server's answer, within the time that the end of a run may take, or report that it failed.
+
+        W&B logs tables and artifacts only after it has asked its server, for as long as that takes.
+        """
+        problems: SimpleQueue[str | None] = SimpleQueue()
+
+        def attempt() -> None:
+            try:
+                log()
+            except Exception as error:  # of many types, none of which may end a training
+                problems.put(str(error).partition("\n")[0] or type(error).__name__)
+            else:
+                problems.put(None)
+
+        online = self.experiment.settings.mode == "online"
+        Thread(target=attempt, daemon=True).start()
+        try:
+            problem = problems.get(timeout=LIMITS["finish_timeout"] if online else None)
+        except Empty:
+            problem = f"no answer within {LIMITS['finish_timeout']:g} s"
+        if problem is not None:
+            _report(f"{problem}: tables and artifacts were not logged.")
 
     def _create_run(self) -> None:
         mode = os.environ.get("WANDB_MODE")
@@ -138,12 +165,20 @@ class FallbackWandbLogger(WandbLogger):
         return None
 
     def _start(self, mode: str) -> None:
+        _stage_files(Path(self.save_dir or ".") / "wandb")
         # Offline, W&B would print three lines of advice that is wrong here; the end of the run says where to look.
         settings = wandb.Settings(quiet=True, silent=mode != "online", finish_timeout_raises=True, **_limits())
         self._id = self._id or uuid4().hex[:8]
         self._wandb_init.pop("anonymous", None)  # W&B warns of Lightning's None
         self._wandb_init |= {"mode": mode, "settings": settings, "id": self._id}
         _ = super().experiment
+
+
+def _stage_files(directory: Path) -> None:
+    """Let W&B keep the images of tables in a run's directory: they would not move with an offline run otherwise."""
+    if os.environ.get("WANDB_DATA_DIR", "") in ("", *_staged):
+        os.environ["WANDB_DATA_DIR"] = str(directory.resolve())
+        _staged.append(os.environ["WANDB_DATA_DIR"])
 
 
 def _limits() -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The run directory: what a training leaves, and how everything later finds it.
 
-config.yaml  checkpoints/{best,last}.ckpt  metrics.csv  metrics.json  predictions/  wandb/
+config.yaml  checkpoints/{best,last}.ckpt  metrics.csv  metrics.json  predictions/  report/  wandb/
 """
 
 from __future__ import annotations
@@ -29,9 +29,15 @@ from flowers.training.checkpoints import check_classes, check_weights, read_chec
 from flowers.training.pair import class_names_of, make_data, make_model
 from flowers.training.trust import check_trusted
 
+_ELSEWHERE = ("data.fold", "paths", "logger", "tags", "task_name", "ckpt_path", "trainer.devices", "report")
+"""Settings that leave the recipe as it is."""
+
 _WATCHING = tuple(
     f"callbacks.{name}"
-    for name in ("progress_bar", "throughput", "compile_guard", "last_checkpoint", "nonfinite_guard")
+    for name in (
+        *("progress_bar", "throughput", "compile_guard", "last_checkpoint", "nonfinite_guard"),
+        *("gradient_norm", "loader_wait", "wandb_images"),
+    )
 )
 """The callbacks that leave the model as it is."""
 
@@ -61,6 +67,10 @@ class Run:
     @property
     def metrics_csv(self) -> Path:
         return self.directory / "metrics.csv"
+
+    @property
+    def report(self) -> Path:
+        return self.directory / "report" / "index.html"
 
     def predictions(self, split: str) -> Path:
         return self.directory / "predictions" / f"{split}.parquet"
@@ -154,7 +164,7 @@ class Run:
     def recipe(self) -> str:
         """A digest of the configuration: the same for the runs that differ in nothing but `data.fold`, and in where."""
         config = self.config()
-        for key in ("data.fold", "paths", "logger", "tags", "task_name", "ckpt_path", "trainer.devices", *_WATCHING):
+        for key in (*_ELSEWHERE, *_WATCHING):
             OmegaConf.update(config, key, None, force_add=True)
         return hashlib.sha256(OmegaConf.to_yaml(config, sort_keys=True).encode()).hexdigest()
 

@@ -15,7 +15,7 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
@@ -28,10 +28,12 @@ from flowers.settings import Node, Nodes, Paths, Seed, load_settings
 from flowers.system.atomic import atomic_path, remove_parts
 from flowers.targets import locate, parameters_of
 from flowers.training.checkpoint_io import check_kept_checkpoints
+from flowers.training.collect_outcomes import CollectOutcomes
 from flowers.training.distributed import closing_process_group
 from flowers.training.length import check_validation_interval, count_batches, make_schedule
 from flowers.training.lightning_trainer import TRAINER, make_all, make_trainer
 from flowers.training.monitor import CheckMonitor, Monitor, check_monitors
+from flowers.training.outcomes import Outcomes
 from flowers.training.pair import MODEL, check_data, check_model, check_testable, has_validation, make_data, make_model
 from flowers.training.random_state import SeedSteps
 from flowers.training.resuming import ReportResume, TimeEachProcess, check_resumable
@@ -39,7 +41,7 @@ from flowers.training.runs import Run
 
 log = logging.getLogger(__name__)
 
-STEP_METRICS = ("train/loss_step", "train/learning_rate")
+STEP_METRICS = ("train/loss_step", "train/learning_rate", "train/gradient_norm")
 """What is logged of single steps: none of a run's final metrics."""
 
 
@@ -51,6 +53,7 @@ class TrainSettings:
     optimizer, scheduler: factories (`_partial_: true`), given to models whose signature has parameters of these names.
     ckpt_path: the checkpoint to resume from.
     test: run the model's `test_step` with the best checkpoint after training.
+    report: write report/index.html into the run's directory after training.
     """
 
     data: Node
@@ -67,18 +70,40 @@ class TrainSettings:
     seed: Seed
     ckpt_path: str | None
     test: bool
+    report: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a training leaves.
+
+    run: its directory.
+    metrics: the final ones, by name; those of the best checkpoint for the validation split.
+    skipped: why each skipped record was skipped.
+    model: with the weights of the best checkpoint.
+    datamodule: that it was trained on.
+    outcomes: the best checkpoint's predictions of the validation split, if the model returns them; see
+        `CollectOutcomes`.
+    loggers: those of the training.
+    steps: the optimizer's, in all.
+    """
+
+    run: Run
+    metrics: dict[str, float]
+    skipped: set[str]
+    model: L.LightningModule
+    datamodule: L.LightningDataModule
+    outcomes: Outcomes | None
+    loggers: list[Logger]
+    steps: int
 
 
 RULES = {"trainer": TRAINER, "model": MODEL}
 
 
 @closing_process_group()
-def train(config: DictConfig) -> tuple[Run, dict[str, float], set[str]]:
+def train(config: DictConfig) -> Trained:
     """Train as configured. A W&B run is left open for the caller to finish: see `finished_wandb_run`.
-
-    Returns:
-        The run, its final metrics (those of the best checkpoint for the validation split), and why each skipped record
-        was skipped.
 
     Raises:
         InputError: bad settings, data, weights or checkpoint; see the message.
@@ -122,7 +147,7 @@ def _fit(
     trainer: L.Trainer,
     datamodule: L.LightningDataModule,
     resumed: Path | None,
-) -> tuple[Run, dict[str, float], set[str]]:
+) -> Trained:
     batches = count_batches(datamodule, trainer.world_size)
     if batches is not None:
         check_validation_interval(trainer, batches)
@@ -133,6 +158,7 @@ def _fit(
     run.write_config(config)  # now that nothing is refused
     _keep_earlier_metrics(run)
     _log_configuration(trainer, config)
+    loggers = list(trainer.loggers)
     trainer.fit(model, datamodule=datamodule, ckpt_path=resumed)
     # Processes on other machines have composed a time-stamped directory of their own.
     run = Run(Path(trainer.strategy.broadcast(str(run.directory))))
@@ -146,7 +172,13 @@ def _fit(
     if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         run.write_metrics(metrics)
     skipped = datamodule.gather_skipped() if isinstance(datamodule, ReportsSkipped) else set[str]()
-    return run, metrics, skipped
+    (collected,) = (callback for callback in _callbacks(trainer) if isinstance(callback, CollectOutcomes))
+    return Trained(run, metrics, skipped, model, datamodule, collected.outcomes, loggers, trainer.global_step)
+
+
+def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
 
 
 def _make_factories(settings: TrainSettings, batches: int | None) -> dict[str, OptimizerFactory | SchedulerFactory]:
@@ -167,12 +199,12 @@ def _make_trainer(settings: TrainSettings, run: Run) -> L.Trainer:
     if callbacks:
         own.append(CheckMonitor(settings.monitor.metric))
     loggers = make_all("logger", settings.logger)
-    return make_trainer(settings.trainer, [*callbacks, *own], loggers, run.directory)
+    # What is collected comes first, as other callbacks use it.
+    return make_trainer(settings.trainer, [CollectOutcomes(), *callbacks, *own], loggers, run.directory)
 
 
 def _check_final_fit(trainer: L.Trainer, datamodule: L.LightningDataModule) -> None:
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    if not has_validation(datamodule) and any(isinstance(callback, EarlyStopping) for callback in callbacks):
+    if not has_validation(datamodule) and any(isinstance(callback, EarlyStopping) for callback in _callbacks(trainer)):
         train_on = getattr(datamodule, "train_on", None)
         without = f"data.train_on={train_on}, which leaves no validation" if train_on else "data without validation"
         raise InputError(

@@ -1,0 +1,308 @@
+"""Write a run's report: one HTML file that needs no network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from plotly.io import to_html
+from plotly.offline import get_plotlyjs
+
+from flowers.ensembling.scores import Estimate, estimate_macro_f1, log_loss
+from flowers.reporting import charts
+from flowers.reporting.analysis import CONFIDENCE, PredictionSets, prediction_sets, suspected_label_errors
+from flowers.reporting.curves import Curve, read_curves
+from flowers.reporting.photographs import Image, Photographs, as_uri
+from flowers.reporting.saliency import overlay, saliency_maps
+from flowers.system.atomic import write_atomic
+from flowers.training.outcomes import Outcomes, reliability
+from flowers.training.runs import Run
+
+PAIRS, MISTAKES, LABEL_ERRORS = 8, 12, 12
+"""Numbers of each that a report shows."""
+
+RESAMPLES = 500
+"""Of the images, for the interval of macro F1."""
+
+CURVES = ("loss", "accuracy", "macro_f1", "images_per_second")
+"""Metrics whose curves are shown, if the run has them; the monitored one is shown as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """A metric at the top of a report: its name, value and note, as they are shown."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image in a report: uint8 `[H, W, 3]`, what it shows for who cannot see it, and the text below."""
+
+    image: Image
+    description: str
+    caption: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A chart: its HTML, what it shows for who cannot see it, and its title."""
+
+    html: str
+    description: str
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PairShown:
+    """Two classes that are confused, with images of both."""
+
+    title: str
+    mistakes: int
+    pictures: list[Picture]
+
+
+@dataclass(frozen=True, slots=True)
+class MistakeShown:
+    """A wrong prediction.
+
+    identity: the image's id.
+    truth, true_probability: its class, and the probability that the model gave it.
+    pictures: the image, and which of its pixels the prediction depends on.
+    likeliest: the likeliest classes with their probabilities.
+    """
+
+    identity: str
+    truth: str
+    true_probability: float
+    pictures: list[Picture]
+    likeliest: list[tuple[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The contents of a report. What a run lacks is empty or None, and its section is left out."""
+
+    title: str
+    subtitle: str
+    command: str
+    configuration: str
+    headlines: list[Headline]
+    curves: list[Chart] = field(default_factory=list)
+    classes: list[Any] = field(default_factory=list)
+    confusion: Chart | None = None
+    pairs: list[PairShown] = field(default_factory=list)
+    mistakes: list[MistakeShown] = field(default_factory=list)
+    label_errors: list[Picture] = field(default_factory=list)
+    reliability: Chart | None = None
+    sets: Chart | None = None
+    sets_note: str = ""
+
+
+def make_report(
+    run: Run,
+    metrics: Mapping[str, float],
+    monitored: str,
+    outcomes: Outcomes | None,
+    model: L.LightningModule,
+    datamodule: L.LightningDataModule,
+    command: str,
+) -> Report:
+    """Make the report of a training or an evaluation.
+
+    Args:
+        run: its directory.
+        metrics: the final ones, by name.
+        monitored: the name of the one that decided on the best checkpoint.
+        outcomes: the best checkpoint's predictions of the validation split; None: the report has no section on them.
+        model: that checkpoint's, for saliency.
+        datamodule: gives the images, if it can show them.
+        command: that reproduces the run.
+    """
+    sections = _of_outcomes(outcomes, model, Photographs(datamodule, "val", outcomes)) if outcomes is not None else {}
+    return Report(
+        title=run.directory.name,
+        subtitle=describe(run, datamodule),
+        command=command,
+        configuration=run.config_path.read_text() if run.config_path.exists() else "",
+        headlines=_headlines(metrics, monitored, outcomes),
+        curves=_curves(run, monitored),
+        **sections,
+    )
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write a report as one HTML file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, render(report))
+
+
+def render(report: Report) -> str:
+    """Return a report as a page of HTML, the charting library included."""
+    environment = Environment(
+        loader=PackageLoader("flowers.reporting"),
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["uri"] = as_uri
+    has_charts = any((report.curves, report.confusion, report.reliability, report.sets))
+    return environment.get_template("report.html").render(
+        report=report, plotly=get_plotlyjs() if has_charts else "", confidence=CONFIDENCE
+    )
+
+
+def describe(run: Run, datamodule: L.LightningDataModule) -> str:
+    """Describe a run in one line: its model and the size of its images."""
+    config = run.config()
+    name = config.model.get("backbone") or str(config.model.get("_target_", "")).rpartition(".")[2]
+    size = getattr(datamodule, "eval_size", None)
+    return f"{name} at {size} px" if size else str(name)
+
+
+def _headlines(metrics: Mapping[str, float], monitored: str, outcomes: Outcomes | None) -> list[Headline]:
+    if outcomes is None:
+        return [Headline(name, f"{value:.4f}") for name, value in metrics.items()]
+    count, classes = len(outcomes.labels), len(outcomes.class_names)
+    macro_f1 = estimate_macro_f1(outcomes.labels, outcomes.predicted, classes, resamples=RESAMPLES, seed=0)
+    correct = outcomes.predicted == outcomes.labels
+    shown = [
+        Headline("macro F1", f"{macro_f1.value:.3f}", _interval(macro_f1)),
+        Headline("accuracy", f"{correct.mean():.3f}", _interval(_wilson(int(correct.sum()), count))),
+        Headline("log loss", f"{log_loss(outcomes.labels, outcomes.probabilities):.3f}"),
+        Headline("calibration error", f"{reliability(outcomes)[1]:.3f}"),
+        Headline("images", f"{count:,}", f"{classes} classes"),
+    ]
+    if "train/images_per_second" in metrics:
+        shown.append(Headline("training speed", f"{metrics['train/images_per_second']:.0f}", "images/s"))
+    if monitored not in ("val/macro_f1", "val/accuracy") and monitored in metrics:
+        shown.insert(0, Headline(monitored, f"{metrics[monitored]:.4f}"))
+    return shown
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"{estimate.low:.3f} to {estimate.high:.3f}"
+
+
+def _wilson(hits: int, count: int) -> Estimate:
+    """Return a fraction with its interval of 95 % confidence: Wilson 1927, doi:10.1080/01621459.1927.10502953."""
+    z, fraction = 1.96, hits / max(count, 1)
+    centre = (fraction + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * float(np.sqrt(fraction * (1 - fraction) / count + z * z / (4 * count * count)))
+    return Estimate(fraction, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def _curves(run: Run, monitored: str) -> list[Chart]:
+    read = read_curves(run)
+    names = [name for name in dict.fromkeys((*CURVES, monitored.rpartition("/")[2])) if name in read]
+    return [_curve(name.replace("_", " "), read[name]) for name in names]
+
+
+def _curve(title: str, lines: Mapping[str, Curve]) -> Chart:
+    last = ", ".join(f"{split} {curve.values[-1]:.3f}" for split, curve in sorted(lines.items()))
+    epochs = max(curve.epochs[-1] for curve in lines.values())
+    return _chart(charts.learning_curve(lines), f"{title} by epoch. In epoch {epochs}: {last}.", title=title)
+
+
+def _of_outcomes(outcomes: Outcomes, model: L.LightningModule, photographs: Photographs) -> dict[str, Any]:
+    """Return the sections on the predictions, by the names of `Report`."""
+    bins, error = reliability(outcomes)
+    correct = int((outcomes.predicted == outcomes.labels).sum())
+    return {
+        "classes": sorted(outcomes.class_scores(), key=lambda score: (score.f1, score.name)),
+        "confusion": _chart(
+            charts.confusion_matrix(outcomes),
+            f"Confusion matrix: {correct} of {len(outcomes.labels)} images are on its diagonal.",
+            name="confusion",
+        ),
+        "pairs": _pairs(outcomes, photographs),
+        "mistakes": _mistakes(outcomes, model, photographs),
+        "label_errors": _label_errors(outcomes, photographs),
+        "reliability": _chart(
+            charts.reliability_diagram(bins), f"Reliability diagram. The expected calibration error is {error:.3f}."
+        ),
+        **_sets(prediction_sets(outcomes)),
+    }
+
+
+def _sets(found: PredictionSets | None) -> dict[str, Any]:
+    if found is None:
+        return {}
+    single = float((found.sizes == 1).mean())
+    return {
+        "sets": _chart(
+            charts.set_sizes(found.sizes), f"Sizes of the prediction sets: {single:.0%} of them have a single class."
+        ),
+        "sets_note": f"{found.coverage:.1%} of the sets hold the true class; on average a set has "
+        f"{found.sizes.mean():.1f} classes.",
+    }
+
+
+def _chart(figure: go.Figure, description: str, *, title: str = "", name: str | None = None) -> Chart:
+    config = {"displayModeBar": False, "responsive": True}
+    return Chart(to_html(figure, config, include_plotlyjs=False, full_html=False, div_id=name), description, title)
+
+
+def _pairs(outcomes: Outcomes, photographs: Photographs) -> list[PairShown]:
+    names = outcomes.class_names
+    shown = []
+    for pair in outcomes.confused_pairs(PAIRS):
+        pictures = []
+        for own, other in ((pair.one, pair.other), (pair.other, pair.one)):
+            for predicted, says in ((other, f"predicted as {names[other]}"), (own, "predicted correctly")):
+                rows = np.flatnonzero((outcomes.labels == own) & (outcomes.predicted == predicted))[:1]
+                pictures += _pictures(photographs, rows.tolist(), [f"{names[own]}, {says}"])
+        shown.append(PairShown(f"{names[pair.one]} and {names[pair.other]}", pair.mistakes, pictures))
+    return shown
+
+
+def _pictures(photographs: Photographs, rows: Sequence[int], captions: Sequence[str]) -> list[Picture]:
+    images = photographs.images(rows) if photographs else []
+    return [Picture(image, f"Image of {caption}", caption) for image, caption in zip(images, captions, strict=False)]
+
+
+def _mistakes(outcomes: Outcomes, model: L.LightningModule, photographs: Photographs) -> list[MistakeShown]:
+    rows = outcomes.worst_mistakes(MISTAKES).tolist()
+    explained: list[Picture | None] = [None] * len(rows)
+    if photographs and is_overridden("forward", model, L.LightningModule):
+        images = photographs.images(rows)
+        maps = saliency_maps(model, images, [int(outcomes.predicted[row]) for row in rows])
+        explained = [
+            Picture(overlay(image, found), f"Saliency of {outcomes.ids[row]}", "what it depends on")
+            for row, image, found in zip(rows, images, maps, strict=True)
+        ]
+    return [_mistake(outcomes, row, photographs, saliency) for row, saliency in zip(rows, explained, strict=True)]
+
+
+def _mistake(outcomes: Outcomes, row: int, photographs: Photographs, saliency: Picture | None) -> MistakeShown:
+    probabilities = outcomes.probabilities[row]
+    likeliest = np.argsort(-probabilities, kind="stable")[:3]
+    own = _pictures(photographs, [row], [f"{outcomes.class_names[int(outcomes.labels[row])]}, {outcomes.ids[row]}"])
+    return MistakeShown(
+        identity=outcomes.ids[row],
+        truth=outcomes.class_names[int(outcomes.labels[row])],
+        true_probability=float(outcomes.true_probability[row]),
+        pictures=[*own, *([saliency] if saliency else [])],
+        likeliest=[(outcomes.class_names[int(label)], float(probabilities[label])) for label in likeliest],
+    )
+
+
+def _label_errors(outcomes: Outcomes, photographs: Photographs) -> list[Picture]:
+    rows = suspected_label_errors(outcomes, LABEL_ERRORS).tolist()
+    names = outcomes.class_names
+    captions = [
+        f"labelled {names[int(outcomes.labels[row])]}, predicted as {names[int(outcomes.predicted[row])]} "
+        f"({outcomes.confidence[row]:.0%}); id {outcomes.ids[row]}"
+        for row in rows
+    ]
+    return _pictures(photographs, rows, captions)

@@ -1,0 +1,113 @@
+"""Collect what a model predicts during validation, over all processes of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+from numpy.typing import NDArray
+from scipy.special import softmax
+from torch import Tensor, distributed
+
+from flowers.interfaces import NO_LABEL, Batch, valid_rows
+from flowers.training.outcomes import Outcomes
+from flowers.training.pair import class_names_of
+
+
+class CollectOutcomes(Callback):
+    """Keeps what a model predicted in its last validation.
+
+    The model's `validation_step` returns a mapping with `logits`, float `[B, K]`, and the batches have ids and labels:
+    see `flowers.interfaces`. Otherwise `outcomes` stays None. On XLA the validations within a training are left out: to
+    fetch what is split over several devices, XLA compiles a program each time.
+    """
+
+    def __init__(self) -> None:
+        self.outcomes: Outcomes | None = None
+        self._batches: list[_ValidationBatch] = []
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._batches = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.strategy.root_device.type == "xla" and trainer.state.fn == TrainerFn.FITTING:
+            return
+        if isinstance(outputs, Mapping) and "logits" in outputs and isinstance(batch, Mapping) and "id" in batch:
+            # On the device until all batches are through: to fetch each would make it wait.
+            logits, valid = outputs["logits"].detach(), valid_rows(cast(Batch, batch))
+            self._batches.append(_ValidationBatch(batch["id"], batch["label"], valid, logits))
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        batches, self._batches = self._batches, []
+        names = class_names_of(trainer.datamodule) or class_names_of(pl_module)  # type: ignore[attr-defined]
+        if batches and names is not None and not trainer.sanity_checking:
+            parts = _all_processes(_join(batches, trainer.global_rank, trainer.world_size))
+            self.outcomes = _gather(parts, names) if any(part.ids for part in parts) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _ValidationBatch:
+    """A batch's ids, labels int64 `[B]`, valid rows bool `[B]` and logits float `[B, K]`, on the device."""
+
+    ids: list[str]
+    labels: Tensor
+    valid: Tensor
+    logits: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The valid, labelled rows of one process."""
+
+    ids: list[str]
+    places: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    logits: NDArray[np.float32]
+
+
+def _join(batches: Sequence[_ValidationBatch], rank: int, ranks: int) -> _Rows:
+    """Join the batches of a process, whose k-th row stands at `k * ranks + rank` in the loader of a single process."""
+    ids = np.array([identity for batch in batches for identity in batch.ids], dtype=object)
+    labels = torch.cat([batch.labels.cpu() for batch in batches]).numpy()
+    logits = torch.cat([batch.logits.cpu().float() for batch in batches]).numpy()
+    kept = torch.cat([batch.valid.cpu() for batch in batches]).numpy() & (labels != NO_LABEL)
+    places = np.arange(len(kept)) * ranks + rank
+    return _Rows(list(ids[kept]), places[kept], labels[kept], logits[kept])
+
+
+def _gather(parts: Sequence[_Rows], class_names: list[str]) -> Outcomes:
+    """Join the rows of all processes in the order of a single one."""
+    places = np.concatenate([part.places for part in parts])
+    order = np.argsort(places, kind="stable")
+    ids = [identity for part in parts for identity in part.ids]
+    probabilities: NDArray[np.float32] = softmax(np.concatenate([part.logits for part in parts])[order], axis=1)
+    return Outcomes(
+        [ids[place] for place in order],
+        places[order],
+        np.concatenate([part.labels for part in parts])[order],
+        probabilities,
+        class_names,
+    )
+
+
+def _all_processes(own: _Rows) -> list[_Rows]:
+    """Return the rows of every process. The hosts of a TPU pod, which have no process group, keep their own."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [own]
+    parts = [own] * distributed.get_world_size()
+    distributed.all_gather_object(parts, own)
+    return parts

@@ -1,0 +1,139 @@
+"""The reports that commands leave, in a real browser."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.helpers.commands import ROOT, run_script
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+WIDTHS = {"phone": 390, "desktop": 1280}
+
+
+@pytest.fixture(scope="module")
+def run(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run with a report."""
+    directory = tmp_path_factory.mktemp("runs") / "run"
+    done = run_script("train", *tiny_settings, "report=true", f"hydra.run.dir={directory}")
+    assert done.returncode == 0, done.stderr
+    assert f"{directory}/report/index.html" in done.stdout
+    return directory
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=[(width, scheme) for width in WIDTHS for scheme in ("light", "dark")], ids="-".join)
+def page(browser: Browser, run: Path, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """The report on a phone and on a desktop, in light and dark colours; any error on it is one of the test."""
+    width, scheme = request.param
+    page = browser.new_page(viewport={"width": WIDTHS[width], "height": 900}, color_scheme=scheme)
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda asked: problems.append(asked.url[:99]) if asked.url.startswith("http") else None)
+    page.goto((run / "report" / "index.html").as_uri())
+    yield page
+    page.close()
+    assert problems == []
+
+
+def test_everything_is_drawn(page: Page) -> None:
+    page.wait_for_function("[...document.images].every(image => image.complete)")
+    assert page.evaluate("[...document.images].filter(image => image.naturalWidth === 0).length") == 0
+    assert page.evaluate("document.images.length") > 12
+    charts = page.locator(".js-plotly-plot")
+    assert charts.count() >= 6
+    for number in range(charts.count()):
+        chart, drawing = charts.nth(number), charts.nth(number).locator("svg.main-svg").first
+        place, drawn = chart.bounding_box(), drawing.bounding_box()
+        assert place and drawn and drawn["width"] <= place["width"] + 1
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out
+
+
+def test_axe_finds_no_serious_problem(page: Page) -> None:
+    found = Axe().run(page).response["violations"]
+    serious = [problem for problem in found if problem["impact"] in ("serious", "critical")]
+    assert [(problem["id"], problem["nodes"][0]["html"][:200]) for problem in serious] == []
+
+
+def test_a_search_narrows_the_table_and_the_matrix(page: Page) -> None:
+    rows = page.locator("#class-table tbody tr")
+    matrix = "document.getElementById('confusion').data[0].y"
+    assert rows.count() == page.evaluate(f"{matrix}.length") == 104
+    page.fill("#search", "ROSE")
+    shown = page.locator("#class-table tbody tr:not([hidden]) th").all_inner_texts()
+    assert shown and all("rose" in text for text in shown)
+    assert sorted(page.evaluate(matrix)) == sorted(shown)
+    assert page.inner_text("#found").startswith(str(len(shown)))
+    page.fill("#search", "")
+    assert page.evaluate(f"{matrix}.length") == 104
+
+
+def test_a_column_sorts_up_and_down(page: Page) -> None:
+    head = page.locator("#class-table thead th").nth(1)
+    counts = []
+    for order in ("ascending", "descending"):
+        head.locator("button").click()
+        assert head.get_attribute("aria-sort") == order
+        counts.append([int(text) for text in page.locator("#class-table tbody td:nth-child(2)").all_inner_texts()])
+    assert counts == [sorted(counts[0]), sorted(counts[0], reverse=True)]
+
+
+def test_the_keyboard_reaches_everything(page: Page) -> None:
+    wanted = page.evaluate("document.querySelectorAll('a[href], button, input, summary, [tabindex=\"0\"]').length")
+    reached = []
+    for _ in range(wanted + 5):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.outerHTML.slice(0, 120)"))
+    assert len(set(reached) - {"<body>"}) >= wanted - 1
+    assert any('id="search"' in html for html in reached) and any(html.startswith("<summary") for html in reached)
+
+
+def test_an_evaluation_leaves_a_report_beside_the_trainings(run: Path) -> None:
+    before = (run / "report" / "index.html").read_bytes()
+    done = run_script("evaluate", f"run={run}", "trainer=cpu")
+    assert done.returncode == 0, done.stderr
+    assert f"{run}/report/evaluation.html" in done.stdout
+    metrics = json.loads((run / "metrics.json").read_text())
+    text = (run / "report" / "evaluation.html").read_text()
+    assert f"{metrics['val/macro_f1']:.3f}" in text and "python src/evaluate.py" in text
+    assert (run / "report" / "index.html").read_bytes() == before
+
+
+def test_a_fast_dev_run_leaves_none(run: Path, tiny_settings: list[str], tmp_path: Path) -> None:
+    settings = [*tiny_settings, "report=true", "trainer.fast_dev_run=true", f"hydra.run.dir={tmp_path}/run"]
+    assert run_script("train", *settings).returncode == 0
+    assert not list(tmp_path.rglob("*.html"))
+
+
+def test_readmes_screenshots_are_small_and_there(run: Path, tmp_path: Path) -> None:
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    (tmp_path / "docs").mkdir()
+    command = [sys.executable, "scripts/screenshots.py", str(run / "report" / "index.html")]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    names = sorted(path.name for path in (tmp_path / "docs" / "images").iterdir())
+    assert names == sorted(path.name for path in (ROOT / "docs" / "images").iterdir())
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"docs/images/{name}" in readme for name in names)
+    assert sum(path.stat().st_size for path in (ROOT / "docs" / "images").iterdir()) < 300_000
+    refused = subprocess.run([*command[:2], "nowhere.html"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1 and refused.stderr.startswith("error: ")
