@@ -92,22 +92,30 @@ def _write_report(results: Trained | Evaluated, monitored: str, path: Path) -> R
 def _predict(config: DictConfig) -> None:
     from flowers.inference.predict import predict
     from flowers.reporting.summary import print_skipped, print_written
+    from flowers.training.runs import Run
 
     written = predict(config)
     print_written(written.files, written.rows)
     print_skipped(written.skipped)
+    if written.files and Run(Path(config.run)).wandb_id() is not None:
+        from flowers.reporting.wandb_results import log_predictions
+
+        log_predictions(Run(Path(config.run)), written.files)
 
 
 def _ensemble(config: DictConfig) -> float:
     from flowers.ensembling.ensemble import EnsembleSettings, ensemble
-    from flowers.reporting.ensemble import draw_ensemble, log_ensemble, print_ensemble
+    from flowers.reporting.ensemble import log_ensemble, print_ensemble
+    from flowers.reporting.ensemble_report import make_ensemble_report
+    from flowers.reporting.report import write_report
     from flowers.settings import load_settings
 
     settings = load_settings(EnsembleSettings, config)
     result = ensemble(settings)
-    figures = draw_ensemble(result)
-    print_ensemble(result, figures)
-    log_ensemble(result, figures, settings.logger)
+    report, path = make_ensemble_report(result, command_line()), result.directory / "report" / "index.html"
+    write_report(report, path)
+    print_ensemble(result, path)
+    log_ensemble(result, report, settings.logger)
     return result.assessment.ensemble.validated.value
 
 

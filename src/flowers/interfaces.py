@@ -83,6 +83,25 @@ class CountsBatches(Protocol):
 
 
 @runtime_checkable
+class CountsImages(Protocol):
+    """A data module that knows the sizes of its splits, for the summary that is printed before training."""
+
+    def count_images(self) -> Mapping[str, int]:
+        """Return the numbers of images by the names of the splits."""
+        ...
+
+
+@runtime_checkable
+class DescribesWeights(Protocol):
+    """A model that describes where its weights come from, for the summary that is printed before training.
+
+    weights: in a few words, the licence among them.
+    """
+
+    weights: str
+
+
+@runtime_checkable
 class ChecksSplit(Protocol):
     """A data module whose checkpoints record what it was split by."""
 

@@ -30,7 +30,7 @@ def test_the_command_prints_logs_and_draws(tmp_path: Path, runs: list[str]) -> N
     assert f"ensemble: {summary['method']}" in done.stdout
     for member in summary["members"]:
         assert f"{member['macro_f1']['value']:.4f}" in done.stdout
-    for name in ("submission.csv", "ensemble.json", "predictions/test.parquet", "report/scores.png"):
+    for name in ("submission.csv", "ensemble.json", "predictions/test.parquet", "report/index.html"):
         assert f"Wrote {output / name}" in done.stdout
         assert (output / name).is_file()
     assert len(list((output / "wandb").glob("offline-run-*/*.wandb"))) == 1

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,19 @@ def run(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="module")
+def ensemble(run: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of an ensemble of two runs."""
+    directory = tmp_path_factory.mktemp("ensembles") / "ensemble"
+    for member in (run, trained):
+        assert run_script("predict", f"run={member}", "split=val", "trainer=cpu").returncode == 0
+    settings = [f"runs=[{run},{trained}]", "methods=[mean]", "resamples=100", "logger=none"]
+    done = run_script("ensemble", *settings, f"hydra.run.dir={directory}")
+    assert done.returncode == 0, done.stderr
+    assert f"{directory}/report/index.html" in done.stdout
+    return directory
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("there is no Chromium: apt-get install chromium")
@@ -39,35 +53,64 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(params=[(width, scheme) for width in WIDTHS for scheme in ("light", "dark")], ids="-".join)
-def page(browser: Browser, run: Path, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """The report on a phone and on a desktop, in light and dark colours; any error on it is one of the test."""
-    width, scheme = request.param
-    page = browser.new_page(viewport={"width": WIDTHS[width], "height": 900}, color_scheme=scheme)
+@contextmanager
+def opened(browser: Browser, path: Path, width: str, scheme: str) -> Iterator[Page]:
+    """Open a page, and check at the end that nothing went wrong on it, and that it asked for nothing."""
+    page = browser.new_page(viewport={"width": WIDTHS[width], "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("request", lambda asked: problems.append(asked.url[:99]) if asked.url.startswith("http") else None)
-    page.goto((run / "report" / "index.html").as_uri())
+    page.goto(path.as_uri())
     yield page
     page.close()
     assert problems == []
 
 
+@pytest.fixture(params=[(width, scheme) for width in WIDTHS for scheme in ("light", "dark")], ids="-".join)
+def page(browser: Browser, run: Path, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """The report on a phone and on a desktop, in light and dark colours; any error on it is one of the test."""
+    with opened(browser, run / "report" / "index.html", *request.param) as page:
+        yield page
+
+
 def test_everything_is_drawn(page: Page) -> None:
+    check_drawn(page, charts=6)
+
+
+def check_drawn(page: Page, charts: int) -> None:
+    """Check that every image is loaded, at least so many charts are drawn, and nothing sticks out of the page."""
     page.wait_for_function("[...document.images].every(image => image.complete)")
     assert page.evaluate("[...document.images].filter(image => image.naturalWidth === 0).length") == 0
     assert page.evaluate("document.images.length") > 12
-    charts = page.locator(".js-plotly-plot")
-    assert charts.count() >= 6
-    for number in range(charts.count()):
-        chart, drawing = charts.nth(number), charts.nth(number).locator("svg.main-svg").first
+    found = page.locator(".js-plotly-plot")
+    assert found.count() >= charts
+    for number in range(found.count()):
+        chart, drawing = found.nth(number), found.nth(number).locator("svg.main-svg").first
         place, drawn = chart.bounding_box(), drawing.bounding_box()
         assert place and drawn and drawn["width"] <= place["width"] + 1
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out
 
 
 def test_axe_finds_no_serious_problem(page: Page) -> None:
+    check_accessible(page)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [("phone", "dark"), ("desktop", "light")])
+def test_an_ensembles_report_compares_its_members(browser: Browser, ensemble: Path, width: str, scheme: str) -> None:
+    with opened(browser, ensemble / "report" / "index.html", width, scheme) as page:
+        check_drawn(page, charts=5)
+        check_accessible(page)
+        assert page.locator("#compared table").first.locator("tbody tr").count() == 2
+        summary = json.loads((ensemble / "ensemble.json").read_text())
+        score = summary["macro_f1"]["validated"]["value"]
+        assert f"{score:.3f}" in page.inner_text(".headlines")
+        page.fill("#search", "rose")
+        assert page.locator("#class-table tbody tr:not([hidden])").count() < 104
+
+
+def check_accessible(page: Page) -> None:
+    """Check that axe-core finds no serious problem."""
     found = Axe().run(page).response["violations"]
     serious = [problem for problem in found if problem["impact"] in ("serious", "critical")]
     assert [(problem["id"], problem["nodes"][0]["html"][:200]) for problem in serious] == []

@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 from wandb.proto.wandb_internal_pb2 import Record
 
+from flowers.training.runs import Run
 from tests.helpers.commands import run_script
 from tests.helpers.wandb_server import read_records
 
@@ -37,8 +38,40 @@ def records(offline: Path) -> list[Record]:
     return read_records(offline)
 
 
+@pytest.fixture(scope="module")
+def resumed(run: Path, offline: Path, tiny_settings: list[str]) -> Path:
+    """The W&B run of the same training, resumed for an epoch."""
+    settings = ["model.mixup_alpha=1", "trainer.max_epochs=3", "data.batch_size=26", f"hydra.run.dir={run}"]
+    done = run_script("train", *tiny_settings, *settings, f"ckpt_path={run}/checkpoints/last.ckpt")
+    assert done.returncode == 0, done.stderr
+    (directory,) = set(run.glob("wandb/offline-run-*")) - {offline}
+    return directory
+
+
+@pytest.fixture(scope="module")
+def predicted(run: Path, offline: Path, resumed: Path) -> Path:
+    """The W&B run of its predictions."""
+    done = run_script("predict", f"run={run}", "split=val,test", "--multirun", "trainer=cpu")
+    assert done.returncode == 0, done.stderr
+    return sorted(set(run.glob("wandb/offline-run-*")) - {offline, resumed})[-1]
+
+
+@pytest.fixture(scope="module")
+def ensemble(predicted: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The W&B run of an ensemble of the run alone."""
+    directory = tmp_path_factory.mktemp("ensembles") / "ensemble"
+    done = run_script("ensemble", f"runs=[{run}]", "methods=[mean]", "resamples=100", f"hydra.run.dir={directory}")
+    assert done.returncode == 0, done.stderr
+    (logged,) = directory.glob("wandb/offline-run-*")
+    return logged
+
+
 def values(items: Any) -> dict[str, Any]:
     return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def run_record(records: list[Record]) -> Any:
+    return next(record.run for record in records if record.HasField("run"))
 
 
 def history(records: list[Record]) -> list[dict[str, Any]]:
@@ -59,6 +92,8 @@ def test_its_configuration_is_the_composed_one(run: Path, records: list[Record])
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert kept["model"]["backbone"] == config["model"]["backbone"] == "test_efficientnet"
     assert kept["trainer"]["max_epochs"] == 2
+    assert kept["device"] == "cpu"
+    assert run_record(records).job_type == "train"
 
 
 def test_its_steps_have_the_metrics_of_a_step(records: list[Record]) -> None:
@@ -71,6 +106,7 @@ def test_its_epochs_have_the_metrics_of_an_epoch(records: list[Record]) -> None:
     rows = [row for row in history(records) if "train/loader_wait" in row]
     assert len(rows) == 2
     assert all(0 <= row["train/loader_wait"] < 1 and row["train/images_per_second"] > 0 for row in rows)
+    assert all(0.1 < row["train/device_memory"] < 64 for row in rows)
     assert sum("val/macro_f1" in row for row in history(records)) == 2
 
 
@@ -132,3 +168,52 @@ def test_its_images_lie_in_its_directory(run: Path, records: list[Record]) -> No
     ]
     assert len(files) > 20
     assert all(path.is_file() and run.resolve() in path.parents for path in files)
+
+
+def test_a_resumed_training_continues_it(run: Path, records: list[Record], resumed: Path) -> None:
+    continued = read_records(resumed)
+    assert run_record(continued).run_id == run_record(records).run_id == Run(run).wandb_id()
+    last = max(row["trainer/global_step"] for row in history(records) if "trainer/global_step" in row)
+    steps = [row["trainer/global_step"] for row in history(continued) if "train/loss_step" in row]
+    assert min(steps) > last
+
+
+def test_predictions_are_an_artifact_of_it(run: Path, records: list[Record], predicted: Path) -> None:
+    found = read_records(predicted)
+    assert run_record(found).run_id == run_record(records).run_id
+    (artifact,) = [record.artifact for record in found if record.HasField("artifact")]
+    refs = {entry.ref for entry in artifact.manifest.contents}
+    assert refs == {path.resolve().as_uri() for path in (run / "predictions/test.parquet", run / "submission.csv")}
+
+
+def test_an_ensembles_lineage_runs_through_its_members(ensemble: Path, resumed: Path) -> None:
+    found = read_records(ensemble)
+    assert run_record(found).job_type == "ensemble"
+    artifacts = [record.artifact for record in found if record.HasField("artifact")]
+    (used,) = [artifact for artifact in artifacts if artifact.use_after_commit]
+    (logged,) = [record.artifact for record in read_records(resumed) if "best" in record.artifact.aliases]
+    assert (used.name, used.digest) == (logged.name, logged.digest)  # W&B takes it for the same version
+    (predictions,) = [artifact for artifact in artifacts if artifact.type == "predictions"]
+    assert len(predictions.manifest.contents) == 3
+
+
+def test_an_ensemble_has_its_members_and_its_scores_by_class(ensemble: Path) -> None:
+    found = read_records(ensemble)
+    assert len(table(ensemble, found, "ensemble/members")["data"]) == 1
+    assert len(table(ensemble, found, "val/classes")["data"]) == 104
+
+
+def test_the_jobs_of_a_multirun_are_grouped_and_tagged(tiny_settings: list[str], tmp_path: Path) -> None:
+    settings = [
+        "+trainer.limit_train_batches=1",
+        "+trainer.limit_val_batches=1",
+        "seed=1,2",
+        f"hydra.sweep.dir={tmp_path}/search",
+    ]
+    assert run_script("train", "--multirun", *tiny_settings, *settings).returncode == 0
+    jobs = [run_record(read_records(directory)) for directory in sorted(tmp_path.glob("search/*/wandb/offline-run-*"))]
+    assert [job.run_group for job in jobs] == ["search", "search"]
+    assert [set(job.tags) & {"flowers", "seed=1", "seed=2"} for job in jobs] == [
+        {"flowers", "seed=1"},
+        {"flowers", "seed=2"},
+    ]

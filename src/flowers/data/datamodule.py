@@ -124,6 +124,11 @@ class FlowersDataModule(L.LightningDataModule):
         """Return the batches of a training epoch on each of so many processes."""
         return max(1, len(self.records("train")) // (self.batch_size * processes))
 
+    def count_images(self) -> dict[str, int]:
+        """Return the numbers of images that are trained on, and validated if any are."""
+        splits: tuple[Split, ...] = ("train", "val") if self.has_validation else ("train",)
+        return {split: len(self.records(split)) for split in splits}
+
     @property
     def has_validation(self) -> bool:
         """Tell whether there is a validation split: after a final fit to train and val there is none."""

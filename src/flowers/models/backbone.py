@@ -181,6 +181,22 @@ def weights_config(backbone: nn.Module) -> dict[str, Any]:
     return cast(dict[str, Any], backbone.pretrained_cfg)
 
 
+def describe_weights(backbone: nn.Module, pretrained: bool | str) -> str:
+    """Describe where a backbone's weights come from, and their licence if timm knows it.
+
+    Args:
+        backbone: a timm model.
+        pretrained: see `create_backbone`.
+    """
+    if pretrained is False:
+        return "random weights"
+    if pretrained not in (True, "wheel"):
+        return f"weights from {pretrained}"
+    config = weights_config(backbone)
+    named = ", ".join(str(config[key]) for key in ("tag", "license") if config.get(key))
+    return f"weights {named}" if named else "pretrained weights of unknown licence"
+
+
 def head_names(backbone: nn.Module) -> list[str]:
     """The names of a timm model's classifying layers; two in a distilled one."""
     names = weights_config(backbone)["classifier"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from flowers.interfaces import Batch, valid_rows
-from flowers.models.backbone import BackboneName, create_backbone, weights_config
+from flowers.models.backbone import BackboneName, create_backbone, describe_weights, weights_config
 from flowers.models.image_sizes import check_image_sizes
 from flowers.models.losses import cross_entropy, loss_on_host, masked_mean, smooth_targets
 from flowers.models.metrics import SplitMetrics
@@ -67,6 +67,7 @@ class FlowerClassifier(L.LightningModule):
         self._optimizer = optimizer
         self._scheduler = scheduler
         self.backbone = create_backbone(backbone, len(self.class_names), pretrained, backbone_arguments, image_size)
+        self.weights = describe_weights(self.backbone, pretrained)
         self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         mean, std = (torch.tensor(weights_config(self.backbone)[key]) * 255 for key in ("mean", "std"))
         self.pixel_mean: Tensor

@@ -8,6 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from flowers.ensembling.scores import Estimate
 from flowers.reporting.curves import Curve
 from flowers.training.outcomes import Outcomes, ReliabilityBin
 
@@ -76,6 +77,65 @@ def set_sizes(sizes: NDArray[np.int64]) -> go.Figure:
     figure.update_xaxes(title_text="classes in the set", dtick=1 if len(found) < 20 else None)
     figure.update_yaxes(title_text="images")
     return _styled(figure)
+
+
+def scores_with_intervals(names: Sequence[str], groups: Sequence[str], estimates: Sequence[Estimate]) -> go.Figure:
+    """Draw scores with their intervals, one below the other, each group in a colour of its own."""
+    figure = go.Figure()
+    for colour, group in zip(COLOURS, dict.fromkeys(groups), strict=False):
+        own = [place for place, name in enumerate(groups) if name == group]
+        shown = [estimates[place] for place in own]
+        figure.add_scatter(
+            x=[estimate.value for estimate in shown],
+            y=[names[place] for place in own],
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [estimate.high - estimate.value for estimate in shown],
+                "arrayminus": [estimate.value - estimate.low for estimate in shown],
+            },
+            mode="markers",
+            marker={"color": colour, "size": 9},
+            name=group,
+        )
+    figure.update_xaxes(title_text="macro F1")
+    figure.update_yaxes(autorange="reversed", automargin=True, type="category")
+    figure.update_layout(showlegend=True)
+    return _styled(figure, height=140 + 32 * len(names))
+
+
+def scores_by_resolution(resolutions: Sequence[int], backbones: Sequence[str], values: Sequence[float]) -> go.Figure:
+    """Draw scores over the resolution, a line for each backbone."""
+    figure = go.Figure()
+    for colour, backbone in zip(COLOURS, dict.fromkeys(backbones), strict=False):
+        own = sorted(zip(resolutions, values, backbones, strict=True))
+        points = [(size, value) for size, value, name in own if name == backbone]
+        x, y = zip(*points, strict=True)
+        figure.add_scatter(x=x, y=y, name=backbone, mode="lines+markers", line={"color": colour})
+    figure.update_xaxes(title_text="resolution in pixels", tickvals=sorted(set(resolutions)))
+    figure.update_yaxes(title_text="macro F1")
+    figure.update_layout(showlegend=True)
+    return _styled(figure, height=300)
+
+
+def correlation_matrix(names: Sequence[str], correlations: NDArray[np.float64]) -> go.Figure:
+    """Draw the correlations `[M, M]` of members, each number in its cell."""
+    figure = go.Figure(
+        go.Heatmap(
+            z=correlations.tolist(),
+            x=list(names),
+            y=list(names),
+            zmin=0,
+            zmax=1,
+            colorscale=[[0, "#e8eef6"], [1, "#16355c"]],
+            texttemplate="%{z:.2f}",
+            hovertemplate="%{y}<br>%{x}: %{z:.3f}<extra></extra>",
+            showscale=False,
+        )
+    )
+    figure.update_xaxes(automargin=True, type="category")
+    figure.update_yaxes(autorange="reversed", automargin=True, type="category")
+    return _styled(figure, height=140 + 36 * len(names))
 
 
 def _styled(figure: go.Figure, height: int = HEIGHT) -> go.Figure:

@@ -1,4 +1,4 @@
-"""Report an ensemble: tables on the terminal, plots in report/, a W&B run."""
+"""Print an ensemble and log it."""
 
 from __future__ import annotations
 
@@ -6,27 +6,25 @@ import warnings
 from dataclasses import asdict
 from pathlib import Path
 
-from lightning.pytorch.loggers import WandbLogger
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from flowers.ensembling.ensemble import Ensemble
 from flowers.ensembling.scores import Estimate
+from flowers.reporting.report import Report
+from flowers.reporting.wandb_results import log_ensemble_results
 from flowers.settings import Nodes
 from flowers.training.lightning_trainer import make_all
-from flowers.training.loggers import finished_wandb_run
+from flowers.training.loggers import FallbackWandbLogger, finished_wandb_run
 
 WIDE = 150  # characters, for tables that no narrower terminal or file could hold
-SHOWN_NAMES = 24
-"""Members up to which a figure names each."""
 
 _console = Console(soft_wrap=True, highlight=False)
 
 
-def print_ensemble(result: Ensemble, figures: list[Path]) -> None:
-    """The table of the members, that of the methods with the ensemble below, what was missing, and what was written."""
+def print_ensemble(result: Ensemble, report: Path) -> None:
+    """Print a table of the members, one of the methods, what was missing, and what was written."""
     wide = Console(width=max(_console.width, WIDE), highlight=False)
     wide.print(_members_table(result))
     wide.print(_methods_table(result))
@@ -43,7 +41,7 @@ def print_ensemble(result: Ensemble, figures: list[Path]) -> None:
                 "lacking, for which the mean of the others stands (allow_missing=true)",
                 markup=False,
             )
-    for file in [*result.files, *figures]:
+    for file in [*result.files, report]:
         shown = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
         _console.print(f"Wrote {shown}", markup=False)
     if not result.rows[1]:
@@ -101,66 +99,14 @@ def _interval(estimate: Estimate) -> str:
     return f"{estimate.low:.3f} to {estimate.high:.3f}"
 
 
-def draw_ensemble(result: Ensemble) -> list[Path]:
-    """Write the figures into the ensemble's `report/`: `scores.png` and `correlations.png`."""
-    report = result.directory / "report"
-    report.mkdir(exist_ok=True)
-    figures = {"scores": _scores_figure(result), "correlations": _correlations_figure(result)}
-    paths = []
-    for name, figure in figures.items():
-        paths.append(report / f"{name}.png")
-        figure.savefig(paths[-1], dpi=150, bbox_inches="tight")
-    return paths
+def log_ensemble(result: Ensemble, report: Report, loggers: Nodes) -> None:
+    """Log an ensemble: its metrics, members and methods to all loggers; to W&B also tables, charts and artifacts.
 
-
-def _scores_figure(result: Ensemble) -> Figure:
-    """Macro F1 of members and methods with intervals; a hollow mark is the score on the rows that were fitted."""
-    assessment = result.assessment
-    members = [
-        (f"{number} {member.title}", figures.macro_f1)
-        for number, (member, figures) in enumerate(zip(result.members, assessment.members, strict=True), start=1)
-    ]
-    methods = [(str(name), figures) for name, figures in assessment.methods.items()]
-    methods.append((f"ensemble: {assessment.method}", assessment.ensemble))
-    rows = [*members, *((name, figures.validated) for name, figures in methods)]
-    figure = Figure(figsize=(7, 0.8 + 0.27 * len(rows)))
-    axes = figure.subplots()
-    for place, (_, estimate) in enumerate(rows):
-        colour = "tab:gray" if place < len(members) else "tab:green" if place == len(rows) - 1 else "tab:blue"
-        axes.plot([estimate.low, estimate.high], [place, place], color=colour)
-        axes.plot(estimate.value, place, "o", color=colour)
-    fitted = [figures.fitted.value for _, figures in methods]
-    axes.plot(fitted, range(len(members), len(rows)), "o", mfc="none", color="tab:red", label="on the rows fitted to")
-    axes.axhline(len(members) - 0.5, color="lightgray", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
-    axes.invert_yaxis()
-    axes.set_xlabel("validation macro F1, 95 % intervals; methods cross-validated")
-    axes.legend(loc="best")
-    return figure
-
-
-def _correlations_figure(result: Ensemble) -> Figure:
-    """Plot the correlations of the probabilities that members give the true class."""
-    correlations = result.assessment.correlations
-    figure = Figure(figsize=(5, 4))
-    axes = figure.subplots()
-    image = axes.imshow(correlations, cmap="viridis", vmin=min(0.0, correlations.min()), vmax=1)
-    figure.colorbar(image, label="correlation of the probabilities of the truth")
-    if len(correlations) <= SHOWN_NAMES:
-        numbers = range(len(correlations))
-        axes.set_xticks(numbers, [str(number + 1) for number in numbers])
-        titles = [f"{number + 1} {member.title}" for number, member in zip(numbers, result.members, strict=True)]
-        axes.set_yticks(numbers, titles)
-        for row in numbers:
-            for column in numbers:
-                value = correlations[row, column]
-                colour = "white" if value < 0.6 else "black"
-                axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=7)
-    return figure
-
-
-def log_ensemble(result: Ensemble, figures: list[Path], loggers: Nodes) -> None:
-    """Tell the configured loggers (W&B, unless told otherwise) the members, the figures and the pictures of them."""
+    Args:
+        result: the ensemble.
+        report: its report, whose tables W&B shows.
+        loggers: the configured ones.
+    """
     assessment = result.assessment
     ensemble = assessment.ensemble
     values = {
@@ -182,7 +128,6 @@ def log_ensemble(result: Ensemble, figures: list[Path], loggers: Nodes) -> None:
         for logger in make_all("logger", loggers):
             logger.log_hyperparams({"method": assessment.method, "members": members})
             logger.log_metrics(values, step=0)
-            if isinstance(logger, WandbLogger):
-                for path in figures:
-                    logger.log_image(f"report/{path.stem}", [str(path)], step=0)
+            if isinstance(logger, FallbackWandbLogger):
+                log_ensemble_results(logger, result, report)
             logger.finalize("success")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import cv2
 import lightning as L
@@ -12,6 +11,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from flowers.data.layout import Split
 from flowers.interfaces import ShowsImages
 from flowers.training.outcomes import Outcomes
 
@@ -22,24 +22,32 @@ SIDE = 160
 
 
 class Photographs:
-    """The images of a split's outcomes. Without a data module that shows images there are none."""
+    """Images by their rows in the outcomes, fetched when they are first shown.
 
-    def __init__(self, datamodule: L.LightningDataModule, split: Literal["val", "test"], outcomes: Outcomes) -> None:
-        self._source = datamodule if isinstance(datamodule, ShowsImages) else None
-        self._split = split
-        self._places = outcomes.places
+    Args:
+        fetch: returns the images of some rows, uint8 `[H, W, 3]`; None: there are none to show.
+    """
+
+    def __init__(self, fetch: Callable[[Sequence[int]], Sequence[Image]] | None) -> None:
+        self._fetch = fetch
         self._kept: dict[int, Image] = {}
 
     def __bool__(self) -> bool:
-        return self._source is not None
+        return self._fetch is not None
 
     def images(self, rows: Sequence[int]) -> list[Image]:
         """Return the images of these rows of the outcomes, uint8 `[H, W, 3]`."""
         missing = [int(row) for row in dict.fromkeys(rows) if int(row) not in self._kept]
-        if missing and self._source is not None:
-            found = self._source.images(self._split, [int(self._places[row]) for row in missing])
-            self._kept |= dict(zip(missing, found, strict=True))
+        if missing and self._fetch is not None:
+            self._kept |= dict(zip(missing, self._fetch(missing), strict=True))
         return [self._kept[int(row)] for row in rows]
+
+
+def photographs_of(datamodule: L.LightningDataModule, split: Split, outcomes: Outcomes) -> Photographs:
+    """Return the images of a split's outcomes; none if the data module does not show images."""
+    if not isinstance(datamodule, ShowsImages):
+        return Photographs(None)
+    return Photographs(lambda rows: datamodule.images(split, [int(outcomes.places[row]) for row in rows]))
 
 
 def as_uri(image: Image) -> str:

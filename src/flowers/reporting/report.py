@@ -19,7 +19,7 @@ from flowers.ensembling.scores import Estimate, estimate_macro_f1, log_loss
 from flowers.reporting import charts
 from flowers.reporting.analysis import CONFIDENCE, PredictionSets, prediction_sets, suspected_label_errors
 from flowers.reporting.curves import Curve, read_curves
-from flowers.reporting.photographs import Image, Photographs, as_uri
+from flowers.reporting.photographs import Image, Photographs, as_uri, photographs_of
 from flowers.reporting.saliency import overlay, saliency_maps
 from flowers.system.atomic import write_atomic
 from flowers.training.outcomes import Outcomes, reliability
@@ -89,6 +89,15 @@ class MistakeShown:
 
 
 @dataclass(frozen=True, slots=True)
+class TableShown:
+    """A table: its title, the names of its columns, and its rows as text, whose first cells name them."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The contents of a report. What a run lacks is empty or None, and its section is left out."""
 
@@ -97,6 +106,8 @@ class Report:
     command: str
     configuration: str
     headlines: list[Headline]
+    tables: list[TableShown] = field(default_factory=list)
+    comparisons: list[Chart] = field(default_factory=list)
     curves: list[Chart] = field(default_factory=list)
     classes: list[Any] = field(default_factory=list)
     confusion: Chart | None = None
@@ -128,7 +139,9 @@ def make_report(
         datamodule: gives the images, if it can show them.
         command: that reproduces the run.
     """
-    sections = _of_outcomes(outcomes, model, Photographs(datamodule, "val", outcomes)) if outcomes is not None else {}
+    sections = {}
+    if outcomes is not None:
+        sections = outcome_sections(outcomes, photographs_of(datamodule, "val", outcomes), model)
     return Report(
         title=run.directory.name,
         subtitle=describe(run, datamodule),
@@ -156,7 +169,7 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters["uri"] = as_uri
-    has_charts = any((report.curves, report.confusion, report.reliability, report.sets))
+    has_charts = any((report.comparisons, report.curves, report.confusion, report.reliability, report.sets))
     return environment.get_template("report.html").render(
         report=report, plotly=get_plotlyjs() if has_charts else "", confidence=CONFIDENCE
     )
@@ -173,16 +186,7 @@ def describe(run: Run, datamodule: L.LightningDataModule) -> str:
 def _headlines(metrics: Mapping[str, float], monitored: str, outcomes: Outcomes | None) -> list[Headline]:
     if outcomes is None:
         return [Headline(name, f"{value:.4f}") for name, value in metrics.items()]
-    count, classes = len(outcomes.labels), len(outcomes.class_names)
-    macro_f1 = estimate_macro_f1(outcomes.labels, outcomes.predicted, classes, resamples=RESAMPLES, seed=0)
-    correct = outcomes.predicted == outcomes.labels
-    shown = [
-        Headline("macro F1", f"{macro_f1.value:.3f}", _interval(macro_f1)),
-        Headline("accuracy", f"{correct.mean():.3f}", _interval(_wilson(int(correct.sum()), count))),
-        Headline("log loss", f"{log_loss(outcomes.labels, outcomes.probabilities):.3f}"),
-        Headline("calibration error", f"{reliability(outcomes)[1]:.3f}"),
-        Headline("images", f"{count:,}", f"{classes} classes"),
-    ]
+    shown = outcome_headlines(outcomes)
     if "train/images_per_second" in metrics:
         shown.append(Headline("training speed", f"{metrics['train/images_per_second']:.0f}", "images/s"))
     if monitored not in ("val/macro_f1", "val/accuracy") and monitored in metrics:
@@ -190,7 +194,22 @@ def _headlines(metrics: Mapping[str, float], monitored: str, outcomes: Outcomes 
     return shown
 
 
-def _interval(estimate: Estimate) -> str:
+def outcome_headlines(outcomes: Outcomes) -> list[Headline]:
+    """Return the metrics of predictions, with intervals of 95 % where there is a method for them."""
+    count, classes = len(outcomes.labels), len(outcomes.class_names)
+    macro_f1 = estimate_macro_f1(outcomes.labels, outcomes.predicted, classes, resamples=RESAMPLES, seed=0)
+    correct = outcomes.predicted == outcomes.labels
+    return [
+        Headline("macro F1", f"{macro_f1.value:.3f}", interval_text(macro_f1)),
+        Headline("accuracy", f"{correct.mean():.3f}", interval_text(_wilson(int(correct.sum()), count))),
+        Headline("log loss", f"{log_loss(outcomes.labels, outcomes.probabilities):.3f}"),
+        Headline("calibration error", f"{reliability(outcomes)[1]:.3f}"),
+        Headline("images", f"{count:,}", f"{classes} classes"),
+    ]
+
+
+def interval_text(estimate: Estimate) -> str:
+    """Return the ends of an interval as text."""
     return f"{estimate.low:.3f} to {estimate.high:.3f}"
 
 
@@ -211,16 +230,24 @@ def _curves(run: Run, monitored: str) -> list[Chart]:
 def _curve(title: str, lines: Mapping[str, Curve]) -> Chart:
     last = ", ".join(f"{split} {curve.values[-1]:.3f}" for split, curve in sorted(lines.items()))
     epochs = max(curve.epochs[-1] for curve in lines.values())
-    return _chart(charts.learning_curve(lines), f"{title} by epoch. In epoch {epochs}: {last}.", title=title)
+    return make_chart(charts.learning_curve(lines), f"{title} by epoch. In epoch {epochs}: {last}.", title=title)
 
 
-def _of_outcomes(outcomes: Outcomes, model: L.LightningModule, photographs: Photographs) -> dict[str, Any]:
-    """Return the sections on the predictions, by the names of `Report`."""
+def outcome_sections(
+    outcomes: Outcomes, photographs: Photographs, model: L.LightningModule | None = None
+) -> dict[str, Any]:
+    """Return the sections on predictions, by the names of `Report`'s fields.
+
+    Args:
+        outcomes: the predictions of a labelled split.
+        photographs: its images.
+        model: that predicted, for saliency; None: there is no saliency.
+    """
     bins, error = reliability(outcomes)
     correct = int((outcomes.predicted == outcomes.labels).sum())
     return {
         "classes": sorted(outcomes.class_scores(), key=lambda score: (score.f1, score.name)),
-        "confusion": _chart(
+        "confusion": make_chart(
             charts.confusion_matrix(outcomes),
             f"Confusion matrix: {correct} of {len(outcomes.labels)} images are on its diagonal.",
             name="confusion",
@@ -228,7 +255,7 @@ def _of_outcomes(outcomes: Outcomes, model: L.LightningModule, photographs: Phot
         "pairs": _pairs(outcomes, photographs),
         "mistakes": _mistakes(outcomes, model, photographs),
         "label_errors": _label_errors(outcomes, photographs),
-        "reliability": _chart(
+        "reliability": make_chart(
             charts.reliability_diagram(bins), f"Reliability diagram. The expected calibration error is {error:.3f}."
         ),
         **_sets(prediction_sets(outcomes)),
@@ -240,7 +267,7 @@ def _sets(found: PredictionSets | None) -> dict[str, Any]:
         return {}
     single = float((found.sizes == 1).mean())
     return {
-        "sets": _chart(
+        "sets": make_chart(
             charts.set_sizes(found.sizes), f"Sizes of the prediction sets: {single:.0%} of them have a single class."
         ),
         "sets_note": f"{found.coverage:.1%} of the sets hold the true class; on average a set has "
@@ -248,7 +275,15 @@ def _sets(found: PredictionSets | None) -> dict[str, Any]:
     }
 
 
-def _chart(figure: go.Figure, description: str, *, title: str = "", name: str | None = None) -> Chart:
+def make_chart(figure: go.Figure, description: str, *, title: str = "", name: str | None = None) -> Chart:
+    """Make a chart of a plotly figure.
+
+    Args:
+        figure: drawn without a background.
+        description: what it shows, for readers who cannot see it.
+        title: above it.
+        name: the id of its element in the page.
+    """
     config = {"displayModeBar": False, "responsive": True}
     return Chart(to_html(figure, config, include_plotlyjs=False, full_html=False, div_id=name), description, title)
 
@@ -271,10 +306,10 @@ def _pictures(photographs: Photographs, rows: Sequence[int], captions: Sequence[
     return [Picture(image, f"Image of {caption}", caption) for image, caption in zip(images, captions, strict=False)]
 
 
-def _mistakes(outcomes: Outcomes, model: L.LightningModule, photographs: Photographs) -> list[MistakeShown]:
+def _mistakes(outcomes: Outcomes, model: L.LightningModule | None, photographs: Photographs) -> list[MistakeShown]:
     rows = outcomes.worst_mistakes(MISTAKES).tolist()
     explained: list[Picture | None] = [None] * len(rows)
-    if photographs and is_overridden("forward", model, L.LightningModule):
+    if photographs and model is not None and is_overridden("forward", model, L.LightningModule):
         images = photographs.images(rows)
         maps = saliency_maps(model, images, [int(outcomes.predicted[row]) for row in rows])
         explained = [

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from flowers.interfaces import ShowsTrainingImages
-from flowers.reporting.photographs import Photographs
+from flowers.reporting.photographs import photographs_of
 from flowers.settings import Count
 from flowers.training.collect_outcomes import CollectOutcomes
 from flowers.training.loggers import FallbackWandbLogger
@@ -51,7 +51,7 @@ class WandbImages(Callback):
         outcomes = collected[0].outcomes if collected else None
         if logger is None or outcomes is None or trainer.sanity_checking or not self._mistakes:
             return
-        photographs = Photographs(trainer.datamodule, "val", outcomes)  # type: ignore[attr-defined]
+        photographs = photographs_of(trainer.datamodule, "val", outcomes)  # type: ignore[attr-defined]
         rows = outcomes.worst_mistakes(self._mistakes).tolist() if photographs else []
         names = outcomes.class_names
         # Images, not a table: for a table W&B asks its server, which may have gone.

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import wandb
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
 
 from flowers.data.datamodule import FlowersDataModule
 from flowers.data.layout import SPLITS, find_shards
+from flowers.ensembling.ensemble import Ensemble
+from flowers.inference.predictions import read_provenance
+from flowers.reporting.ensemble_report import read_outcomes
 from flowers.reporting.report import Report
 from flowers.reporting.wandb_images import log_media
-from flowers.training.loggers import FallbackWandbLogger
+from flowers.training.loggers import FallbackWandbLogger, finished_wandb_run, wandb_logger
 from flowers.training.outcomes import Outcomes
 from flowers.training.runs import Run
 from flowers.training.train import Trained
@@ -34,6 +38,52 @@ def log_results(trained: Trained, report: Report | None) -> None:
         run = logger.experiment
         run.summary.update({f"best/{name}": value for name, value in trained.metrics.items() if "/" in name})
         logger.try_within_limit(lambda: _log_all(logger, trained, report))
+
+
+def log_ensemble_results(logger: FallbackWandbLogger, result: Ensemble, report: Report) -> None:
+    """Log an ensemble's tables and charts, its predictions, and which models they were made with, for the lineage."""
+    with logger.outliving_its_process():
+        logger.try_within_limit(lambda: _log_ensemble(logger, result, report))
+
+
+def _log_ensemble(logger: FallbackWandbLogger, result: Ensemble, report: Report) -> None:
+    outcomes = read_outcomes(result.directory / "predictions" / "val.parquet", result.class_names)
+    tables = {f"ensemble/{shown.title.lower()}": wandb.Table([*shown.columns], shown.rows) for shown in report.tables}
+    log_media(logger, {**tables, **_media(outcomes, report)}, 0)
+    run = logger.experiment
+    for directory in sorted({Path(read_provenance(path).run) for member in result.members for path in member.val}):
+        member = Run(directory)
+        if (own := member.wandb_id()) is not None and member.best.exists():
+            # As use_artifact does it for a model that is not on the server yet; but that is refused offline.
+            run._log_artifact(_model(own, member.best, {}), is_user_created=True, use_after_commit=True)
+    _log_predictions(run, result.files)
+
+
+def log_predictions(run: Run, files: Sequence[Path]) -> None:
+    """Log a training's predictions, by path and checksum, as an artifact of its W&B run, if it has one."""
+    place = _project_of(run)
+    if run.wandb_id() is None or place is None:
+        return
+    with finished_wandb_run():
+        logger = wandb_logger(str(run.directory), **place)
+        with logger.outliving_its_process():
+            logger.try_within_limit(lambda: _log_predictions(logger.experiment, files))
+
+
+def _project_of(run: Run) -> dict[str, Any] | None:
+    """Return the project and the entity of a run's W&B logger; None where they refer to what is not evaluated."""
+    raw: dict[str, Any] = OmegaConf.to_container(run.config(), resolve=False)  # type: ignore[assignment]
+    node = (raw.get("logger") or {}).get("wandb") or {}
+    place = {name: node[name] for name in ("project", "entity") if node.get(name) is not None}
+    return place if "project" in place and "${" not in "".join(map(str, place.values())) else None
+
+
+def _log_predictions(run: Any, files: Sequence[Path]) -> None:
+    artifact = wandb.Artifact(_artifact_name(f"predictions-{run.id}"), "predictions")
+    for path in files:
+        if path.suffix in (".parquet", ".csv"):
+            artifact.add_reference(path.resolve().as_uri(), name=path.name)
+    run.log_artifact(artifact)
 
 
 def _log_all(logger: FallbackWandbLogger, trained: Trained, report: Report | None) -> None:
@@ -95,9 +145,14 @@ def _log_data_set(run: Any, trained: Trained) -> None:
 def _log_checkpoints(run: Any, directory: Run, metrics: Mapping[str, float]) -> None:
     for path, alias in ((directory.best, "best"), (directory.last, "latest")):  # W&B calls the last one latest
         if path.exists():
-            artifact = wandb.Artifact(_artifact_name(f"model-{run.id}"), "model", metadata=dict(metrics))
-            artifact.add_reference(path.resolve().as_uri(), name=path.name)
-            run.log_artifact(artifact, aliases=[alias])
+            run.log_artifact(_model(run.id, path, metrics), aliases=[alias])
+
+
+def _model(run_id: str, checkpoint: Path, metrics: Mapping[str, float]) -> wandb.Artifact:
+    """Return a checkpoint as an artifact. W&B takes those of one name and content for the same version."""
+    artifact = wandb.Artifact(_artifact_name(f"model-{run_id}"), "model", metadata=dict(metrics))
+    artifact.add_reference(checkpoint.resolve().as_uri(), name=checkpoint.name)
+    return artifact
 
 
 def _artifact_name(text: str) -> str:

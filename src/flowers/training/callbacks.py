@@ -1,4 +1,4 @@
-"""Callbacks that watch a run: its speed, its loss, its last checkpoint, the progress bar."""
+"""Callbacks that watch a run: its speed and its loss."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from flowers.errors import InputError
 from flowers.models.losses import has_loss, loss_on_host
-from flowers.settings import Count
 
 
 class Throughput(Callback):
@@ -109,31 +108,3 @@ def _explain_loss(step: _Step, epoch: int) -> str:
         f"learning rate {step.rate:.3g}. Lower optimizer.lr, set trainer.gradient_clip_val=1.0, or look at the "
         f"images of the batch: {', '.join(step.ids) or 'it has no ids'}. Checkpoints are those of before."
     )
-
-
-class ProgressBar(RichProgressBar):
-    """Rich's bar with what one looks at: epoch, images/s, losses, the monitored metric.
-
-    Args:
-        metric: the monitored metric, one of the validation split.
-        refresh_rate: the batches between two updates.
-    """
-
-    def __init__(self, metric: str, refresh_rate: Count = 1) -> None:
-        super().__init__(refresh_rate=refresh_rate)
-        self._shown = {"train/loss_step": "loss", "val/loss": "val loss"}
-        self._shown.setdefault(metric, metric.rpartition("/")[2].replace("_", " "))
-
-    def get_metrics(
-        self, trainer: L.Trainer, pl_module: L.LightningModule
-    ) -> dict[str, int | str | float | dict[str, float]]:
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        speeds = [callback for callback in callbacks if isinstance(callback, Throughput)]
-        figures = trainer.callback_metrics  # on the host, all of them: to read them makes no device wait
-        shown: dict[str, int | str | float | dict[str, float]] = {}
-        if speeds and trainer.training:
-            shown["images/s"] = f"{speeds[0].images_per_second:.1f}"
-        for name, label in self._shown.items():
-            if name in figures:
-                shown[label] = f"{float(figures[name]):.3f}"
-        return shown

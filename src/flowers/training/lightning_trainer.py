@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import lightning as L
-from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from pydantic import Field
 
 from flowers.instantiate import instantiate
 from flowers.settings import Count, Node, Nodes, NonNegative, Positive, Rule
 from flowers.training.checkpoint_io import save_atomically
+from flowers.training.progress_bar import ProgressBar
 
 _PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -56,7 +58,7 @@ def make_trainer(node: Node, callbacks: list[Any], loggers: list[Any], directory
         logger=loggers,
         # Lightning would add its own where there is none.
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        enable_progress_bar=any(isinstance(callback, AnyProgressBar) for callback in callbacks),
         default_root_dir=str(directory),
     )
     save_atomically(trainer)
@@ -77,7 +79,7 @@ def make_plain_trainer(node: Node, directory: Path, callbacks: list[Any] | None 
     trainer: L.Trainer = instantiate(
         "trainer",
         node,
-        callbacks=callbacks,
+        callbacks=[*(callbacks or []), ProgressBar()],
         logger=False,
         enable_checkpointing=False,
         default_root_dir=str(directory),

@@ -25,11 +25,14 @@ from urllib.request import Request, urlopen
 from uuid import uuid4
 
 import wandb
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
 from wandb.sdk.wandb_setup import singleton
 
 from flowers.errors import InputError
+from flowers.training.runs import Run
 
 PROBE_SECONDS = 3.0
 """How long the server may take to answer at all. A healthy one needs well under a second."""
@@ -45,6 +48,9 @@ HUNG_SECONDS = 10.0
 
 _staged: list[str] = []  # what this process has set WANDB_DATA_DIR to, run by run
 
+LONGEST_TAG = 64
+"""Characters of a tag, in W&B."""
+
 MODES = ("online", "offline", "disabled", "shared", "run", "dryrun")
 """What W&B takes for `WANDB_MODE`; the last two are older names of the first two."""
 
@@ -56,16 +62,18 @@ def wandb_logger(
     group: str | None = None,
     name: str | None = None,
     tags: list[str] | None = None,
-) -> WandbLogger:
-    """Create W&B's logger into `save_dir/wandb`.
+    job_type: str | None = None,
+) -> FallbackWandbLogger:
+    """Create W&B's logger into `save_dir/wandb`. It continues the W&B run whose log is there already.
 
     Args:
         save_dir: the run's directory.
         project: the project's name.
         entity: the team; None: the account's own.
-        group: of runs that belong together.
+        group: of runs that belong together; None: the multirun, if the run is one of its jobs.
         name: the run's; None: W&B makes one up.
-        tags: the run's.
+        tags: the run's. In a multirun, the job's settings are added.
+        job_type: what the run does.
 
     `WANDB_MODE` decides whether it is online. Where it is not set, the run is online if there is a key and the server
     answers. With `WANDB_MODE=online` there is no such check, but a run that cannot be created goes offline as well.
@@ -76,7 +84,25 @@ def wandb_logger(
     mode = os.environ.get("WANDB_MODE", "online")
     if mode not in MODES:
         raise InputError(f"WANDB_MODE={mode}: expected one of {', '.join(MODES)}. Set or unset it.")
-    return FallbackWandbLogger(save_dir=save_dir, project=project, entity=entity, group=group, name=name, tags=tags)
+    multirun, settings = describe_multirun()
+    return FallbackWandbLogger(
+        save_dir=save_dir,
+        id=Run(Path(save_dir)).wandb_id(),
+        project=project,
+        entity=entity,
+        group=group or multirun,
+        name=name,
+        tags=[*(tags or []), *settings],
+        job_type=job_type,
+    )
+
+
+def describe_multirun() -> tuple[str | None, list[str]]:
+    """Return the name of the multirun that this process runs a job of, and the job's settings that fit into tags."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None, []
+    job = HydraConfig.get()
+    return Path(job.sweep.dir).name, [setting for setting in job.overrides.task if len(setting) <= LONGEST_TAG]
 
 
 class FallbackWandbLogger(WandbLogger):

@@ -35,8 +35,8 @@ _ELSEWHERE = ("data.fold", "paths", "logger", "tags", "task_name", "ckpt_path", 
 _WATCHING = tuple(
     f"callbacks.{name}"
     for name in (
-        *("progress_bar", "throughput", "compile_guard", "last_checkpoint", "nonfinite_guard"),
-        *("gradient_norm", "loader_wait", "wandb_images"),
+        *("progress_bar", "summary", "throughput", "compile_guard", "last_checkpoint", "nonfinite_guard"),
+        *("gradient_norm", "loader_wait", "device_memory", "wandb_images"),
     )
 )
 """The callbacks that leave the model as it is."""
@@ -71,6 +71,11 @@ class Run:
     @property
     def report(self) -> Path:
         return self.directory / "report" / "index.html"
+
+    def wandb_id(self) -> str | None:
+        """Return the id of the run's W&B run, which a resumed training keeps; None if it has none."""
+        logs = sorted(self.directory.glob("wandb/*run-*-*/"), key=lambda path: path.name.partition("run-")[2])
+        return logs[-1].name.partition("run-")[2].partition("-")[2] if logs else None
 
     def predictions(self, split: str) -> Path:
         return self.directory / "predictions" / f"{split}.parquet"
@@ -207,6 +212,17 @@ class Run:
         check_weights(self.best, checkpoint, model)
         model.load_state_dict(checkpoint.state)
         return datamodule, model
+
+    def load_data(self) -> L.LightningDataModule:
+        """Load the run's data as trained. Nothing is generated or downloaded, and nothing of the user's own runs.
+
+        Raises:
+            InputError: the directory is no run's, or its configuration is not trusted.
+        """
+        config = self.config()
+        check_trusted(config, self.config_path)
+        node = _resolved(config, "data")
+        return make_data(node | {"prepare": None} if "prepare" in node else node)
 
     def _check_same_folds(self, config: DictConfig, root: object, split: Split) -> None:
         """Raise `InputError` where the folds would be others than those that the run was trained in."""

@@ -1,7 +1,8 @@
-"""Callbacks that measure single steps: the norm of the gradient, and the time that passes between steps."""
+"""Callbacks that measure a training: the norm of the gradient, the wait for the loader, the memory of the device."""
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -59,8 +60,8 @@ class LoaderWait(Callback):
     ) -> None:
         self._end_of_step = time.perf_counter()
         if batch_idx + 1 == trainer.num_training_batches:  # before validation, which runs within the epoch
-            share = torch.tensor(self._waited / max(self._end_of_step - self._start, 1e-9))
-            pl_module.log("train/loader_wait", share, on_step=False, on_epoch=True, batch_size=1)
+            fraction = torch.tensor(self._waited / max(self._end_of_step - self._start, 1e-9))
+            pl_module.log("train/loader_wait", fraction, on_step=False, on_epoch=True, batch_size=1)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._not_counted = time.perf_counter()
@@ -69,3 +70,33 @@ class LoaderWait(Callback):
         duration = time.perf_counter() - self._not_counted
         self._start += duration
         self._end_of_step += duration
+
+
+class DeviceMemory(Callback):
+    """Logs `train/device_memory` of each epoch in GiB: the most that tensors have taken on the device so far.
+
+    On a CPU it is the most that the process has taken. Not on XLA, which asks the device of each process for it.
+    """
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx + 1 == trainer.num_training_batches:
+            used = memory_bytes(trainer.strategy.root_device)
+            if used is not None:
+                memory = torch.tensor(used / 2**30)
+                pl_module.log("train/device_memory", memory, on_step=False, on_epoch=True, batch_size=1)
+
+
+def memory_bytes(device: torch.device) -> int | None:
+    """Return the most bytes that tensors have taken on a device, or the process on a CPU; None where it is unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    if device.type != "cpu" or sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -251,4 +251,5 @@ def _best_metrics(
 def _log_configuration(trainer: L.Trainer, config: DictConfig) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+            composed: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+            logger.log_hyperparams(composed | {"device": trainer.strategy.root_device.type})
