@@ -52,10 +52,11 @@ def _train(config: DictConfig) -> float | None:
         trained = train(config)
         print_metrics(trained.metrics, config.monitor.metric)
         print_skipped(trained.skipped)
-        if config.report and not config.trainer.get("fast_dev_run"):
+        if not config.trainer.get("fast_dev_run"):
             from flowers.reporting.wandb_results import log_results
 
-            log_results(trained, _write_report(trained, config.monitor.metric, trained.run.report))
+            parts = (trained, config.monitor.metric, trained.run.report)
+            log_results(trained, _write_report(*parts) if config.report else None)
         print_run(trained.run.directory)
     return trained.metrics.get(config.monitor.metric)  # none after a final fit, which has no validation
 

@@ -51,7 +51,7 @@ def resumed(run: Path, offline: Path, tiny_settings: list[str]) -> Path:
 @pytest.fixture(scope="module")
 def predicted(run: Path, offline: Path, resumed: Path) -> Path:
     """The W&B run of its predictions."""
-    done = run_script("predict", f"run={run}", "split=val,test", "--multirun", "trainer=cpu")
+    done = run_script("predict", "--multirun", f"run={run}", "split=val,test", "trainer=cpu")
     assert done.returncode == 0, done.stderr
     return sorted(set(run.glob("wandb/offline-run-*")) - {offline, resumed})[-1]
 

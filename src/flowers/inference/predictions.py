@@ -25,6 +25,7 @@ from pydantic import TypeAdapter
 from flowers.errors import InputError
 from flowers.interfaces import NO_LABEL
 from flowers.system.atomic import atomic_path
+from flowers.training.outcomes import Outcomes
 
 METADATA_KEY = "flowers"
 
@@ -201,6 +202,19 @@ def read_rows(path: Path, class_names: Sequence[str]) -> Iterator[Part]:
             columns = [batch.column(name).cast(pa.float32()) for name in class_names]
             filled = (column.fill_null(float("nan")).to_numpy(zero_copy_only=False) for column in columns)
             yield Part(batch.column("id").cast(pa.string()), labels, np.stack(list(filled), axis=1))
+
+
+def read_outcomes(path: Path, class_names: list[str]) -> Outcomes:
+    """Read the outcomes of a labelled split from its predictions file.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    parts = list(read_rows(path, class_names))
+    ids = [identity for part in parts for identity in part.ids.to_pylist()]
+    labels = np.concatenate([part.labels for part in parts])
+    probabilities = np.concatenate([part.probabilities for part in parts])
+    return Outcomes(ids, np.arange(len(ids)), labels, probabilities, class_names)
 
 
 @contextmanager

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from flowers.ensembling.ensemble import Ensemble
 from flowers.ensembling.members import Member
 from flowers.errors import InputError
-from flowers.inference.predictions import read_ids, read_provenance, read_rows
+from flowers.inference.predictions import read_ids, read_outcomes, read_provenance
 from flowers.interfaces import ShowsImages
 from flowers.reporting import charts
 from flowers.reporting.photographs import Image, Photographs
@@ -56,19 +54,6 @@ def make_ensemble_report(result: Ensemble, command: str) -> Report:
         comparisons=_comparisons(result),
         **outcome_sections(outcomes, photographs_of_members(result.members, outcomes)),
     )
-
-
-def read_outcomes(path: Path, class_names: list[str]) -> Outcomes:
-    """Read the outcomes of a labelled split from its predictions file.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    parts = list(read_rows(path, class_names))
-    ids = [identity for part in parts for identity in part.ids.to_pylist()]
-    labels = np.concatenate([part.labels for part in parts])
-    probabilities = np.concatenate([part.probabilities for part in parts])
-    return Outcomes(ids, np.arange(len(ids)), labels, probabilities, class_names)
 
 
 def photographs_of_members(members: Sequence[Member], outcomes: Outcomes) -> Photographs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import wandb
@@ -13,15 +13,16 @@ from omegaconf import OmegaConf
 
 from flowers.data.datamodule import FlowersDataModule
 from flowers.data.layout import SPLITS, find_shards
-from flowers.ensembling.ensemble import Ensemble
-from flowers.inference.predictions import read_provenance
-from flowers.reporting.ensemble_report import read_outcomes
-from flowers.reporting.report import Report
+from flowers.inference.predictions import read_outcomes, read_provenance
 from flowers.reporting.wandb_images import log_media
 from flowers.training.loggers import FallbackWandbLogger, finished_wandb_run, wandb_logger
 from flowers.training.outcomes import Outcomes
 from flowers.training.runs import Run
 from flowers.training.train import Trained
+
+if TYPE_CHECKING:
+    from flowers.ensembling.ensemble import Ensemble
+    from flowers.reporting.report import Report
 
 
 @rank_zero_only
