@@ -79,4 +79,5 @@ def trained(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) 
     done = run_script("train", *tiny_settings, f"hydra.run.dir={directory}")
     assert done.returncode == 0, done.stderr
     (directory / "stdout.txt").write_text(done.stdout)
+    (directory / "stderr.txt").write_text(done.stderr)
     return directory

@@ -124,7 +124,7 @@ def _schedule(trainer: L.Trainer) -> str:
     steps = trainer.num_training_batches
     parts = []
     if trainer.max_epochs not in (None, -1):
-        parts.append(f"{trainer.max_epochs} epochs of {steps} steps")
+        parts.append(f"{trainer.max_epochs} epoch{'' if trainer.max_epochs == 1 else 's'} of {steps} steps")
     if trainer.max_steps != -1:
         parts.append(f"at most {trainer.max_steps} steps")
     if (batch := getattr(trainer.datamodule, "batch_size", None)) is not None:  # type: ignore[attr-defined]

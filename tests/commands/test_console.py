@@ -1,0 +1,70 @@
+"""What a training prints: on a terminal of 80 columns, and where there is none."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+from tests.helpers.commands import ROOT
+
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+EPOCH = re.compile(r"^Epoch (\d+)/(\d+)  [\d.]+ images/s  loss [\d.]+  val loss [\d.]+  macro F1 [\d.]+  \d+:\d\d$")
+
+
+def run_on_terminal(command: list[str], columns: int) -> list[str]:
+    """Run a command on a terminal; return the lines that it has drawn, each as it looked at some time."""
+    own, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    environment |= {"TERM": "xterm-256color"}
+    process = subprocess.Popen(command, cwd=ROOT, stdin=terminal, stdout=terminal, stderr=terminal, env=environment)
+    os.close(terminal)
+    drawn = b""
+    try:
+        while part := os.read(own, 65536):
+            drawn += part
+    except OSError:  # how Linux reports that the other end is closed
+        pass
+    assert process.wait(60) == 0, drawn.decode()
+    return re.split(r"[\r\n]+", ESCAPE.sub("", drawn.decode()))
+
+
+def test_a_terminal_of_80_columns_shows_bars_that_fit(tiny_settings: list[str], tmp_path: Path) -> None:
+    settings = [*tiny_settings, "+trainer.limit_train_batches=3", "+trainer.limit_val_batches=1", "logger=csv"]
+    command = [sys.executable, "src/train.py", *settings, "callbacks.progress_bar.refresh_rate=1"]
+    lines = run_on_terminal([*command, f"hydra.run.dir={tmp_path}/run"], columns=80)
+    bars = [line for line in lines if "━" in line and "/3" in line]
+    assert any("images/s" in line for line in bars)
+    assert max(map(len, bars)) <= 80
+    assert sum(bool(EPOCH.match(line)) for line in lines) == 1
+
+
+def test_without_a_terminal_there_are_plain_lines(trained: Path) -> None:
+    printed = (trained / "stdout.txt").read_text()
+    assert not ESCAPE.search(printed)
+    lines = printed.splitlines()
+    assert [match.groups() for line in lines if (match := EPOCH.match(line))] == [("1", "1")]
+    bars = [line for line in lines if re.search(r"\d+/\d+ .*(it/s|--:--)", line)]
+    assert bars == []
+
+
+def test_the_summary_names_data_model_device_and_schedule(trained: Path) -> None:
+    lines = [line.strip() for line in (trained / "stdout.txt").read_text().splitlines()]
+    rows = dict(line.split("  ", maxsplit=1) for line in lines if re.match(r"[A-Z][a-z]+  ", line))
+    rows = {name: text.strip() for name, text in rows.items()}
+    assert {"208", "104", "192"} <= set(re.findall(r"\d+", rows["Data"]))
+    assert rows["Model"].startswith("test_efficientnet, ") and "GFLOPs" in rows["Model"]
+    assert rows["Device"].startswith("cpu, ")
+    assert rows["Schedule"].startswith("1 epoch of ")
+    assert rows["Logs"] == "CSV, Wandb"
+
+
+def test_no_library_warns(trained: Path) -> None:
+    assert (trained / "stderr.txt").read_text() == ""
