@@ -24,7 +24,7 @@ WIDTHS = {"phone": 390, "desktop": 1280}
 def run(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a run with a report."""
     directory = tmp_path_factory.mktemp("runs") / "run"
-    done = run_script("train", *tiny_settings, "report=true", f"hydra.run.dir={directory}")
+    done = run_script("train", *tiny_settings, "report=true", "seed=1", f"hydra.run.dir={directory}")
     assert done.returncode == 0, done.stderr
     assert f"{directory}/report/index.html" in done.stdout
     return directory

@@ -25,7 +25,7 @@ def run_notebook(name: str, cwd: Path, settings: dict[str, str], **environment: 
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     done = subprocess.run(
-        [*command, json.dumps(settings)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=240
+        [*command, json.dumps(settings)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=480
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -23,9 +23,9 @@ from flowers.training.pair import class_names_of
 class CollectOutcomes(Callback):
     """Keeps what a model predicted in its last validation.
 
-    The model's `validation_step` returns a mapping with `logits`, float `[B, K]`, and the batches have ids and labels:
-    see `flowers.interfaces`. Otherwise `outcomes` stays None. On XLA the validations within a training are left out: to
-    fetch what is split over several devices, XLA compiles a program each time.
+    The model's `validation_step` returns a mapping with `logits`, float `[B, K]`, and the batches have ids and
+    labels: see `flowers.interfaces`. Otherwise `outcomes` stays None. On XLA the validations within a training are
+    left out: to fetch what is split over several devices, XLA compiles a program each time.
     """
 
     def __init__(self) -> None:
