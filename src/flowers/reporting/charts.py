@@ -98,9 +98,9 @@ def scores_with_intervals(names: Sequence[str], groups: Sequence[str], estimates
             marker={"color": colour, "size": 9},
             name=group,
         )
-    figure.update_xaxes(title_text="macro F1")
+    figure.update_xaxes(title_text="macro F1", tickformat=".3~f")
     figure.update_yaxes(autorange="reversed", automargin=True, type="category")
-    figure.update_layout(showlegend=True)
+    figure.update_layout(showlegend=False)
     return _styled(figure, height=140 + 32 * len(names))
 
 

@@ -87,20 +87,26 @@ def _fetch(places: Sequence[tuple[ShowsImages, int]]) -> list[Image]:
     return [source.images("val", [place])[0] for source, place in places]
 
 
+def _short_names(result: Ensemble) -> list[str]:
+    """Return the members' numbers, with their resolutions if those are known: what has room on a phone."""
+    sizes = [member.provenance.image_size for member in result.members]
+    return [f"{number}: {size} px" if size else str(number) for number, size in enumerate(sizes, start=1)]
+
+
 def _titles(result: Ensemble) -> list[str]:
     return [f"{number} {member.title}" for number, member in enumerate(result.members, start=1)]
 
 
 def _comparisons(result: Ensemble) -> list[Chart]:
     assessment = result.assessment
-    titles = _titles(result)
-    names = [*titles, *assessment.methods, f"ensemble: {assessment.method}"]
+    members = _short_names(result)
+    names = [*members, *assessment.methods, f"ensemble: {assessment.method}"]
     estimates = [
         *(own.macro_f1 for own in assessment.members),
         *(own.validated for own in assessment.methods.values()),
         assessment.ensemble.validated,
     ]
-    groups = ["member"] * len(titles) + ["method"] * len(assessment.methods) + ["ensemble"]
+    groups = ["member"] * len(members) + ["method"] * len(assessment.methods) + ["ensemble"]
     best, ensemble = assessment.members[assessment.best].macro_f1.value, assessment.ensemble.validated.value
     shown = [
         make_chart(
@@ -116,9 +122,9 @@ def _comparisons(result: Ensemble) -> list[Chart]:
         described = ", ".join(f"{value:.3f} at {size} px" for size, value in zip(sizes, values, strict=True))
         figure = charts.scores_by_resolution([size or 0 for size in sizes], backbones, values)
         shown.append(make_chart(figure, f"Macro F1 by resolution: {described}.", title="Members by resolution"))
-    if 2 <= len(titles) <= SHOWN_CORRELATIONS:
+    if 2 <= len(members) <= SHOWN_CORRELATIONS:
         lowest = float(assessment.correlations.min())
-        figure = charts.correlation_matrix(titles, assessment.correlations)
+        figure = charts.correlation_matrix(members, assessment.correlations)
         described = f"Correlations of the members' probabilities of the true class; the lowest is {lowest:.2f}."
         shown.append(make_chart(figure, described, title="Correlations: the lower, the more a blend can gain"))
     return shown
