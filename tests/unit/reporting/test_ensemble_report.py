@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from sklearn.metrics import f1_score
 
@@ -20,7 +18,7 @@ SIZES = (192, 224, 224)
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
     directory = tmp_path_factory.mktemp("ensemble")
-    rows = [(predicted(60, seed), predicted(30, seed, first=1000)) for seed in range(3)]
+    rows = [(predicted(60, seed, skill=1), predicted(30, seed, first=1000)) for seed in range(3)]
     runs = [
         write_run(directory / f"run{at}", val, test, image_size=size, backbone="resnet18")
         for at, ((val, test), size) in enumerate(zip(rows, SIZES, strict=True))
