@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,17 @@ def run_command(main: Callable[[DictConfig], Any], name: str) -> None:
         if isinstance(error.__cause__, OSError):  # of the log file that Hydra opens there
             _exit_unwritable(error.__cause__)
         raise
+
+
+def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose `configs/NAME.yaml` with overrides, as a command does with those of its command line.
+
+    Nothing is checked: `flowers.settings.load_settings` does that. `paths.output_dir`, which Hydra gives to a command,
+    has no value unless an override sets it.
+    """
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config: DictConfig = hydra.compose(name, list(overrides))
+    return config
 
 
 def command_line() -> str:
@@ -178,9 +189,7 @@ def _compose_groups(name: str) -> DictConfig:
         if any((directory / override.key_or_group).is_dir() for directory in (CONFIGS, *own))
     ]
     groups.append(f"hydra.searchpath=[{','.join(f'file://{directory.resolve()}' for directory in own)}]")
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config: DictConfig = hydra.compose(name, groups)
-    return config
+    return compose(name, groups)
 
 
 def _own_config_dirs() -> list[Path]:

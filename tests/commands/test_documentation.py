@@ -26,6 +26,8 @@ PAGES = [
 ]
 COMMAND = r"python (?:src/(\w+)\.py|-m benchmarks\.(step|loader)\b)([^`\n]*)"
 PLACEHOLDERS = {"=SIZE": "=224", "=BATCH": "=32", "=MODEL": "=resnet50", "${RUNS%,}": "DIR", "{RUN}": "DIR"}
+# The reader of a notebook writes this model: tests/commands/test_notebooks.py does so, and trains it.
+PLACEHOLDERS["=small_net"] = "=resnet50"
 
 
 def commands_of(text: str) -> Iterator[tuple[str, list[str]]]:

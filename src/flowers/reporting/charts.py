@@ -7,13 +7,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
+from plotly.subplots import make_subplots
 
 from flowers.ensembling.scores import Estimate
 from flowers.reporting.curves import Curve
 from flowers.training.outcomes import Outcomes, ReliabilityBin
 
-COLOURS = ("#4c78a8", "#e07b39", "#3a9d6f", "#b2568e")
+COLOURS = ("#4c78a8", "#dc7633", "#3a9d6f", "#b2568e")
 """For lines and bars; each has a contrast of 3 to 1 with white and with the dark background."""
+
+NEUTRAL = {"text": "#7a828e", "lines": "rgba(128, 128, 128, 0.25)"}
+"""Colours that can be read on white and on dark backgrounds, where no page's script sets its own."""
 
 HEIGHT = 340
 
@@ -24,9 +28,44 @@ def learning_curve(lines: Mapping[str, Curve]) -> go.Figure:
     for colour, (split, curve) in zip(COLOURS, sorted(lines.items()), strict=False):
         figure.add_scatter(x=curve.epochs, y=curve.values, name=split, mode="lines+markers", line={"color": colour})
     last = max(curve.epochs[-1] for curve in lines.values())
-    figure.update_xaxes(title_text="epoch", dtick=-(-max(last, 1) // 10))  # whole epochs, ten of them at most
+    figure.update_xaxes(title_text="epoch", dtick=_epoch_step(last))
     figure.update_layout(showlegend=True)
     return _styled(figure, height=280)
+
+
+def learning_curves(metrics: Mapping[str, Mapping[str, Curve]]) -> go.Figure:
+    """Draw several metrics over epochs, each in a panel of its own: `learning_curve` draws one."""
+    titles = [name.replace("_", " ") for name in metrics]
+    rows = max(1, -(-len(metrics) // 2))
+    figure = make_subplots(rows, 2, subplot_titles=titles, horizontal_spacing=0.08, vertical_spacing=0.3 / rows)
+    shown: set[str] = set()
+    for place, lines in enumerate(metrics.values()):
+        for trace in learning_curve(lines).data:
+            trace.update(legendgroup=trace.name, showlegend=trace.name not in shown)
+            shown.add(trace.name)
+            figure.add_trace(trace, row=place // 2 + 1, col=place % 2 + 1)
+    last = max((curve.epochs[-1] for lines in metrics.values() for curve in lines.values()), default=0)
+    figure.update_xaxes(title_text="epoch", title_standoff=0, dtick=_epoch_step(last))
+    return _styled(figure, height=60 + 250 * rows)
+
+
+def _epoch_step(last: int) -> int:
+    """Return how many epochs lie between two ticks: whole ones, ten ticks at most."""
+    return -(-max(last, 1) // 10)
+
+
+def class_counts(class_names: Sequence[str], counts: Mapping[str, NDArray[np.int64]]) -> go.Figure:
+    """Draw how many images each class has, int64 `[K]` by split; the most frequent of the first split comes first."""
+    order = np.argsort(-next(iter(counts.values())), kind="stable")
+    figure = go.Figure()
+    for colour, (split, own) in zip(COLOURS, counts.items(), strict=False):
+        figure.add_bar(
+            x=[class_names[label] for label in order], y=own[order].tolist(), name=split, marker={"color": colour}
+        )
+    figure.update_xaxes(tickangle=-90, tickfont={"size": 9}, dtick=1, automargin=True, showgrid=False)
+    figure.update_yaxes(title_text="images")
+    figure.update_layout(barmode="stack", showlegend=True, bargap=0.1)
+    return _styled(figure, height=480)
 
 
 def confusion_matrix(outcomes: Outcomes) -> go.Figure:
@@ -140,11 +179,13 @@ def correlation_matrix(names: Sequence[str], correlations: NDArray[np.float64]) 
 
 def _styled(figure: go.Figure, height: int = HEIGHT) -> go.Figure:
     """Leave the background to the page, which may be dark."""
+    for update in (figure.update_xaxes, figure.update_yaxes):
+        update(gridcolor=NEUTRAL["lines"], zerolinecolor=NEUTRAL["lines"])
     return figure.update_layout(
         height=height,
         margin={"l": 50, "r": 20, "t": 40, "b": 50},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         legend={"orientation": "h", "y": 1.15},
-        font={"family": "system-ui, sans-serif"},
+        font={"family": "system-ui, sans-serif", "color": NEUTRAL["text"]},
     )

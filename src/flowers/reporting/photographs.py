@@ -50,10 +50,10 @@ def photographs_of(datamodule: L.LightningDataModule, split: Split, outcomes: Ou
     return Photographs(lambda rows: datamodule.images(split, [int(outcomes.places[row]) for row in rows]))
 
 
-def as_uri(image: Image) -> str:
-    """Return an image uint8 `[H, W, 3]` as the data URI of a JPEG, reduced to `SIDE` pixels."""
+def as_uri(image: Image, side: int = SIDE) -> str:
+    """Return an image uint8 `[H, W, 3]` as the data URI of a JPEG, reduced to `side` pixels."""
     height, width = image.shape[:2]
-    scale = SIDE / max(height, width)
+    scale = side / max(height, width)
     sides = (round(width * min(1, scale)), round(height * min(1, scale)))
     jpeg = simplejpeg.encode_jpeg(cv2.resize(image, sides, interpolation=cv2.INTER_AREA), quality=85)
     return f"data:image/jpeg;base64,{b64encode(jpeg).decode()}"

@@ -235,6 +235,21 @@ class Run:
             )
 
 
+def find_newest_run(directory: Path) -> Run:
+    """Return the run below a directory whose best checkpoint is the newest.
+
+    Raises:
+        InputError: no run there has a best checkpoint.
+    """
+    runs = [run for run in map(Run, sorted(directory.glob("*/"))) if run.best.is_file()]
+    if not runs:
+        raise InputError(
+            f"{directory}: expected the directories of trained runs, with checkpoints/best.ckpt in them, found none. "
+            "Train a model: python src/train.py"
+        )
+    return max(runs, key=lambda run: run.best.stat().st_mtime)
+
+
 def _resolved(config: DictConfig, group: str) -> dict[str, Any]:
     values: dict[str, Any] = OmegaConf.to_container(config[group], resolve=True)  # type: ignore[assignment]
     return values

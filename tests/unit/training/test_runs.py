@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from flowers.errors import InputError
-from flowers.training.runs import Run
+from flowers.training.runs import Run, find_newest_run
 from tests.helpers.commands import ROOT
 from tests.helpers.configuration import compose_config
 
@@ -103,3 +104,20 @@ def test_metrics_that_are_not_finite_are_null_in_json(tmp_path: Path) -> None:
     text = run.metrics_path.read_text()
     assert json.loads(text) == {"val/loss": None, "train/loss": None, "val/accuracy": 0.5}
     assert "NaN" not in text and "Infinity" not in text
+
+
+def test_the_newest_run_has_the_newest_best_checkpoint(tmp_path: Path) -> None:
+    for name, age in (("a", 30), ("b", 10), ("c", 20)):
+        best = Run(tmp_path / name).best
+        best.parent.mkdir(parents=True)
+        best.touch()
+        os.utime(best, (1e9 - age, 1e9 - age))
+    (tmp_path / "d").mkdir()  # a training that was stopped before its first validation
+    assert find_newest_run(tmp_path).directory == tmp_path / "b"
+
+
+def test_no_run_with_a_checkpoint_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "stopped").mkdir()
+    for directory in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match=f"{directory}: .*src/train.py"):
+            find_newest_run(directory)

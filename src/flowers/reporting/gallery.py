@@ -1,0 +1,77 @@
+"""Show images with captions in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from flowers.reporting.photographs import SIDE, Image, as_uri
+from flowers.reporting.report import MistakeShown, PairShown, Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """Images that belong together, with a title above and a note below them."""
+
+    pictures: Sequence[Picture]
+    title: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """Images that Jupyter shows if the last line of a cell returns them.
+
+    cards: the images, in groups.
+    side: the width of each image on the page, in pixels; None: half its own, which a screen of high density fills.
+    """
+
+    cards: Sequence[Card] = field(repr=False)
+    side: int | None = SIDE
+
+    def _repr_html_(self) -> str:
+        """Return the HTML that Jupyter shows."""
+        environment = Environment(loader=PackageLoader("flowers.reporting"), autoescape=True, undefined=StrictUndefined)
+        return environment.get_template("gallery.html").render(cards=self.cards, width=self._width, uri=self._uri)
+
+    def _width(self, image: Image) -> int:
+        return self.side or image.shape[1] // 2
+
+    def _uri(self, image: Image) -> str:
+        return as_uri(image, max(image.shape) if self.side is None else 2 * self.side)
+
+
+def show_images(images: Sequence[Image], captions: Sequence[str], side: int | None = SIDE) -> Gallery:
+    """Show images uint8 `[H, W, 3]`, each with its caption.
+
+    Args:
+        images: the images.
+        captions: as many.
+        side: see `Gallery`.
+    """
+    return Gallery([Card(make_pictures(images, captions))], side)
+
+
+def make_pictures(images: Sequence[Image], captions: Sequence[str]) -> list[Picture]:
+    """Return images uint8 `[H, W, 3]` with their captions, which also describe them for who cannot see them."""
+    return [Picture(image, caption, caption) for image, caption in zip(images, captions, strict=True)]
+
+
+def show_pairs(pairs: Sequence[PairShown], side: int | None = SIDE) -> Gallery:
+    """Show pairs of classes that are confused, with images of both. `side`: see `Gallery`."""
+    return Gallery([Card(pair.pictures, f"{pair.title}: {pair.mistakes} confused") for pair in pairs], side)
+
+
+def show_mistakes(mistakes: Sequence[MistakeShown], side: int | None = SIDE) -> Gallery:
+    """Show wrong predictions, each with its saliency and the likeliest classes. `side`: see `Gallery`."""
+    return Gallery([Card(shown.pictures, _title(shown), _likeliest(shown)) for shown in mistakes], side)
+
+
+def _title(mistake: MistakeShown) -> str:
+    return f"{mistake.truth}: {mistake.true_probability:.1%}"
+
+
+def _likeliest(mistake: MistakeShown) -> str:
+    return "predicted: " + ", ".join(f"{name} {probability:.0%}" for name, probability in mistake.likeliest)

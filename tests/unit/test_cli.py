@@ -1,0 +1,20 @@
+"""A configuration that is composed in Python is the one that a command would have."""
+
+from __future__ import annotations
+
+import pytest
+from hydra.errors import ConfigCompositionException
+
+from flowers.cli import compose
+from tests.helpers.configuration import compose_config
+
+
+def test_overrides_choose_groups_and_values() -> None:
+    composed = compose("train", ["model=resnet50", "data.image_size=224", "paths.output_dir=out"])
+    assert composed == compose_config("train", "model=resnet50", "data.image_size=224")
+    assert composed.data.train_size == 128 and composed.data.eval_size == 224
+
+
+def test_an_unknown_setting_is_refused() -> None:
+    with pytest.raises(ConfigCompositionException, match="picture_size"):
+        compose("train", ["data.picture_size=224"])
