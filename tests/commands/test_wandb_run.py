@@ -12,7 +12,9 @@ import yaml
 from PIL import Image
 from wandb.proto.wandb_internal_pb2 import Record
 
+from flowers.reporting.wandb_workspace import make_workspace
 from tests.helpers.commands import run_script
+from tests.helpers.ensembles import write_runs
 from tests.helpers.wandb_server import read_records
 
 
@@ -37,12 +39,37 @@ def records(offline: Path) -> list[Record]:
     return read_records(offline)
 
 
+@pytest.fixture(scope="module")
+def ensemble_records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    """The records of an ensemble's run."""
+    root = tmp_path_factory.mktemp("ensemble")
+    settings = [f"runs=[{','.join(write_runs(root))}]", "methods=[mean]", "resamples=100"]
+    done = run_script("ensemble", *settings, f"hydra.run.dir={root}/out")
+    assert done.returncode == 0, done.stderr
+    return read_records(next(root.glob("out/wandb/offline-run-*")))
+
+
 def values(items: Any) -> dict[str, Any]:
     return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
 
 
 def history(records: list[Record]) -> list[dict[str, Any]]:
     return [values(record.history.item) for record in records if record.HasField("history")]
+
+
+def config(records: list[Record]) -> dict[str, Any]:
+    """Return a run's configuration, with what W&B keeps in it as `_wandb/...`."""
+    kept: dict[str, Any] = {}
+    for record in records:
+        kept |= values(record.config.update) if record.HasField("config") else {}
+    return kept
+
+
+def logged(records: list[Record]) -> set[str]:
+    """Return the names that a run has logged, also in its summary; of images and tables their own."""
+    names = {name for row in history(records) for name in row}
+    names |= {name for record in records for name in values(record.summary.update)}
+    return names | {name.removesuffix("/_type") for name in names}
 
 
 def table(offline: Path, records: list[Record], name: str) -> dict[str, Any]:
@@ -53,11 +80,8 @@ def table(offline: Path, records: list[Record], name: str) -> dict[str, Any]:
 
 
 def test_its_configuration_is_the_composed_one(run: Path, records: list[Record]) -> None:
-    kept = {}
-    for record in records:
-        kept |= values(record.config.update) if record.HasField("config") else {}
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    assert kept["model"]["backbone"] == config["model"]["backbone"] == "test_efficientnet"
+    kept, composed = config(records), yaml.safe_load((run / "config.yaml").read_text())
+    assert kept["model"]["backbone"] == composed["model"]["backbone"] == "test_efficientnet"
     assert kept["trainer"]["max_epochs"] == 2
 
 
@@ -132,3 +156,61 @@ def test_its_images_lie_in_its_directory(run: Path, records: list[Record]) -> No
     ]
     assert len(files) > 20
     assert all(path.is_file() and run.resolve() in path.parents for path in files)
+
+
+SOON = ("train/device_memory", "device")
+"""Names in the workspace that no run has logged yet."""
+
+ON_XLA = ("compile/count",)
+"""Names that only runs on XLA have."""
+
+
+def panels() -> list[dict[str, Any]]:
+    spec = make_workspace("", "flowers", "flowers")._spec["spec"]
+    return [panel for section in spec["section"]["panelBankConfig"]["sections"] for panel in section["panels"]]
+
+
+def shown(panel: dict[str, Any]) -> set[str]:
+    """Return the metrics, images and tables that a panel of the workspace shows."""
+    settings = panel["config"]
+    if panel["viewType"] == "Weave":
+        return {settings["panel2Config"]["exp"]["fromOp"]["inputs"]["key"]["val"]}
+    if panel["viewType"] == "Vega2":
+        return {table_key(settings)}
+    axis = {settings["xAxis"]} if "xAxis" in settings else set()
+    return axis | set(settings.get("metrics", [])) | set(settings.get("mediaKeys", []))
+
+
+def table_key(settings: dict[str, Any]) -> str:
+    """Return the table that a chart of W&B's is drawn from."""
+    (query,) = settings["userQuery"]["queryFields"]
+    (field,) = (field for field in query["fields"] if field["name"] == "summaryTable")
+    key: str = field["args"][0]["value"]
+    return key
+
+
+def test_the_workspace_shows_what_is_logged(records: list[Record], ensemble_records: list[Record]) -> None:
+    names = {name for panel in panels() for name in shown(panel)}
+    assert len(names) > 20 and all(shown(panel) for panel in panels())
+    assert names - logged(records) - logged(ensemble_records) <= {*SOON, *ON_XLA}
+    # Those that the two kinds of run are told apart by.
+    assert "best/val/macro_f1" in logged(records) - logged(ensemble_records)
+    assert {"val/macro_f1_low", "val/gain"} <= logged(ensemble_records) - logged(records)
+
+
+def test_the_workspace_groups_by_what_is_configured(records: list[Record]) -> None:
+    keys = {panel["config"]["groupBy"] for panel in panels() if panel["config"].get("groupBy")} - {"jobType"}
+    assert len(keys) == 2
+    for key in keys:
+        group, _, rest = key.partition(".value")
+        found = config(records).get(group, {})
+        assert group in SOON if not rest else rest.removeprefix(".") in found
+
+
+def test_the_workspace_draws_tables_as_the_run_does(records: list[Record]) -> None:
+    charts = [panel["config"] for panel in panels() if panel["viewType"] == "Vega2"]
+    kept = [value["panel_config"] for name, value in config(records).items() if name.startswith("_wandb/visualize/")]
+    parts = ("panelDefId", "fieldSettings", "stringSettings", "transform")
+    drawn = [([chart[part] for part in parts], table_key(chart)) for chart in charts]
+    assert len(drawn) == 2
+    assert all(chart in [([one[part] for part in parts], table_key(one)) for one in kept] for chart in drawn)

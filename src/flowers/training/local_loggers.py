@@ -9,7 +9,6 @@ import os
 from argparse import Namespace
 from collections.abc import Mapping
 from contextlib import redirect_stdout
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from flowers.errors import InputError
+from flowers.targets import require_package
 
 
 def mlflow_logger(tracking_uri: str, experiment_name: str, run_dir: str) -> MLFlowLogger:
@@ -103,12 +103,6 @@ class TrackioLogger(Logger):
             with redirect_stdout(None):
                 import_trackio(self._directory).finish()
             self._run = None
-
-
-def require_package(key: str, module: str, distribution: str) -> None:
-    """Raise `InputError` if the module that a setting needs is not installed, with the command that installs it."""
-    if find_spec(module) is None:
-        raise InputError(f"{key}: expected the package {module}, found none. Install it: pip install {distribution}")
 
 
 def import_trackio(directory: Path) -> Any:
