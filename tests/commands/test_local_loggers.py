@@ -12,6 +12,7 @@ import pytest
 from flowers.errors import InputError
 from flowers.training.local_loggers import TrackioLogger, import_trackio, mlflow_logger
 from tests.helpers.commands import run_script
+from tests.helpers.ensembles import summary_of, write_runs
 
 NAMES = ("mlflow", "trackio")
 
@@ -59,6 +60,18 @@ def points(run: Any, metric: str) -> list[tuple[int, float]]:
     return [(value["step"], value["value"]) for value in values]
 
 
+def mlflow_runs(client: Any, directory: Path) -> list[Any]:
+    """Return MLflow's runs of a run directory, the first one first."""
+    (experiment,) = client.search_experiments(filter_string="name = 'flowers'")
+    runs = client.search_runs([experiment.experiment_id], order_by=["start_time"])
+    return [run for run in runs if run.info.run_name == str(directory)]
+
+
+def trackio_runs(trackio: Any, directory: Path) -> list[Any]:
+    """Return trackio's runs of a run directory."""
+    return [run for run in trackio.Api().runs("flowers") if run.name == str(directory)]
+
+
 METRICS = ("val/macro_f1", "train/loss_step")
 
 
@@ -69,10 +82,8 @@ def test_mlflow_has_the_metrics_and_settings(logs: Path, metric: str, monkeypatc
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"file:{logs}/mlflow")
-    (experiment,) = client.search_experiments(filter_string="name = 'flowers'")
-    runs = client.search_runs([experiment.experiment_id], order_by=["start_time"])
+    runs = mlflow_runs(client, logs / "mlflow" / "run")
     assert [run.info.status for run in runs] == ["FINISHED"] * 2
-    assert {run.info.run_name for run in runs} == {str(logs / "mlflow" / "run")}
     assert {run.data.params["data/image_size"] for run in runs} == {"192"}
     found = [(point.step, point.value) for run in runs for point in client.get_metric_history(run.info.run_id, metric)]
     assert found == [(step, pytest.approx(value)) for step, value in expected(logs, "mlflow", metric)]
@@ -82,10 +93,35 @@ def test_mlflow_has_the_metrics_and_settings(logs: Path, metric: str, monkeypatc
 @pytest.mark.parametrize("metric", METRICS)
 def test_trackio_has_the_metrics_and_settings(logs: Path, metric: str) -> None:
     trackio = import_trackio(logs / "trackio")
-    (run,) = trackio.Api().runs("flowers")  # the resumed one is the same
-    assert run.name == str(logs / "trackio" / "run")
+    (run,) = trackio_runs(trackio, logs / "trackio" / "run")  # the resumed one is the same
     assert run.config["data"]["image_size"] == 192
     assert points(run, metric) == expected(logs, "trackio", metric)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "tensorboard"])
+def test_an_ensemble_is_logged(name: str, logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("TRACKIO_DIR", str(logs / "trackio"))
+    output = tmp_path / "out"
+    short = [f"runs=[{','.join(write_runs(tmp_path))}]", "methods=[mean]", "resamples=100"]
+    done = run_script("ensemble", *short, f"paths.log_dir={logs}", f"logger={name}", f"hydra.run.dir={output}")
+    assert done.returncode == 0, done.stderr
+    assert scores_of(name, logs, output) == [pytest.approx(summary_of(output)["macro_f1"]["validated"]["value"])]
+
+
+def scores_of(name: str, logs: Path, output: Path) -> list[float]:
+    """Return the macro F1 that a logger has of the ensemble in a directory."""
+    if name == "trackio":
+        (run,) = trackio_runs(import_trackio(logs / "trackio"), output)
+        return [value for _, value in points(run, "val/macro_f1")]
+    if name == "mlflow":
+        from mlflow.tracking import MlflowClient
+
+        return [run.data.metrics["val/macro_f1"] for run in mlflow_runs(MlflowClient(f"file:{logs}/mlflow"), output)]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(output / "tensorboard")).Reload()
+    return [event.value for event in events.Scalars("val/macro_f1")]
 
 
 def test_neither_uses_the_network(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,7 +120,10 @@ def test_each_validation_has_its_mistakes_with_images(offline: Path, records: li
 
 
 def test_its_scores_and_curves_are_by_class(offline: Path, records: list[Record]) -> None:
-    assert len(table(offline, records, "val/classes")["data"]) == 104
+    scores = table(offline, records, "val/classes")
+    assert len(scores["data"]) == 104
+    f1 = [row[scores["columns"].index("f1")] for row in scores["data"]]
+    assert f1 == sorted(f1) and f1[0] < f1[-1]
     curves = table(offline, records, "val/precision_recall_table")["data"]
     assert {row[0] for row in curves} == {row[0] for row in table(offline, records, "val/classes")["data"]}
     confusion = table(offline, records, "val/confusion_table")["data"]

@@ -132,7 +132,7 @@ def processors() -> Section:
 
 
 def classes() -> Section:
-    """Return the scores by class, in the order they are logged in, with the confusion matrix and the curves."""
+    """Return the scores by class, the worst first as they are logged, with the confusion matrix and the curves."""
     confusion = {column: column for column in ("Actual", "Predicted", "nPredictions")}
     curves = {"x": "recall", "y": "precision", "class": "class"}
     titles = {"title": "Precision-Recall Curve", "x-axis-title": "Recall", "y-axis-title": "Precision"}
