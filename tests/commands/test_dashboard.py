@@ -19,6 +19,7 @@ from flowers.training import loggers
 from tests.helpers.commands import run_script
 from tests.helpers.wandb_server import WandbServer, wandb_server
 
+PROJECT = "logger.wandb.project=trees"
 ENTITY = "logger.wandb.entity=me"
 
 
@@ -67,8 +68,8 @@ def refused(*overrides: str) -> str:
 
 
 def test_the_specification_is_one_that_the_library_reads(tmp_path: Path) -> None:
-    written = specification(tmp_path / "new" / "board.json", ENTITY, "name=Board")
-    assert (written["entity"], written["project"], written["displayName"]) == ("me", "flowers", "Board")
+    written = specification(tmp_path / "new" / "board.json", PROJECT, ENTITY, "name=Board")
+    assert (written["entity"], written["project"], written["displayName"]) == ("me", "trees", "Board")
     view = View.model_validate(written)
     read = [(section.name, section.panels) for section in view.spec.section.panel_bank_config.sections]
     assert len(read) == 6
@@ -86,7 +87,7 @@ def test_runs_are_grouped_by_resolution_and_by_device(tmp_path: Path) -> None:
 
 
 def test_project_and_name_are_those_of_the_logger(tmp_path: Path) -> None:
-    written = specification(tmp_path / "board.json", "logger.wandb.project=trees")
+    written = specification(tmp_path / "board.json", PROJECT)
     assert (written["project"], written["displayName"]) == ("trees", "trees")
 
 
@@ -118,10 +119,10 @@ def test_offline_asks_nothing(server: WandbServer, monkeypatch: pytest.MonkeyPat
 
 
 def test_what_is_saved_is_the_specification(server: WandbServer, tmp_path: Path) -> None:
-    done = run_script("dashboard")
+    done = run_script("dashboard", PROJECT)
     assert done.returncode == 0, done.stderr
     (view,) = server.views
-    assert (view["entityName"], view["projectName"], view["displayName"]) == ("me", "flowers", "flowers")
+    assert (view["entityName"], view["projectName"], view["displayName"]) == ("me", "trees", "trees")
     assert view["type"] == "project-view"
     assert json.loads(view["spec"])["section"].keys() == specification(tmp_path / "b.json")["spec"]["section"].keys()
     assert list(sections(json.loads(view["spec"]))) == list(sections(specification(tmp_path / "b.json")["spec"]))
@@ -161,4 +162,4 @@ def test_a_server_that_hangs_on_saving_ends_in_a_message(server: WandbServer, mo
 
 def test_a_project_that_does_not_exist_is_named(server: WandbServer) -> None:
     server.views = None
-    assert "me/flowers" in refused(ENTITY)
+    assert "me/trees" in refused(PROJECT, ENTITY)

@@ -14,7 +14,11 @@ from flowers.training.local_loggers import TrackioLogger, import_trackio, mlflow
 from tests.helpers.commands import run_script
 from tests.helpers.ensembles import summary_of, write_runs
 
-NAMES = ("mlflow", "trackio")
+LOGGERS = {
+    "mlflow": ["logger=mlflow", "logger.mlflow.experiment_name=trees"],
+    "trackio": ["logger=trackio", "logger.trackio.project=trees"],
+    "tensorboard": ["logger=tensorboard"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +30,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(logs: Path, tiny_settings: list[str]) -> None:
     """Train an epoch with each logger, and resume it for another in the same directory."""
-    for name in NAMES:
+    for name in ("mlflow", "trackio"):
         train(tiny_settings, logs, name)
         last = logs / name / "run" / "checkpoints" / "last.ckpt"
         train(tiny_settings, logs, name, "trainer.max_epochs=2", f"ckpt_path={last}")
@@ -38,7 +42,7 @@ def train(settings: list[str], logs: Path, name: str, *more: str) -> None:
     beside += ["+logger.csv.name=''", "+logger.csv.version=''"]
     where = [f"paths.log_dir={logs}", f"hydra.run.dir={logs / name / 'run'}", "data.num_workers=0"]
     where += ["data.batch_size=26", "+trainer.limit_train_batches=2", "+trainer.limit_val_batches=1"]
-    done = run_script("train", *settings, *where, f"logger={name}", *beside, "trainer.log_every_n_steps=1", *more)
+    done = run_script("train", *settings, *where, *LOGGERS[name], *beside, "trainer.log_every_n_steps=1", *more)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
 
@@ -62,14 +66,14 @@ def points(run: Any, metric: str) -> list[tuple[int, float]]:
 
 def mlflow_runs(client: Any, directory: Path) -> list[Any]:
     """Return MLflow's runs of a run directory, the first one first."""
-    (experiment,) = client.search_experiments(filter_string="name = 'flowers'")
+    (experiment,) = client.search_experiments(filter_string="name = 'trees'")
     runs = client.search_runs([experiment.experiment_id], order_by=["start_time"])
     return [run for run in runs if run.info.run_name == str(directory)]
 
 
 def trackio_runs(trackio: Any, directory: Path) -> list[Any]:
     """Return trackio's runs of a run directory."""
-    return [run for run in trackio.Api().runs("flowers") if run.name == str(directory)]
+    return [run for run in trackio.Api().runs("trees") if run.name == str(directory)]
 
 
 METRICS = ("val/macro_f1", "train/loss_step")
@@ -98,13 +102,13 @@ def test_trackio_has_the_metrics_and_settings(logs: Path, metric: str) -> None:
     assert points(run, metric) == expected(logs, "trackio", metric)
 
 
-@pytest.mark.parametrize("name", [*NAMES, "tensorboard"])
+@pytest.mark.parametrize("name", LOGGERS)
 def test_an_ensemble_is_logged(name: str, logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("TRACKIO_DIR", str(logs / "trackio"))
     output = tmp_path / "out"
     short = [f"runs=[{','.join(write_runs(tmp_path))}]", "methods=[mean]", "resamples=100"]
-    done = run_script("ensemble", *short, f"paths.log_dir={logs}", f"logger={name}", f"hydra.run.dir={output}")
+    done = run_script("ensemble", *short, f"paths.log_dir={logs}", *LOGGERS[name], f"hydra.run.dir={output}")
     assert done.returncode == 0, done.stderr
     assert scores_of(name, logs, output) == [pytest.approx(summary_of(output)["macro_f1"]["validated"]["value"])]
 
@@ -127,7 +131,7 @@ def scores_of(name: str, logs: Path, output: Path) -> list[float]:
 def test_neither_uses_the_network(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRACKIO_DIR", "")
     loggers = [
-        TrackioLogger(str(logs / "trackio"), "flowers", str(logs / "alone")),
+        TrackioLogger(str(logs / "trackio"), "trees", str(logs / "alone")),
         mlflow_logger(f"file:{logs}/mlflow", "alone", str(logs / "alone")),
     ]
     used = []
@@ -144,7 +148,7 @@ def test_neither_uses_the_network(logs: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_trackio_cannot_change_its_directory(logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRACKIO_DIR", "")
     import_trackio(logs / "trackio")
-    logger = TrackioLogger(str(tmp_path), "flowers", str(tmp_path / "run"))
+    logger = TrackioLogger(str(tmp_path), "trees", str(tmp_path / "run"))
     with pytest.raises(InputError, match=r"^logger\.trackio\.directory="):
         logger.log_metrics({"loss": 0.0}, step=0)
 
