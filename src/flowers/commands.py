@@ -43,6 +43,11 @@ def prepare() -> None:
     run_subcommand({"folder": _prepare_folder, "verify": _prepare_verify}, "prepare")
 
 
+def dashboard() -> None:
+    """Build the project's W&B workspace: `python src/dashboard.py`, `flowers-dashboard`."""
+    run_command(_dashboard, "dashboard")
+
+
 def _train(config: DictConfig) -> float | None:
     from flowers.reporting.summary import print_metrics, print_run, print_skipped
     from flowers.training.loggers import finished_wandb_run
@@ -145,3 +150,13 @@ def _prepare_verify(config: DictConfig) -> None:
         write_report(Path(settings.report), verification)
     if problems := len(verification.findings):
         sys.exit(f"{problems} problem{'s' if problems > 1 else ''} found")
+
+
+def _dashboard(config: DictConfig) -> None:
+    from flowers.settings import load_settings
+    from flowers.targets import require_package
+
+    require_package("dashboard", "wandb_workspaces", "wandb-workspaces")
+    from flowers.reporting.wandb_workspace import DashboardSettings, make_dashboard
+
+    make_dashboard(load_settings(DashboardSettings, config))

@@ -62,6 +62,12 @@ def _import_module(path: str, place: str) -> Any:
         ) from None
 
 
+def require_package(key: str, module: str, distribution: str) -> None:
+    """Raise `InputError` if the module that a setting needs is not installed, with the command that installs it."""
+    if importlib.util.find_spec(module) is None:
+        raise InputError(f"{key}: expected the package {module}, found none. Install it: pip install {distribution}")
+
+
 def parameters_of(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
     """Return the parameters of a class or function by name, and whether it takes others besides (`**kwargs`)."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import inspect
+import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -116,11 +117,13 @@ def test_several_checkpoints_in_one_file_are_refused(tiny_settings: list[str], t
         run(tiny_settings, tmp_path, "+callbacks.model_checkpoint.save_top_k=3")
 
 
+@pytest.mark.parametrize("name", ["mlflow", "trackio"])
 def test_a_logger_whose_package_is_missing_is_named(
-    tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match=r"^logger\.mlflow: .*mlflow"):
-        run(tiny_settings, tmp_path, "logger=mlflow")
+    monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    with pytest.raises(InputError, match=rf"^logger\.{name}: .*pip install {name}"):
+        run(tiny_settings, tmp_path, f"logger={name}")
 
 
 RUNS: dict[str, dict[str, object]] = {

@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 from wandb.proto.wandb_internal_pb2 import Record
 
+from flowers.reporting.wandb_workspace import make_workspace
 from flowers.training.runs import Run
 from tests.helpers.commands import run_script
 from tests.helpers.wandb_server import read_records
@@ -66,6 +67,11 @@ def ensemble(predicted: Path, run: Path, tmp_path_factory: pytest.TempPathFactor
     return logged
 
 
+@pytest.fixture(scope="module")
+def ensemble_records(ensemble: Path) -> list[Record]:
+    return read_records(ensemble)
+
+
 def values(items: Any) -> dict[str, Any]:
     return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
 
@@ -78,6 +84,21 @@ def history(records: list[Record]) -> list[dict[str, Any]]:
     return [values(record.history.item) for record in records if record.HasField("history")]
 
 
+def config(records: list[Record]) -> dict[str, Any]:
+    """Return a run's configuration, with what W&B keeps in it as `_wandb/...`."""
+    kept: dict[str, Any] = {}
+    for record in records:
+        kept |= values(record.config.update) if record.HasField("config") else {}
+    return kept
+
+
+def logged(records: list[Record]) -> set[str]:
+    """Return the names that a run has logged, also in its summary; of images and tables their own."""
+    names = {name for row in history(records) for name in row}
+    names |= {name for record in records for name in values(record.summary.update)}
+    return names | {name.removesuffix("/_type") for name in names}
+
+
 def table(offline: Path, records: list[Record], name: str) -> dict[str, Any]:
     """Return the last table that was logged under a name."""
     paths = [row[f"{name}/path"] for row in history(records) if f"{name}/path" in row]
@@ -86,11 +107,8 @@ def table(offline: Path, records: list[Record], name: str) -> dict[str, Any]:
 
 
 def test_its_configuration_is_the_composed_one(run: Path, records: list[Record]) -> None:
-    kept = {}
-    for record in records:
-        kept |= values(record.config.update) if record.HasField("config") else {}
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    assert kept["model"]["backbone"] == config["model"]["backbone"] == "test_efficientnet"
+    kept, composed = config(records), yaml.safe_load((run / "config.yaml").read_text())
+    assert kept["model"]["backbone"] == composed["model"]["backbone"] == "test_efficientnet"
     assert kept["trainer"]["max_epochs"] == 2
     assert kept["device"] == "cpu"
     assert run_record(records).job_type == "train"
@@ -132,7 +150,10 @@ def test_each_validation_has_its_mistakes_with_images(offline: Path, records: li
 
 
 def test_its_scores_and_curves_are_by_class(offline: Path, records: list[Record]) -> None:
-    assert len(table(offline, records, "val/classes")["data"]) == 104
+    scores = table(offline, records, "val/classes")
+    assert len(scores["data"]) == 104
+    f1 = [row[scores["columns"].index("f1")] for row in scores["data"]]
+    assert f1 == sorted(f1) and f1[0] < f1[-1]
     curves = table(offline, records, "val/precision_recall_table")["data"]
     assert {row[0] for row in curves} == {row[0] for row in table(offline, records, "val/classes")["data"]}
     confusion = table(offline, records, "val/confusion_table")["data"]
@@ -217,3 +238,58 @@ def test_the_jobs_of_a_multirun_are_grouped_and_tagged(tiny_settings: list[str],
         {"flowers", "seed=1"},
         {"flowers", "seed=2"},
     ]
+
+
+ON_XLA = ("compile/count",)
+"""Names that only runs on XLA have."""
+
+
+def panels() -> list[dict[str, Any]]:
+    spec = make_workspace("", "flowers", "flowers")._spec["spec"]
+    return [panel for section in spec["section"]["panelBankConfig"]["sections"] for panel in section["panels"]]
+
+
+def shown(panel: dict[str, Any]) -> set[str]:
+    """Return the metrics, images and tables that a panel of the workspace shows."""
+    settings = panel["config"]
+    if panel["viewType"] == "Weave":
+        return {settings["panel2Config"]["exp"]["fromOp"]["inputs"]["key"]["val"]}
+    if panel["viewType"] == "Vega2":
+        return {table_key(settings)}
+    axis = {settings["xAxis"]} if "xAxis" in settings else set()
+    return axis | set(settings.get("metrics", [])) | set(settings.get("mediaKeys", []))
+
+
+def table_key(settings: dict[str, Any]) -> str:
+    """Return the table that a chart of W&B's is drawn from."""
+    (query,) = settings["userQuery"]["queryFields"]
+    (field,) = (field for field in query["fields"] if field["name"] == "summaryTable")
+    key: str = field["args"][0]["value"]
+    return key
+
+
+def test_the_workspace_shows_what_is_logged(records: list[Record], ensemble_records: list[Record]) -> None:
+    names = {name for panel in panels() for name in shown(panel)}
+    assert len(names) > 20 and all(shown(panel) for panel in panels())
+    assert names - logged(records) - logged(ensemble_records) <= set(ON_XLA)
+    # Those that the two kinds of run are told apart by.
+    assert "best/val/macro_f1" in logged(records) - logged(ensemble_records)
+    assert {"val/macro_f1_low", "val/gain"} <= logged(ensemble_records) - logged(records)
+
+
+def test_the_workspace_groups_by_what_is_configured(records: list[Record]) -> None:
+    keys = {panel["config"]["groupBy"] for panel in panels() if panel["config"].get("groupBy")} - {"jobType"}
+    assert len(keys) == 2
+    for key in keys:
+        group, _, rest = key.partition(".value")
+        found = config(records)[group]
+        assert not rest or rest.removeprefix(".") in found
+
+
+def test_the_workspace_draws_tables_as_the_run_does(records: list[Record]) -> None:
+    charts = [panel["config"] for panel in panels() if panel["viewType"] == "Vega2"]
+    kept = [value["panel_config"] for name, value in config(records).items() if name.startswith("_wandb/visualize/")]
+    parts = ("panelDefId", "fieldSettings", "stringSettings", "transform")
+    drawn = [([chart[part] for part in parts], table_key(chart)) for chart in charts]
+    assert len(drawn) == 2
+    assert all(chart in [([one[part] for part in parts], table_key(one)) for one in kept] for chart in drawn)

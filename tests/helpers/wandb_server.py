@@ -24,6 +24,7 @@ class WandbServer(ThreadingHTTPServer):
 
     `requests` names what was asked for: a GraphQL operation, or else the path.
     `hang_on` names those of them that are never answered while others are.
+    `views` are the workspaces that were saved, as their variables; None: there is no such project.
     """
 
     daemon_threads = True
@@ -35,6 +36,7 @@ class WandbServer(ThreadingHTTPServer):
         self.hang_on = hang_on
         self.requests: list[str] = []
         self.bodies: list[bytes] = []
+        self.views: list[dict[str, Any]] | None = []
         self.closed = threading.Event()
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -99,9 +101,23 @@ class _Handler(BaseHTTPRequestHandler):
         elif "createRunFiles" in text:
             files = [{"name": name, "uploadUrl": f"{self.server.url}/put/{name}"} for name in variables["files"]]
             data = {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
+        elif "upsertView" in text:
+            data = {"upsertView": self._save_view(variables)}
+        elif "allViews" in text:
+            edges = [{"node": view} for view in self.server.views or []]
+            data = {"project": None if self.server.views is None else {"allViews": {"edges": edges}}}
         elif "viewer" in text:
             data = {"viewer": {"id": "v", "entity": "me", "username": "me"}}
         return {"data": data} if query else {}
+
+    def _save_view(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """Replace the view of an id, or add one if no id is given, as W&B's API documents it."""
+        views = self.server.views
+        assert views is not None
+        number = next((at for at, view in enumerate(views) if view["id"] == variables.get("id")), len(views))
+        inserted = number == len(views)
+        views[number:] = [{**variables, "id": f"view-{number}"}, *views[number + 1 :]]
+        return {"view": {name: views[number][name] for name in ("id", "name")}, "inserted": inserted}
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def _log_all(logger: FallbackWandbLogger, trained: Trained, report: Report | Non
 
 def _media(outcomes: Outcomes, report: Report | None) -> dict[str, Any]:
     scores = wandb.Table(["class", "images", "precision", "recall", "f1"])
-    for score in outcomes.class_scores():
+    for score in sorted(outcomes.class_scores(), key=lambda score: score.f1):  # the worst first
         scores.add_data(score.name, score.count, score.precision, score.recall, score.f1)
     names = list(outcomes.class_names)
     curves = wandb.plot.pr_curve(outcomes.labels.tolist(), outcomes.probabilities.tolist(), names)

@@ -15,7 +15,7 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
@@ -250,6 +250,6 @@ def _best_metrics(
 
 def _log_configuration(trainer: L.Trainer, config: DictConfig) -> None:
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
+        if not isinstance(logger, CSVLogger):  # its directory has config.yaml
             composed: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
             logger.log_hyperparams(composed | {"device": trainer.strategy.root_device.type})
