@@ -34,9 +34,11 @@ def run(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> P
 def ensemble(run: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of an ensemble of two runs."""
     directory = tmp_path_factory.mktemp("ensembles") / "ensemble"
-    for member in (run, trained):
+    other = directory.parent / "other"
+    shutil.copytree(trained, other, ignore=shutil.ignore_patterns("predictions", "wandb"))
+    for member in (run, other):
         assert run_script("predict", f"run={member}", "split=val", "trainer=cpu").returncode == 0
-    settings = [f"runs=[{run},{trained}]", "methods=[mean]", "resamples=100", "logger=none"]
+    settings = [f"runs=[{run},{other}]", "methods=[mean]", "resamples=100", "logger=none"]
     done = run_script("ensemble", *settings, f"hydra.run.dir={directory}")
     assert done.returncode == 0, done.stderr
     assert f"{directory}/report/index.html" in done.stdout
