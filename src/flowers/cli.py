@@ -93,8 +93,8 @@ def run_command(main: Callable[[DictConfig], Any], name: str) -> None:
 def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """Compose `configs/NAME.yaml` with overrides, as a command does with those of its command line.
 
-    Nothing is checked: `flowers.settings.load_settings` does that. `paths.output_dir`, which Hydra gives to a command,
-    has no value unless an override sets it.
+    Nothing is checked: `flowers.settings.load_settings` does that. `paths.output_dir`, which Hydra gives to a
+    command, has no value unless an override sets it.
     """
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config: DictConfig = hydra.compose(name, list(overrides))
