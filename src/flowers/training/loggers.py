@@ -1,7 +1,7 @@
 """Weights & Biases that neither stops nor delays a training: online while its server answers, otherwise offline.
 
 Whatever happens to the server or to W&B's own process, the training goes on, every wait is bounded, and the run's
-`.wandb` file stays complete on disk, so that `wandb sync` can upload it later.
+`.wandb` file stays complete on disk, so that `python src/sync.py` can upload it later.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from lightning.pytorch.loggers import WandbLogger
 from wandb.sdk.wandb_setup import singleton
 
 from flowers.errors import InputError
+from flowers.system.paths import shorten
 
 PROBE_SECONDS = 3.0
 """How long the server may take to answer at all. A healthy one needs well under a second."""
@@ -292,9 +293,5 @@ def _abandon() -> None:
 
 
 def _report(message: str, run: Any = None) -> None:
-    upload = f" Upload it later: wandb sync {_shorten(Path(run.settings.sync_dir))}" if run else ""
+    upload = f" Upload it later: python src/sync.py runs={shorten(Path(run.settings.sync_dir))}" if run else ""
     print(f"W&B: {message}{upload}", file=sys.stderr, flush=True)
-
-
-def _shorten(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
