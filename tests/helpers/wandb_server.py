@@ -155,7 +155,8 @@ class _Handler(BaseHTTPRequestHandler):
         text, variables = query.get("query", ""), query.get("variables") or {}
         data: dict[str, Any] = {}
         if "upsertBucket" in text:
-            project = {"id": "p", "name": "flowers", "entity": {"id": "e", "name": "me"}}
+            entity = {"id": "e", "name": variables.get("entity") or "me"}
+            project = {"id": "p", "name": variables.get("project") or "flowers", "entity": entity}
             bucket = {"id": "b", "name": variables.get("name"), "displayName": "a run", "project": project}
             data = {"upsertBucket": {"bucket": bucket, "inserted": True}}
         elif "createRunFiles" in text:

@@ -52,7 +52,7 @@ LIMITS = {
 }
 """W&B would try for a week. The environment replaces these."""
 
-OWN = ("WANDB_MODE", "WANDB_RESUME", "WANDB_RUN_ID", "WANDB_QUIET", "WANDB_DATA_DIR")
+OWN = ("WANDB_MODE", "WANDB_RESUME", "WANDB_RUN_ID", "WANDB_QUIET", "WANDB_DATA_DIR", "WANDB_SERVICE")
 """What the environment may say to a training, and not to an upload."""
 
 _DIRECTORY = re.compile(r"(?:offline-)?run-\d{8}_\d{6}-(?P<id>.+)")
@@ -135,7 +135,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class OfflineRun:
-    """The parts of one run, in order of time, and those of them that are to be uploaded."""
+    """The parts of one run, in order of time, and those of them that are to be uploaded.
+
+    These are the offline ones, and an online one that the user has named, as its upload may have broken off.
+    """
 
     parts: tuple[Part, ...]
     wanted: tuple[Part, ...]
@@ -163,8 +166,7 @@ def find_runs(places: str | Sequence[str]) -> list[OfflineRun]:
     groups: dict[tuple[Path, str], list[Part]] = {}
     for part in map(Part, sorted(found)):
         groups.setdefault((part.directory.parent, part.run_id), []).append(part)
-    runs = [OfflineRun(_siblings(parts), tuple(parts)) for parts in groups.values()]
-    return sorted(runs, key=lambda run: run.parts[0].directory.name.removeprefix("offline-"))
+    return sorted(map(_gather, groups.values()), key=lambda run: _begun(run.parts[0]))
 
 
 def _find_directories(path: Path) -> Iterable[Path]:
@@ -175,11 +177,17 @@ def _find_directories(path: Path) -> Iterable[Path]:
     return (found for found in path.rglob("wandb/offline-run-*") if ".rebuilt-" not in str(found))
 
 
-def _siblings(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Return all parts of a run in order of time, those that were logged online as well."""
-    beside = map(Part, parts[0].directory.parent.glob(f"*run-*-{parts[0].run_id}"))
-    all_parts = {part.directory: part for part in (*parts, *beside)}.values()
-    return tuple(sorted(all_parts, key=lambda part: part.directory.name.removeprefix("offline-")))
+def _gather(named: Sequence[Part]) -> OfflineRun:
+    """Return the run that some parts belong to, with the parts beside them."""
+    beside = map(Part, named[0].directory.parent.glob(f"*run-*-{named[0].run_id}"))
+    parts = sorted({*named, *beside}, key=_begun)
+    return OfflineRun(
+        tuple(parts), tuple(part for part in parts if part in named or part.directory.name.startswith("offline-"))
+    )
+
+
+def _begun(part: Part) -> str:
+    return part.directory.name.removeprefix("offline-")
 
 
 def sync(settings: SyncSettings) -> Iterator[Outcome]:
@@ -205,8 +213,9 @@ def sync(settings: SyncSettings) -> Iterator[Outcome]:
             server.check_login()
         try:
             yield Outcome(run.directory, "uploaded", upload(run, server, settings.timeout))
-        except BadRun as error:
-            yield Outcome(run.directory, "bad", str(error), error.fix)
+        except Exception as error:  # of many types, none of which may keep the other runs back
+            reason = str(error) or type(error).__name__
+            yield Outcome(run.directory, "bad", reason, error.fix if isinstance(error, BadRun) else "Run it again")
             if problem := server.problem():  # the same for the runs to come
                 lost = BadRun(f"not tried, as {server.url} fails: {problem}", "Run it again when that is fixed")
 
@@ -331,7 +340,7 @@ def stage(run: OfflineRun, directory: Path) -> Path:
     """
     logs = {part: part.read() for part in run.parts}
     parts = [part for part in run.parts if logs[part].has_run]
-    whole = len(parts) == len(run.parts) or parts == [part for part in parts if part in run.pending()]
+    whole = all(part in parts or not part.marker.exists() for part in run.parts)
     append = not (whole and parts[0].started_alone())
     sent = [part for part in parts if part in run.pending()] if append else parts
     first = sent[0]
