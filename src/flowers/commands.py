@@ -117,7 +117,7 @@ def _ensemble(config: DictConfig) -> float:
 
 
 def _sync(config: DictConfig) -> None:
-    from flowers.reporting.summary import print_outcome, print_outcomes
+    from flowers.reporting.uploads import print_outcome, print_outcomes
     from flowers.reporting.wandb_sync import SyncSettings, sync
     from flowers.settings import load_settings
 

@@ -16,7 +16,7 @@ import pytest
 from filelock import FileLock
 
 from tests.helpers.commands import ScriptProcess, run_script
-from tests.helpers.wandb_runs import AXIS, copy_offline, file_of, log_offline, settle, write_results
+from tests.helpers.wandb_runs import AXIS, copy_offline, file_of, log_run, settle, write_results
 from tests.helpers.wandb_server import BLOCK, WandbServer, wandb_server
 
 QUICK = {
@@ -38,19 +38,19 @@ EXTRA = {"media/strip.txt": "an image"}
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished offline run of steps 0 to 4 with a file. Not to be changed."""
-    return log_offline(tmp_path_factory.mktemp("offline"), "abc00001", range(5), EXTRA)
+    return log_run(tmp_path_factory.mktemp("offline"), "abc00001", range(5), EXTRA)
 
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run, resumed offline: steps 5 to 7. Not to be changed."""
-    return log_offline(tmp_path_factory.mktemp("resumed"), "abc00001", range(5, 8))
+    return log_run(tmp_path_factory.mktemp("resumed"), "abc00001", range(5, 8))
 
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An offline run of several of its format's blocks. Not to be changed."""
-    directory = log_offline(tmp_path_factory.mktemp("long"), "abc00001", range(400))
+    directory = log_run(tmp_path_factory.mktemp("long"), "abc00001", range(400))
     assert file_of(directory).stat().st_size > 3 * BLOCK
     return directory
 
@@ -85,7 +85,7 @@ def marked(directory: Path) -> bool:
 
 def test_runs_are_uploaded_once(server: WandbServer, offline: Path, tmp_path: Path) -> None:
     first = copy_offline(offline, tmp_path / "logs/train/runs/first")
-    second = copy_offline(log_offline(tmp_path / "elsewhere", "abc00002", range(2)), tmp_path / "logs/second")
+    second = copy_offline(log_run(tmp_path / "elsewhere", "abc00002", range(2)), tmp_path / "logs/second")
     done = sync(tmp_path / "logs")
     assert done.returncode == 0, done.stdout + done.stderr
     assert steps(server) == [0, 1, 2, 3, 4] and steps(server, "abc00002") == [0, 1]
@@ -121,11 +121,13 @@ def test_several_places(server: WandbServer, offline: Path, tmp_path: Path) -> N
     assert marked(first)
 
 
-def test_an_online_run_is_uploaded_if_it_is_named(server: WandbServer, offline: Path, tmp_path: Path) -> None:
-    directory = copy_offline(offline, tmp_path)
-    online = directory.rename(directory.with_name(directory.name.removeprefix("offline-")))
-    assert sync(tmp_path).returncode == 0 and not server.runs
+def test_an_online_run_is_uploaded_again_if_it_is_named(server: WandbServer, tmp_path: Path) -> None:
+    online = log_run(tmp_path, "abc00001", range(5), EXTRA, mode="online")
+    del server.runs["abc00001"].files["media/strip.txt"]
+    server.requests.clear()
+    assert sync(tmp_path).returncode == 0 and server.requests == []
     assert sync(online).returncode == 0 and steps(server) == [0, 1, 2, 3, 4]
+    assert server.runs["abc00001"].files["media/strip.txt"] == b"an image"
 
 
 def test_a_bad_run_does_not_stop_the_others(server: WandbServer, offline: Path, tmp_path: Path) -> None:
@@ -328,7 +330,7 @@ def test_a_killed_upload_is_done_again(
         copy_offline(resumed, tmp_path, "20260101_000001"),
     ]
     server.hang_on = ("CreateRunFiles",)
-    process = ScriptProcess("sync", f"runs={tmp_path}")
+    process = ScriptProcess("sync", f"runs={tmp_path}", **server.environment())
     while "CreateRunFiles" not in server.requests:
         assert process.process.is_alive(), process.stderr
         time.sleep(0.05)

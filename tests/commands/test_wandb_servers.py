@@ -97,7 +97,7 @@ def records_of_finished(directory: Path) -> list[Record]:
 
 
 def assert_complete(directory: Path, values: int = 3, exit_code: int = 0) -> None:
-    """The run in this directory holds all that was logged, and its end: `wandb sync` can upload it."""
+    """The run in this directory holds all that was logged, and its end: `sync.py` can upload it."""
     records = records_of_finished(directory)
     assert sum(record.WhichOneof("record_type") == "history" for record in records) == values
     assert [record.exit.exit_code for record in records if record.HasField("exit")] == [exit_code]
@@ -106,7 +106,7 @@ def assert_complete(directory: Path, values: int = 3, exit_code: int = 0) -> Non
 def synced_in(text: str) -> Path:
     """The directory that the one line of a text says to sync."""
     assert text.count("\n") == 1 and text.startswith("W&B: "), text
-    return Path(text.split("wandb sync ")[1].strip())
+    return Path(text.split("python src/sync.py runs=")[1].strip())
 
 
 def test_without_a_key_nobody_is_logged_in() -> None:

@@ -16,6 +16,7 @@ from flowers.inference.evaluate import EvaluateSettings
 from flowers.inference.predict import PredictSettings
 from flowers.preparation.plan import FolderSettings
 from flowers.preparation.verify import VerifySettings
+from flowers.reporting.wandb_sync import SyncSettings
 from flowers.settings import load_settings
 from flowers.training.train import RULES, TrainSettings
 
@@ -34,6 +35,7 @@ COMMANDS: dict[str, type[Any]] = {
     "evaluate": EvaluateSettings,
     "predict": PredictSettings,
     "ensemble": EnsembleSettings,
+    "sync": SyncSettings,
     "prepare_folder": FolderSettings,
     "prepare_verify": VerifySettings,
     "benchmark_step": StepSettings,

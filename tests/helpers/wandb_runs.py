@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Literal
 
 import wandb
 import yaml
@@ -25,18 +26,19 @@ CONFIG = {
 METRICS = {"val/loss": 0.25, "val/macro_f1": None, "plain": 1.0}
 
 
-def log_offline(
+def log_run(
     directory: Path,
     run_id: str,
     steps: range,
     files: dict[str, str] | None = None,
     config: dict[str, str] | None = None,
+    mode: Literal["offline", "online"] = "offline",
 ) -> Path:
     """Log `train/loss` = 10 * step at some steps, and files, as Lightning's logger does; return the run's directory."""
     directory.mkdir(parents=True, exist_ok=True)
     settings = wandb.Settings(silent=True, console="off", x_disable_stats=True)
     run = wandb.init(
-        dir=directory, project="flowers", mode="offline", id=run_id, resume="allow", settings=settings, tags=["a", "b"]
+        dir=directory, project="flowers", mode=mode, id=run_id, resume="allow", settings=settings, tags=["a", "b"]
     )
     run.define_metric(AXIS)
     run.define_metric("*", step_metric=AXIS, step_sync=True)

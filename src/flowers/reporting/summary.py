@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
@@ -13,9 +11,6 @@ from rich.table import Table
 
 from flowers.system.paths import shorten
 from flowers.training.runs import Run
-
-if TYPE_CHECKING:
-    from flowers.reporting.wandb_sync import Outcome
 
 SHOWN_SKIPS = 5
 
@@ -84,19 +79,3 @@ def print_written(files: list[Path], rows: int) -> None:
 def print_written_report(path: Path) -> None:
     """Print where a report was written."""
     _console.print(f"Look at it: {shorten(path)}", markup=False)
-
-
-def print_outcome(outcome: Outcome) -> None:
-    """Print what became of one offline run, unless it was uploaded already."""
-    if outcome.status != "already uploaded":
-        note = "not uploaded, see below" if outcome.status == "bad" else outcome.note
-        _console.print(f"{outcome.status + ':':<10} {shorten(outcome.directory)}  {note}".rstrip(), markup=False)
-
-
-def print_outcomes(outcomes: Sequence[Outcome]) -> None:
-    """Print how many offline runs there were of each kind, and the bad ones with the reason and the fix."""
-    for outcome in outcomes:
-        if outcome.status == "bad":
-            _console.print(f"{shorten(outcome.directory)}: {outcome.note}. {outcome.fix}.", markup=False)
-    counts = Counter(outcome.status for outcome in outcomes)
-    _console.print(", ".join(f"{number} {status}" for status, number in counts.items()) or "no offline runs found")

@@ -26,14 +26,14 @@ STEP = "trainer/global_step"
 """The axis of Lightning's W&B logger, which its CSV logger calls `step`."""
 
 
-def rebuild(run: Run, run_id: str, readable: Iterable[Record], parent: Path) -> Path | None:
+def rebuild(directory: Path, run_id: str, readable: Iterable[Record], parent: Path) -> Path | None:
     """Write an offline W&B run of the same id with what is in the run's directory, but not in the readable records.
 
     It has the configuration, the rows of metrics.csv (those from before the run was resumed, too), and metrics.json as
     `best/...` in the summary. Images, tables and artifacts are not in these files.
 
     Args:
-        run: the run's directory.
+        directory: the run's directory.
         run_id: W&B's id of the run.
         readable: what could be read of the run's `.wandb` files.
         parent: the directory to write it into.
@@ -44,7 +44,7 @@ def rebuild(run: Run, run_id: str, readable: Iterable[Record], parent: Path) -> 
     Raises:
         InputError: there is nothing to rebuild from.
     """
-    logged = set(logged_metrics(readable))
+    run, logged = Run(directory), set(logged_metrics(readable))
     try:
         config = run.config()
         rows = missing_rows(read_rows(run), logged)
@@ -55,9 +55,10 @@ def rebuild(run: Run, run_id: str, readable: Iterable[Record], parent: Path) -> 
     if not rows and logged:
         return None
     if not rows and not best:
-        raise InputError(f"cannot be rebuilt: {run.directory} has no metrics")
-    with tempfile.TemporaryDirectory(dir=parent, prefix=".rebuilt-") as directory:
-        return _move_into(parent, _write(Path(directory), run_id, values, rows, best))
+        raise InputError(f"cannot be rebuilt: {directory} has no metrics")
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".rebuilt-") as temporary:
+        written = _write(Path(temporary), run_id, values, rows, best)
+        return written.rename(parent / written.name)
 
 
 def logged_metrics(records: Iterable[Record]) -> Iterator[tuple[int, str]]:
@@ -122,7 +123,3 @@ def _write(
     offline.summary.update(best)
     offline.finish(exit_code=0 if best else 1)
     return Path(offline.settings.sync_dir)
-
-
-def _move_into(parent: Path, directory: Path) -> Path:
-    return directory.rename(parent / directory.name)

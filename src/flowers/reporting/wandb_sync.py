@@ -28,11 +28,9 @@ from filelock import FileLock, Timeout
 
 from flowers.errors import InputError
 from flowers.reporting.wandb_log import Log, merge_logs, read_log, write_log
-from flowers.reporting.wandb_rebuild import rebuild
 from flowers.settings import PositiveFloat
 from flowers.system.paths import shorten
-from flowers.training.loggers import find_api_key, find_server_problem
-from flowers.training.runs import Run
+from flowers.training.wandb_server import find_api_key, find_server_problem
 
 PROBE_SECONDS = 10.0
 """How long the server may take to answer at all."""
@@ -302,10 +300,12 @@ def repair(run: OfflineRun) -> tuple[OfflineRun, str]:
     damaged = [part for part in run.pending() if logs[part].damage or not logs[part].has_run]
     if not damaged:
         return run, ""
+    from flowers.reporting.wandb_rebuild import rebuild  # imports Lightning
+
     reason = "; ".join(f"{part.file.name}: {logs[part].damage or 'it holds no run'}" for part in damaged)
     parent, records = run.directory.parent, [record for log in logs.values() for record in log.records]
     try:
-        rebuilt = rebuild(Run(parent.parent), run.parts[0].run_id, records, parent)
+        rebuilt = rebuild(parent.parent, run.parts[0].run_id, records, parent)
     except InputError as error:
         if not any(logs[part].has_run for part in damaged):
             raise BadRun(

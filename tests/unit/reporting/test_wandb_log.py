@@ -9,14 +9,14 @@ import pytest
 from wandb.proto.wandb_internal_pb2 import Record
 
 from flowers.reporting.wandb_log import BLOCK, CHUNK, HEADER, item_name, merge_logs, read_log, write_log
-from tests.helpers.wandb_runs import file_of, log_offline
+from tests.helpers.wandb_runs import file_of, log_run
 from tests.helpers.wandb_server import read_records
 
 
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a few blocks, one of its records longer than a block. Not to be changed."""
-    return log_offline(tmp_path_factory.mktemp("offline"), "abc00001", range(300), config={"long": "x" * 3 * BLOCK})
+    return log_run(tmp_path_factory.mktemp("offline"), "abc00001", range(300), config={"long": "x" * 3 * BLOCK})
 
 
 def record(number: int, size: int = 0) -> Record:
