@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,22 +15,23 @@ from subprocess import CompletedProcess
 from threading import Thread
 
 import pytest
+import wandb
 from filelock import FileLock
 
-from tests.helpers.commands import ScriptProcess, run_script
+from tests.helpers.commands import ROOT, ScriptProcess, run_script
 from tests.helpers.wandb_runs import AXIS, copy_offline, file_of, log_run, settle, write_results
 from tests.helpers.wandb_server import BLOCK, WandbServer, wandb_server
 
 QUICK = {
     "WANDB__GRAPHQL_RETRY_MAX": "1",
     "WANDB__GRAPHQL_RETRY_WAIT_MIN_SECONDS": "1",
-    "WANDB__GRAPHQL_TIMEOUT_SECONDS": "2",
+    "WANDB__GRAPHQL_TIMEOUT_SECONDS": "1",
     "WANDB__FILE_STREAM_RETRY_MAX": "1",
     "WANDB__FILE_STREAM_RETRY_WAIT_MIN_SECONDS": "1",
-    "WANDB__FILE_STREAM_TIMEOUT_SECONDS": "2",
+    "WANDB__FILE_STREAM_TIMEOUT_SECONDS": "1",
     "WANDB__FILE_TRANSFER_RETRY_MAX": "1",
     "WANDB__FILE_TRANSFER_RETRY_WAIT_MIN_SECONDS": "1",
-    "WANDB__FILE_TRANSFER_TIMEOUT_SECONDS": "2",
+    "WANDB__FILE_TRANSFER_TIMEOUT_SECONDS": "1",
 }
 """Little patience with a server that fails."""
 
@@ -359,10 +362,30 @@ def test_without_a_lock_a_file_that_grows_is_left_alone(server: WandbServer, lon
     assert sync(tmp_path).returncode == 0 and server.runs
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.getuid() == 0, reason="the superuser writes anywhere")
 def test_a_read_only_directory_is_named(server: WandbServer, offline: Path, tmp_path: Path) -> None:
-    directory = copy_offline(offline, tmp_path)
-    directory.chmod(0o555)
-    done = sync(tmp_path)
+    directory = copy_offline(offline, tmp_path / "run")
+    command = [sys.executable, str(ROOT / "src/sync.py"), f"runs={directory}"]
+    if os.getuid() == 0:  # who may write anywhere that is not mounted as read-only
+        mount = f"mount --bind {directory} {directory} && mount -o remount,bind,ro {directory}"
+        command = ["unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh", *command]
+    else:
+        directory.chmod(0o555)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     directory.chmod(0o755)
-    assert done.returncode == 1 and "read-only" in done.stdout and not server.runs
+    assert done.returncode == 1 and str(directory) in done.stdout and "read-only" in done.stdout, done.stderr
+    assert "Traceback" not in done.stderr and not server.runs
+
+
+def test_the_files_of_artifacts_outlive_an_upload_that_fails(
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb"))  # as the trainings' logger does
+    run = wandb.init(dir=tmp_path, project="flowers", mode="offline", id="abc00001", resume="allow")
+    run.log({"table": wandb.Table(["a"], [[1], [2]])})
+    run.finish()
+    wandb.teardown()
+    server.hang_on = ("CreateArtifactFiles",)
+    assert sync(tmp_path, **QUICK).returncode == 1
+    server.hang_on = ()
+    assert sync(tmp_path).returncode == 0
+    assert json.loads(server.artifacts["table.table.json"])["data"] == [[1], [2]]

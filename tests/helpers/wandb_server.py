@@ -71,7 +71,8 @@ class WandbServer(ThreadingHTTPServer):
 
     `requests` names what was asked for: a GraphQL operation, or else the path.
     `hang_on` names those of them that are never answered while others are.
-    `runs` has what was uploaded, by the id of the run; who resumes a run is told how much there is of it.
+    `runs` has what was uploaded, by the id of the run, and `artifacts` the files of artifacts by name. Who resumes a
+    run is told how much there is of it.
     """
 
     daemon_threads = True
@@ -84,6 +85,7 @@ class WandbServer(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.bodies: list[bytes] = []
         self.runs: dict[str, StoredRun] = {}
+        self.artifacts: dict[str, bytes] = {}
         self.closed = threading.Event()
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -149,7 +151,8 @@ class _Handler(BaseHTTPRequestHandler):
             runs.setdefault(self.path.split("/")[-2], StoredRun()).store(json.loads(body))
         elif self.path.startswith("/put/"):
             run, _, name = self.path.removeprefix("/put/").partition("/")
-            runs.setdefault(run, StoredRun()).files[name] = body
+            files = self.server.artifacts if run == "artifacts" else runs.setdefault(run, StoredRun()).files
+            files[name] = body
 
     def _answer(self, query: dict[str, Any]) -> dict[str, Any]:
         text, variables = query.get("query", ""), query.get("variables") or {}
@@ -169,6 +172,29 @@ class _Handler(BaseHTTPRequestHandler):
             name = variables.get("name")
             bucket = self.server.runs[name].resume_status(name) if name in self.server.runs else None
             data = {"model": {"id": "p", "name": "flowers", "entity": {"id": "e", "name": "me"}, "bucket": bucket}}
+        elif "createArtifact(" in text:
+            artifact = {"id": "a", "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
+            data = {"createArtifact": {"artifact": artifact}}
+        elif "createArtifactManifest(" in text:
+            file = {
+                "id": "f",
+                "uploadUrl": f"{self.server.url}/put/artifacts/manifests/{variables['digest']}",
+                "uploadHeaders": [],
+            }
+            data = {"createArtifactManifest": {"artifactManifest": {"id": "m", "file": file}}}
+        elif "createArtifactFiles(" in text:
+            nodes = [
+                {
+                    "storagePath": file["name"],
+                    "uploadUrl": f"{self.server.url}/put/artifacts/{file['name']}",
+                    "uploadHeaders": [],
+                    "artifact": {"id": "a"},
+                }
+                for file in variables["input"]["artifactFiles"]
+            ]
+            data = {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+        elif "commitArtifact(" in text:
+            data = {"commitArtifact": {"artifact": {"id": "a", "digest": "d"}}}
         elif "viewer" in text:
             data = {"viewer": {"id": "v", "entity": "me", "username": "me"}}
         return {"data": data} if query else {}

@@ -50,8 +50,11 @@ LIMITS = {
 }
 """W&B would try for a week. The environment replaces these."""
 
-OWN = ("WANDB_MODE", "WANDB_RESUME", "WANDB_RUN_ID", "WANDB_QUIET", "WANDB_DATA_DIR", "WANDB_SERVICE")
+OWN = ("WANDB_MODE", "WANDB_RESUME", "WANDB_RUN_ID", "WANDB_QUIET", "WANDB_SERVICE")
 """What the environment may say to a training, and not to an upload."""
+
+HARMLESS = ("featurechecker:",)
+"""Errors in the log of `wandb sync` after which nothing is missing: older servers do not list what they can do."""
 
 _DIRECTORY = re.compile(r"(?:offline-)?run-\d{8}_\d{6}-(?P<id>.+)")
 
@@ -369,7 +372,8 @@ def _upload_staged(file: Path, server: Server, timeout: float) -> str:
     """Run `wandb sync`, and return the run's address."""
     root = file.parent.parent.parent
     inherited = {name: value for name, value in os.environ.items() if name not in OWN}
-    own = {"WANDB_DIR": str(root), "WANDB_BASE_URL": server.url, "WANDB_SILENT": "false"}
+    # W&B removes the files of artifacts from its data directory even if their upload fails: it gets another one.
+    own = {"WANDB_DIR": str(root), "WANDB_DATA_DIR": str(root), "WANDB_BASE_URL": server.url, "WANDB_SILENT": "false"}
     output = root / "output.txt"
     with output.open("wb") as stream:
         process = subprocess.Popen(
@@ -405,7 +409,7 @@ def find_problem(output: str, logs: Iterable[str]) -> str | None:
     for line in (line for log in logs for line in log.splitlines()):
         with suppress(ValueError):
             entry = json.loads(line)
-            if entry.get("level") == "ERROR":
+            if entry.get("level") == "ERROR" and not str(entry.get("msg")).startswith(HARMLESS):
                 logged.append(": ".join(str(entry[key]) for key in ("msg", "error") if key in entry))
     return next((problem.partition("\n")[0].strip() for problem in (*printed, *logged)), None)
 
