@@ -43,6 +43,11 @@ def prepare() -> None:
     run_subcommand({"folder": _prepare_folder, "verify": _prepare_verify}, "prepare")
 
 
+def sync() -> None:
+    """Upload offline W&B runs: `python src/sync.py`, `flowers-sync`."""
+    run_command(_sync, "sync")
+
+
 def dashboard() -> None:
     """Build the project's W&B workspace: `python src/dashboard.py`, `flowers-dashboard`."""
     run_command(_dashboard, "dashboard")
@@ -123,6 +128,20 @@ def _ensemble(config: DictConfig) -> float:
     print_ensemble(result, path)
     log_ensemble(result, report, settings.logger)
     return result.assessment.ensemble.validated.value
+
+
+def _sync(config: DictConfig) -> None:
+    from flowers.reporting.uploads import print_outcome, print_outcomes
+    from flowers.reporting.wandb_sync import SyncSettings, sync
+    from flowers.settings import load_settings
+
+    outcomes = []
+    for outcome in sync(load_settings(SyncSettings, config)):
+        print_outcome(outcome)
+        outcomes.append(outcome)
+    print_outcomes(outcomes)
+    if bad := sum(outcome.status == "bad" for outcome in outcomes):
+        sys.exit(f"{bad} run{'s' if bad > 1 else ''} not uploaded")
 
 
 def _prepare_folder(config: DictConfig) -> None:

@@ -40,7 +40,7 @@ def test_train_prints_the_figures_and_what_comes_next(trained: Path) -> None:
         f"Run directory:  {trained}",
         f"python src/evaluate.py run={trained}",
         f"wandb leet {trained}/wandb",
-        f"wandb sync {trained}/wandb/offline-run-",
+        f"python src/sync.py runs={trained}",
     ):
         assert expected in printed
 

@@ -36,6 +36,8 @@ def test_every_choice_of_every_group_is_accepted_and_kept_as_it_is(choice: str) 
         ("benchmark_loader", ["data.root=somewhere", "seconds=0.5"], "workers", None),
         ("ensemble", ["runs=[a,b]"], "runs", ["a", "b"]),
         ("dashboard", ["logger.wandb.project=trees"], "name", "trees"),
+        ("sync", [], "runs", "logs"),
+        ("sync", ["runs=[a,b]"], "runs", ["a", "b"]),
     ],
 )
 def test_the_settings_of_the_other_commands(name: str, overrides: list[str], key: str, expected: object) -> None:

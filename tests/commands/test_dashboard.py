@@ -15,7 +15,6 @@ from wandb_workspaces.reports.v2.internal import panel_type_mapping
 from wandb_workspaces.workspaces.internal import View
 
 from flowers.reporting import wandb_workspace
-from flowers.training import loggers
 from tests.helpers.commands import run_script
 from tests.helpers.wandb_server import WandbServer, wandb_server
 
@@ -30,7 +29,7 @@ def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
-    monkeypatch.setattr(loggers, "PROBE_SECONDS", 20.0)
+    monkeypatch.setattr(wandb_workspace, "PROBE_SECONDS", 20.0)
     monkeypatch.setattr(wandb_workspace, "SAVE_SECONDS", 60.0)
     wandb.teardown()
     yield
@@ -140,7 +139,7 @@ def test_saving_again_replaces_the_workspace_of_that_name_alone(server: WandbSer
 def test_a_server_that_does_not_answer_ends_in_a_message(
     behaviour: Any, server: WandbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loggers, "PROBE_SECONDS", 2.0)
+    monkeypatch.setattr(wandb_workspace, "PROBE_SECONDS", 2.0)
     monkeypatch.setattr(wandb_workspace, "SAVE_SECONDS", 4.0)
     server.behaviour = behaviour
     start = time.monotonic()

@@ -24,6 +24,15 @@ def test_preparing_imports_neither_torch_nor_tensorflow_nor_beam() -> None:
     assert json.loads(done.stdout) == []
 
 
+def test_uploading_imports_no_lightning() -> None:
+    script = (
+        "import sys; sys.path.insert(0, 'src'); import flowers.commands, flowers.reporting.uploads\n"
+        "print(sorted({'torch', 'lightning', 'timm', 'albumentations', 'cv2'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize(
     "light",
     ["flowers.commands, flowers.settings", "flowers.preparation.verify, flowers.reporting.verification"],

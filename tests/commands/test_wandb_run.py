@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 from flowers.reporting.wandb_workspace import make_workspace
 from flowers.training.runs import Run
 from tests.helpers.commands import run_script
-from tests.helpers.wandb_server import read_records
+from tests.helpers.wandb_server import read_records, wandb_server
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +178,23 @@ def test_its_artifacts_refer_to_data_and_checkpoints(run: Path, garden: Path, re
         assert [entry.ref for entry in models[alias].manifest.contents] == [
             (run / "checkpoints" / name).resolve().as_uri()
         ]
+
+
+def test_all_of_it_is_uploaded(
+    run: Path, offline: Path, records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    shutil.copytree(offline, tmp_path / "wandb" / offline.name)
+    with wandb_server() as server:
+        done = run_script("sync", f"runs={tmp_path}", **server.environment())
+        assert done.returncode == 0, done.stdout + done.stderr
+        (uploaded,) = server.runs.values()
+    assert [row["_step"] for row in uploaded.history()] == [row["_step"] for row in history(records)]
+    assert uploaded.config()["model"]["backbone"] == "test_efficientnet"
+    assert uploaded.summary()["best/val/macro_f1"] == json.loads((run / "metrics.json").read_text())["val/macro_f1"]
+    media = {str(path.relative_to(offline / "files")) for path in offline.glob("files/media/**/*") if path.is_file()}
+    assert media and media <= uploaded.files.keys()
+    assert "classes.table.json" in " ".join(server.artifacts)
 
 
 def test_its_images_lie_in_its_directory(run: Path, records: list[Record]) -> None:

@@ -98,7 +98,7 @@ def records_of_finished(directory: Path) -> list[Record]:
 
 
 def assert_complete(directory: Path, values: int = 3, exit_code: int = 0) -> None:
-    """The run in this directory holds all that was logged, and its end: `wandb sync` can upload it."""
+    """The run in this directory holds all that was logged, and its end: `sync.py` can upload it."""
     records = records_of_finished(directory)
     assert sum(record.WhichOneof("record_type") == "history" for record in records) == values
     assert [record.exit.exit_code for record in records if record.HasField("exit")] == [exit_code]
@@ -107,7 +107,7 @@ def assert_complete(directory: Path, values: int = 3, exit_code: int = 0) -> Non
 def synced_in(text: str) -> Path:
     """The directory that the one line of a text says to sync."""
     assert text.count("\n") == 1 and text.startswith("W&B: "), text
-    return Path(text.split("wandb sync ")[1].strip())
+    return Path(text.split("python src/sync.py runs=")[1].strip())
 
 
 def test_without_a_key_nobody_is_logged_in() -> None:
@@ -362,7 +362,7 @@ def test_an_ensemble_outlives_its_server(
     log_ensemble(result, report, config.logger)
     assert time.monotonic() - start < LIMIT + 10
     lines = [line for line in capfd.readouterr().err.splitlines(keepends=True) if "W&B: " in line]
-    directory = synced_in("".join(line for line in lines if "wandb sync" in line or "sync.py" in line))
+    directory = synced_in("".join(line for line in lines if "sync.py" in line))
     assert directory.name.startswith("offline-run-" if fault == "refuses" else "run-")
     assert_complete(directory, values=2 if fault == "refuses" else 1)
     tables = list(directory.glob("files/media/table/ensemble/members_*.table.json"))

@@ -16,6 +16,7 @@ from flowers.inference.evaluate import EvaluateSettings
 from flowers.inference.predict import PredictSettings
 from flowers.preparation.plan import FolderSettings
 from flowers.preparation.verify import VerifySettings
+from flowers.reporting.wandb_sync import SyncSettings
 from flowers.reporting.wandb_workspace import DashboardSettings
 from flowers.settings import load_settings
 from flowers.training.train import RULES, TrainSettings
@@ -36,6 +37,7 @@ COMMANDS: dict[str, type[Any]] = {
     "predict": PredictSettings,
     "ensemble": EnsembleSettings,
     "dashboard": DashboardSettings,
+    "sync": SyncSettings,
     "prepare_folder": FolderSettings,
     "prepare_verify": VerifySettings,
     "benchmark_step": StepSettings,

@@ -7,6 +7,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
@@ -19,11 +20,59 @@ BLOCK = 32768
 Behaviour = Literal["answer", "hang"] | int
 
 
+@dataclass
+class StoredRun:
+    """What the server has of a run: its variables, the lines of its streams by offset, and its files by name."""
+
+    variables: dict[str, Any] = field(default_factory=dict)
+    streams: dict[str, dict[int, str]] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    exit_code: int | None = None
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return the rows of the history in the order of the lines."""
+        return [json.loads(line) for _, line in sorted(self.streams.get("wandb-history.jsonl", {}).items())]
+
+    def summary(self) -> dict[str, Any]:
+        lines = self.streams.get("wandb-summary.json", {})
+        summary: dict[str, Any] = json.loads(lines[max(lines)]) if lines else {}
+        return summary
+
+    def config(self) -> dict[str, Any]:
+        return {name: entry["value"] for name, entry in json.loads(self.variables.get("config") or "{}").items()}
+
+    def store(self, update: dict[str, Any]) -> None:
+        """Keep what a request to the file stream brings."""
+        for name, chunk in update.get("files", {}).items():
+            lines = self.streams.setdefault(name, {})
+            lines.update(enumerate(chunk["content"], chunk["offset"]))
+        if update.get("complete"):
+            self.exit_code = update["exitcode"]
+
+    def resume_status(self, name: str) -> dict[str, Any]:
+        history, events = (self.streams.get(f"wandb-{part}.jsonl", {}) for part in ("history", "events"))
+        return {
+            "id": "b",
+            "name": name,
+            "historyLineCount": len(history),
+            "eventsLineCount": len(events),
+            "logLineCount": len(self.streams.get("output.log", {})),
+            "historyTail": json.dumps([line for _, line in sorted(history.items())][-1:]),
+            "eventsTail": json.dumps([line for _, line in sorted(events.items())][-1:]),
+            "summaryMetrics": json.dumps(self.summary()),
+            "config": self.variables.get("config") or "{}",
+            "tags": self.variables.get("tags") or [],
+            "wandbConfig": json.dumps({"t": 1}),
+        }
+
+
 class WandbServer(ThreadingHTTPServer):
     """What it does with each request is `behaviour`: answer, never answer, or answer with that HTTP status.
 
     `requests` names what was asked for: a GraphQL operation, or else the path.
     `hang_on` names those of them that are never answered while others are.
+    `runs` has what was uploaded, by the id of the run, and `artifacts` the files of artifacts by name. Who resumes a
+    run is told how much there is of it.
     `views` are the workspaces that were saved, as their variables; None: there is no such project.
     """
 
@@ -36,6 +85,8 @@ class WandbServer(ThreadingHTTPServer):
         self.hang_on = hang_on
         self.requests: list[str] = []
         self.bodies: list[bytes] = []
+        self.runs: dict[str, StoredRun] = {}
+        self.artifacts: dict[str, bytes] = {}
         self.views: list[dict[str, Any]] | None = []
         self.closed = threading.Event()
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
@@ -82,6 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.closed.is_set():
             self.close_connection = True
             return
+        if behaviour == "answer":
+            self._store(query, body)
         answer = json.dumps(self._answer(query)).encode()
         self.send_response(behaviour if isinstance(behaviour, int) else 200)
         self.send_header("Content-Type", "application/json")
@@ -91,16 +144,59 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PUT = _respond  # noqa: N815
 
+    def _store(self, query: dict[str, Any], body: bytes) -> None:
+        runs, variables = self.server.runs, query.get("variables") or {}
+        if "upsertBucket" in query.get("query", ""):
+            stored = runs.setdefault(variables.get("name"), StoredRun())
+            stored.variables |= {name: value for name, value in variables.items() if value is not None}
+        elif self.path.endswith("/file_stream"):
+            runs.setdefault(self.path.split("/")[-2], StoredRun()).store(json.loads(body))
+        elif self.path.startswith("/put/"):
+            run, _, name = self.path.removeprefix("/put/").partition("/")
+            files = self.server.artifacts if run == "artifacts" else runs.setdefault(run, StoredRun()).files
+            files[name] = body
+
     def _answer(self, query: dict[str, Any]) -> dict[str, Any]:
         text, variables = query.get("query", ""), query.get("variables") or {}
         data: dict[str, Any] = {}
         if "upsertBucket" in text:
-            project = {"id": "p", "name": "flowers", "entity": {"id": "e", "name": "me"}}
+            entity = {"id": "e", "name": variables.get("entity") or "me"}
+            project = {"id": "p", "name": variables.get("project") or "flowers", "entity": entity}
             bucket = {"id": "b", "name": variables.get("name"), "displayName": "a run", "project": project}
             data = {"upsertBucket": {"bucket": bucket, "inserted": True}}
         elif "createRunFiles" in text:
-            files = [{"name": name, "uploadUrl": f"{self.server.url}/put/{name}"} for name in variables["files"]]
+            files = [
+                {"name": name, "uploadUrl": f"{self.server.url}/put/{variables['run']}/{name}"}
+                for name in variables["files"]
+            ]
             data = {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
+        elif "RunResumeStatus" in text:
+            name = variables.get("name")
+            bucket = self.server.runs[name].resume_status(name) if name in self.server.runs else None
+            data = {"model": {"id": "p", "name": "flowers", "entity": {"id": "e", "name": "me"}, "bucket": bucket}}
+        elif "createArtifact(" in text:
+            artifact = {"id": "a", "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
+            data = {"createArtifact": {"artifact": artifact}}
+        elif "createArtifactManifest(" in text:
+            file = {
+                "id": "f",
+                "uploadUrl": f"{self.server.url}/put/artifacts/manifests/{variables['digest']}",
+                "uploadHeaders": [],
+            }
+            data = {"createArtifactManifest": {"artifactManifest": {"id": "m", "file": file}}}
+        elif "createArtifactFiles(" in text:
+            nodes = [
+                {
+                    "storagePath": file["name"],
+                    "uploadUrl": f"{self.server.url}/put/artifacts/{file['name']}",
+                    "uploadHeaders": [],
+                    "artifact": {"id": "a"},
+                }
+                for file in variables["input"]["artifactFiles"]
+            ]
+            data = {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+        elif "commitArtifact(" in text:
+            data = {"commitArtifact": {"artifact": {"id": "a", "digest": "d"}}}
         elif "upsertView" in text:
             data = {"upsertView": self._save_view(variables)}
         elif "allViews" in text:

@@ -58,7 +58,9 @@ def test_a_grid_outlives_its_server(tiny_settings: list[str], server: WandbServe
     # The table and the directories stand before the wait for the server.
     lines = done.stdout.splitlines()
     waited = next(number for number, line in enumerate(lines) if line.startswith("W&B: Timed out"))
-    assert f"wandb sync {online}" in lines[waited]
+    assert f"python src/sync.py runs={online}" in lines[waited]
     assert any(str(tmp_path / "0") in line for line in lines[:waited] if line.startswith("Run directory"))
     assert any("macro_f1" in line for line in lines[:waited])
-    assert any(f"wandb sync {offline}" in line for line in lines if line.startswith("Put it online"))
+    assert any(
+        f"python src/sync.py runs={tmp_path / '1'}" in line for line in lines if line.startswith("Put it online")
+    )

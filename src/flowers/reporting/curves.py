@@ -22,7 +22,7 @@ class Curve:
 def read_curves(run: Run) -> dict[str, dict[str, Curve]]:
     """Return the metrics of a run's epochs, by metric and then by split. There are none without a CSV logger."""
     points: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
-    for row in _rows(run):
+    for row in read_rows(run):
         for name, value in row.items():
             split, _, metric = name.rpartition("/")
             if split and value and row.get("epoch"):
@@ -37,7 +37,7 @@ def _curve(values: Mapping[int, float]) -> Curve:
     return Curve(epochs, [values[epoch] for epoch in epochs])
 
 
-def _rows(run: Run) -> Iterator[dict[str, str]]:
+def read_rows(run: Run) -> Iterator[dict[str, str]]:
     """Yield the rows of the run's files, those from before it was resumed first."""
     earlier = sorted(run.directory.glob("metrics-until-*.csv"))
     paths: list[Path] = [*earlier, *([run.metrics_csv] if run.metrics_csv.exists() else [])]

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
+from flowers.system.paths import shorten
 from flowers.training.runs import Run
 
 SHOWN_SKIPS = 5
@@ -39,8 +40,7 @@ def print_metrics(metrics: Mapping[str, float], monitored: str) -> None:
 @rank_zero_only
 def print_run(directory: Path) -> None:
     """Print a run's directory and the commands that use it, with paths relative to this directory."""
-    if directory.is_relative_to(Path.cwd()):
-        directory = directory.relative_to(Path.cwd())
+    directory = shorten(directory)
     _console.print(f"Run directory:  {directory}")
     if not Run(directory).best.exists():
         return
@@ -51,8 +51,8 @@ def print_run(directory: Path) -> None:
     wandb = directory / "wandb"
     if any(wandb.glob("*run-*")):
         _console.print(f"In a terminal:  wandb leet {wandb}")
-    for offline in sorted(wandb.glob("offline-run-*"))[-1:]:
-        _console.print(f"Put it online:  wandb login && wandb sync {offline}")
+    if any(wandb.glob("offline-run-*")):
+        _console.print(f"Put it online:  wandb login && python src/sync.py runs={directory}")
 
 
 @rank_zero_only
@@ -78,5 +78,4 @@ def print_written(files: list[Path], rows: int) -> None:
 @rank_zero_only
 def print_written_report(path: Path) -> None:
     """Print where a report was written."""
-    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    _console.print(f"Look at it: {shown}", markup=False)
+    _console.print(f"Look at it: {shorten(path)}", markup=False)

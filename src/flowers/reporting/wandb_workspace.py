@@ -27,7 +27,10 @@ from wandb_workspaces.workspaces import Section, Workspace
 from flowers.errors import InputError
 from flowers.settings import Nodes
 from flowers.system.atomic import atomic_path
-from flowers.training import loggers
+from flowers.training.wandb_server import find_api_key, find_server_problem
+
+PROBE_SECONDS = 3.0
+"""How long the server may take to answer at all."""
 
 SAVE_SECONDS = 30.0
 """How long saving may take in all. A healthy server needs a few seconds for its requests."""
@@ -202,10 +205,10 @@ def save_workspace(workspace: Workspace) -> None:
     if mode not in ("online", "run", "shared"):
         raise InputError(f"WANDB_MODE={mode}: expected online, as a server keeps the workspace. Unset it, {_OUTPUT}")
     url = wandb.setup().settings.base_url
-    key = loggers.find_api_key(url)
+    key = find_api_key(url)
     if key is None and "WANDB_IDENTITY_TOKEN_FILE" not in os.environ:
         raise InputError(f"{url}: expected an API key, found none. Run wandb login, set WANDB_API_KEY, {_OUTPUT}")
-    problem = loggers.find_server_problem(url, key, loggers.PROBE_SECONDS)
+    problem = find_server_problem(url, key, PROBE_SECONDS)
     problem = problem or _find_problem(lambda: _save(workspace), SAVE_SECONDS)
     if problem is not None:
         raise InputError(f"{url}: {problem}. The workspace was not saved. Try again later, {_OUTPUT}")

@@ -1,27 +1,19 @@
 """Weights & Biases that neither stops nor delays a training: online while its server answers, otherwise offline.
 
 Whatever happens to the server or to W&B's own process, the training goes on, every wait is bounded, and the run's
-`.wandb` file stays complete on disk, so that `wandb sync` can upload it later.
+`.wandb` file stays complete on disk, so that `python src/sync.py` can upload it later.
 """
 
 from __future__ import annotations
 
-import netrc
 import os
 import sys
-from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from http import HTTPStatus
-from http.client import HTTPException
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from ssl import SSLError
 from threading import Thread, Timer
 from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 from uuid import uuid4
 
 import wandb
@@ -32,7 +24,9 @@ from lightning.pytorch.loggers import WandbLogger
 from wandb.sdk.wandb_setup import singleton
 
 from flowers.errors import InputError
+from flowers.system.paths import shorten
 from flowers.training.runs import Run
+from flowers.training.wandb_server import find_api_key, find_server_problem
 
 PROBE_SECONDS = 3.0
 """How long the server may take to answer at all. A healthy one needs well under a second."""
@@ -211,54 +205,6 @@ def _limits() -> dict[str, Any]:
     return {name: seconds for name, seconds in LIMITS.items() if f"WANDB_{name.upper()}" not in os.environ}
 
 
-def find_api_key(url: str) -> str | None:
-    """Return the key for the server at `url`: from `WANDB_API_KEY`, or from where `wandb login` puts it."""
-    if key := os.environ.get("WANDB_API_KEY"):
-        return key
-    path = Path(os.environ.get("NETRC", "~/_netrc" if sys.platform == "win32" else "~/.netrc")).expanduser()
-    machines = [urlsplit(url).netloc]
-    if machines[0].endswith("forge.coreweave.com"):
-        machines.append("api.wandb.ai")  # the same server under its older name
-    try:
-        entries = netrc.netrc(path)
-    except (OSError, netrc.NetrcParseError):
-        return None
-    keys = [entry[2] for machine in machines if (entry := entries.authenticators(machine))]
-    return keys[0] if keys else None
-
-
-def find_server_problem(url: str, key: str | None, seconds: float) -> str | None:
-    """Send W&B's server one request, and explain why it cannot be used; return None if it answers.
-
-    Whether the answer makes sense is left to W&B's client, which may have other certificates and credentials.
-    """
-    answers: SimpleQueue[str | None] = SimpleQueue()
-    # In a thread, as a name that cannot be resolved blocks for longer than any time limit of a socket.
-    Thread(target=lambda: answers.put(_request(url, key, 2 * seconds)), daemon=True).start()
-    try:
-        return answers.get(timeout=seconds)
-    except Empty:
-        return f"no answer within {seconds:g} s"
-
-
-def _request(url: str, key: str | None, seconds: float) -> str | None:
-    headers = {"Content-Type": "application/json", "User-Agent": f"flowers, wandb {wandb.__version__}"}
-    if key is not None:
-        headers["Authorization"] = "Basic " + b64encode(f"api:{key}".encode()).decode()
-    query = Request(f"{url}/graphql", b'{"query": "query Probe { viewer { id } }"}', headers)
-    try:
-        with urlopen(query, timeout=seconds):
-            return None
-    except HTTPError as error:
-        if error.code == HTTPStatus.UNAUTHORIZED and key is not None:
-            return "the API key is refused (see wandb login)"
-        return f"HTTP status {error.code}" if error.code >= HTTPStatus.INTERNAL_SERVER_ERROR else None
-    except URLError as error:
-        return None if isinstance(error.reason, SSLError) else str(error.reason)
-    except (OSError, ValueError, HTTPException) as error:
-        return str(error) or type(error).__name__
-
-
 @contextmanager
 def finished_wandb_run() -> Iterator[None]:
     """Finish the W&B run, if there is one, after the block: with exit code 0, or as failed if the block raises.
@@ -318,9 +264,5 @@ def _abandon() -> None:
 
 
 def _report(message: str, run: Any = None) -> None:
-    upload = f" Upload it later: wandb sync {_shorten(Path(run.settings.sync_dir))}" if run else ""
+    upload = f" Upload it later: python src/sync.py runs={shorten(Path(run.settings.sync_dir))}" if run else ""
     print(f"W&B: {message}{upload}", file=sys.stderr, flush=True)
-
-
-def _shorten(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

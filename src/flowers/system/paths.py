@@ -1,0 +1,10 @@
+"""Paths as they are printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def shorten(path: Path) -> Path:
+    """Return a path relative to the working directory if it is below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,129 @@
+"""`.wandb` files are read up to where they can be, and are written as W&B writes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from wandb.proto.wandb_internal_pb2 import Record
+
+from flowers.reporting.wandb_log import BLOCK, CHUNK, HEADER, item_name, merge_logs, read_log, write_log
+from tests.helpers.wandb_runs import file_of, log_run
+from tests.helpers.wandb_server import read_records
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a few blocks, one of its records longer than a block. Not to be changed."""
+    return log_run(tmp_path_factory.mktemp("offline"), "abc00001", range(300), config={"long": "x" * 3 * BLOCK})
+
+
+def record(number: int, size: int = 0) -> Record:
+    made = Record(num=number, uuid="x" * size)
+    made.run.run_id = "abc00001"
+    return made
+
+
+def test_a_whole_file_is_read_as_by_another_reader(offline: Path) -> None:
+    log = read_log(file_of(offline))
+    assert log.records == read_records(offline)
+    assert log.damage is None and log.has_run and log.ended
+
+
+def test_a_written_file_is_read_by_another_reader(offline: Path, tmp_path: Path) -> None:
+    write_log(tmp_path / "run-a.wandb", read_records(offline))
+    assert read_records(tmp_path) == read_records(offline)
+    size = file_of(offline).stat().st_size
+    assert size > 3 * BLOCK and (tmp_path / "run-a.wandb").stat().st_size == size
+
+
+@pytest.mark.parametrize("size", [0, BLOCK - 40, BLOCK, 2 * BLOCK + 5])
+def test_records_that_end_anywhere_in_a_block_come_back(size: int, tmp_path: Path) -> None:
+    path = tmp_path / "run-a.wandb"
+    for extra in range(2 * CHUNK.size + 1):
+        records = [record(1, size + extra), record(2), record(3, 2 * BLOCK)]
+        write_log(path, records)
+        assert read_log(path).records == records
+
+
+def test_a_file_cut_anywhere_is_read_up_to_there(tmp_path: Path) -> None:
+    path = tmp_path / "run-a.wandb"
+    records = [record(1, 100), record(2, BLOCK), record(3, 100)]
+    write_log(path, records)
+    data = path.read_bytes()
+    counts = []
+    for end in [*range(len(HEADER), 300), *range(BLOCK - 50, BLOCK + 50), *range(len(data) - 200, len(data) + 1)]:
+        path.write_bytes(data[:end])
+        log = read_log(path)
+        assert log.records == records[: len(log.records)] and log.damage is None
+        counts.append(len(log.records))
+    assert counts == sorted(counts) and set(counts) == {0, 1, 2, 3}
+
+
+def test_a_file_damaged_anywhere_is_read_up_to_there(tmp_path: Path) -> None:
+    path = tmp_path / "run-a.wandb"
+    # In the last block, a length that is too large looks as if the end were missing.
+    records = [record(1, 100), record(2, BLOCK), record(3, 2 * BLOCK)]
+    write_log(path, records)
+    data = path.read_bytes()
+    for position in [*range(len(HEADER), 300), *range(BLOCK - 20, BLOCK + 20)]:
+        changed = bytearray(data)
+        changed[position] ^= 0x55
+        path.write_bytes(changed)
+        log = read_log(path)
+        assert log.records == records[: len(log.records)] and len(log.records) < 2
+        assert log.damage and str(len(data)) in log.damage
+
+
+def test_zeros_at_the_end_are_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "run-a.wandb"
+    write_log(path, [record(1, 100), record(2, BLOCK)])
+    data = path.read_bytes()
+    for end in (150, BLOCK, len(data)):
+        path.write_bytes(data[:end] + bytes(5000))
+        assert read_log(path).damage is None
+        assert len(read_log(path).records) == (2 if end == len(data) else 1)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(100), b"not W&B's", HEADER[:4]])
+def test_what_is_no_log_is_damaged(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "run-a.wandb"
+    path.write_bytes(content)
+    log = read_log(path)
+    assert log.damage and not log.records and not log.has_run
+
+
+def rows(records: list[Record]) -> list[dict[str, float]]:
+    return [
+        {item_name(item): json.loads(item.value_json) for item in entry.history.item}
+        for entry in records
+        if entry.HasField("history")
+    ]
+
+
+def test_merged_logs_count_on(offline: Path) -> None:
+    part = read_records(offline)
+    merged = merge_logs([part, part, part], append=False)
+    found, single = rows(merged), rows(part)
+    assert [row["_step"] for row in found] == list(range(3 * len(single)))
+    assert [entry.history.step.num for entry in merged if entry.HasField("history")] == list(range(3 * len(single)))
+    last = single[-1]["_runtime"]
+    assert [row["_runtime"] for row in found[len(single) :][: len(single)]] == pytest.approx(
+        [row["_runtime"] + max(last, _summary_runtime(part)) for row in single]
+    )
+    assert [row["train/loss"] for row in found] == 3 * [row["train/loss"] for row in single]
+    kinds = [entry.WhichOneof("record_type") for entry in merged]
+    assert kinds.count("header") == kinds.count("exit") == 1 and kinds[0] == "header"
+    assert not any(entry.run.resume for entry in merged)
+    assert part == read_records(offline)  # the parts are not changed
+
+
+def _summary_runtime(records: list[Record]) -> float:
+    items = [item for entry in records for item in entry.summary.update if item_name(item) == "_runtime"]
+    return max(json.loads(item.value_json) for item in items)
+
+
+def test_only_the_first_of_the_appended_logs_is_resumed(offline: Path) -> None:
+    merged = merge_logs([read_records(offline)] * 2, append=True)
+    assert [entry.run.resume for entry in merged if entry.HasField("run")] == [True, False]
