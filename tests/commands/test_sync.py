@@ -160,10 +160,10 @@ def test_all_that_a_killed_process_wrote_is_uploaded(server: WandbServer, long: 
     assert marked(directory) and file.read_bytes() == kept
 
 
-def flip(file: Path) -> None:
+def overwrite(file: Path, position: int) -> None:
     with file.open("r+b") as stream:
-        stream.seek(file.stat().st_size // 2)
-        stream.write(b"\xff" * 64)
+        stream.seek(position)
+        stream.write(b"\xff" * 20)
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
@@ -171,7 +171,8 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "empty": lambda file: file.write_bytes(b""),
     "header only": lambda file: os.truncate(file, 7),
     "missing": Path.unlink,
-    "damaged in the middle": flip,
+    "damaged in the middle": lambda file: overwrite(file, file.stat().st_size // 2),
+    "damaged at its end": lambda file: overwrite(file, file.stat().st_size - 20),
 }
 
 
@@ -188,7 +189,7 @@ def test_a_damaged_run_is_rebuilt(damage: str, server: WandbServer, long: Path, 
     assert done.returncode == 0, done.stdout + done.stderr
     assert steps(server) == list(range(400))
     run = server.runs["abc00001"]
-    assert run.summary()["best/val/loss"] == 0.25
+    assert run.summary()["best/val/loss"] == 0.25 and run.exit_code == 0
     assert run.config()["model"]["backbone"] == "tiny"
     assert run.variables["tags"] == ["a", "b"] and run.variables["project"] == "flowers"
     kept = [path.read_bytes() for path in directory.glob("*.damaged")]

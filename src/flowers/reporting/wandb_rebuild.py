@@ -44,20 +44,23 @@ def rebuild(directory: Path, run_id: str, readable: Iterable[Record], parent: Pa
     Raises:
         InputError: there is nothing to rebuild from.
     """
-    run, logged = Run(directory), set(logged_metrics(readable))
+    run, records = Run(directory), list(readable)
+    logged = set(logged_metrics(records))
+    summary = {item_name(item) for record in records for item in record.summary.update}
     try:
         config = run.config()
         rows = missing_rows(read_rows(run), logged)
-        best = read_best(run)
+        best = {name: value for name, value in read_best(run).items() if name not in summary}
         values: Any = OmegaConf.to_container(config, resolve=True)
     except (InputError, OSError, ValueError, csv.Error, OmegaConfBaseException) as error:
         raise InputError(f"cannot be rebuilt: {' '.join(str(error).split())}") from error
-    if not rows and logged:
-        return None
     if not rows and not best:
+        if logged:
+            return None
         raise InputError(f"cannot be rebuilt: {directory} has no metrics")
     with tempfile.TemporaryDirectory(dir=parent, prefix=".rebuilt-") as temporary:
-        written = _write(Path(temporary), run_id, values, rows, best)
+        exit_code = 0 if run.metrics_path.exists() else 1  # which a training writes at its end
+        written = _write(Path(temporary), run_id, values, rows, best, exit_code)
         return written.rename(parent / written.name)
 
 
@@ -109,6 +112,7 @@ def _write(
     config: dict[str, Any],
     rows: Iterable[tuple[int, dict[str, float]]],
     best: Mapping[str, float],
+    exit_code: int,
 ) -> Path:
     """Write an offline run below `directory` as the training's logger would, and return its directory."""
     node = (config.get("logger") or {}).get("wandb") or {}
@@ -121,5 +125,5 @@ def _write(
         logger.log_metrics(metrics, step)
     offline = logger.experiment
     offline.summary.update(best)
-    offline.finish(exit_code=0 if best else 1)
+    offline.finish(exit_code=exit_code)
     return Path(offline.settings.sync_dir)

@@ -181,7 +181,7 @@ def _find_directories(path: Path) -> Iterable[Path]:
 def _gather(named: Sequence[Part]) -> OfflineRun:
     """Return the run that some parts belong to, with the parts beside them."""
     beside = map(Part, named[0].directory.parent.glob(f"*run-*-{named[0].run_id}"))
-    parts = sorted({*named, *beside}, key=_begun)
+    parts = sorted({*named, *(part for part in beside if part.run_id == named[0].run_id)}, key=_begun)
     return OfflineRun(
         tuple(parts), tuple(part for part in parts if part in named or part.directory.name.startswith("offline-"))
     )
@@ -343,9 +343,10 @@ def stage(run: OfflineRun, directory: Path) -> Path:
     """
     logs = {part: part.read() for part in run.parts}
     parts = [part for part in run.parts if logs[part].has_run]
-    whole = all(part in parts or not part.marker.exists() for part in run.parts)
+    pending = run.pending()
+    whole = all(part in pending or _is_as_uploaded(part, logs[part]) for part in run.parts)
     append = not (whole and parts[0].started_alone())
-    sent = [part for part in parts if part in run.pending()] if append else parts
+    sent = [part for part in parts if part in pending] if append else parts
     first = sent[0]
     staged = directory / "wandb" / f"offline-{first.directory.name.removeprefix('offline-')}"
     for part in sent:
@@ -354,6 +355,16 @@ def stage(run: OfflineRun, directory: Path) -> Path:
     write_log(file, merge_logs([logs[part].records for part in sent], append=append))
     file.with_name(first.state.name).symlink_to(first.state)
     return file
+
+
+def _is_as_uploaded(part: Part, log: Log) -> bool:
+    """Tell whether a part that is not to be uploaded has the very rows that the server has of it.
+
+    An online run that was killed may have sent more, or less, than is in its file. One that never began has no file.
+    """
+    if not part.file.exists() and not part.marker.exists():
+        return True
+    return log.has_run and log.damage is None and (log.ended or part.marker.exists())
 
 
 def _link_files(source: Path, target: Path) -> None:

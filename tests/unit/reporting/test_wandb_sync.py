@@ -15,7 +15,9 @@ from flowers.reporting.wandb_sync import Part, find_problem, find_runs, repair, 
 from tests.helpers.wandb_runs import AXIS
 
 
-def make(directory: Path, *, marked: bool = False, starting_step: int | None = None, steps: int = 1) -> Path:
+def make(
+    directory: Path, *, marked: bool = False, starting_step: int | None = None, steps: int = 1, ended: bool = False
+) -> Path:
     """Make a run's W&B directory with a log of as many rows."""
     run_id = directory.name.rpartition("-")[2]
     records = [Record(), *(Record() for _ in range(steps))]
@@ -23,6 +25,9 @@ def make(directory: Path, *, marked: bool = False, starting_step: int | None = N
     for number, record in enumerate(records[1:]):
         record.history.item.add(nested_key=["_step"], value_json=str(number))
         record.history.step.num = number
+    if ended:
+        records.append(Record())
+        records[-1].exit.exit_code = 0
     (directory / "files" / "media").mkdir(parents=True)
     (directory / "files" / "media" / f"{directory.name}.txt").write_text("media")
     (directory / "files" / "config.yaml").write_text(directory.name)
@@ -98,6 +103,24 @@ def test_a_run_that_is_whole_here_is_written_again_from_its_start(tmp_path: Path
 def test_a_run_that_began_elsewhere_is_appended(tmp_path: Path) -> None:
     make(tmp_path / "wandb/offline-run-20260101_000000-a", steps=2, marked=True, starting_step=7)
     make(tmp_path / "wandb/offline-run-20260102_000000-a", steps=3)
+    assert staged_steps(tmp_path) == ([0, 1, 2], True)
+
+
+@pytest.mark.parametrize(("ended", "expected"), [(True, ([0, 1, 2, 3, 4], False)), (False, ([0, 1, 2], True))])
+def test_an_online_part_is_written_again_only_if_it_is_whole(
+    ended: bool, expected: tuple[list[int], bool], tmp_path: Path
+) -> None:
+    make(tmp_path / "wandb/run-20260101_000000-a", steps=2, starting_step=0, ended=ended)
+    make(tmp_path / "wandb/run-20260101_120000-a", steps=2)
+    Part(tmp_path / "wandb/run-20260101_120000-a").file.unlink()  # of a run that could not be created online
+    make(tmp_path / "wandb/offline-run-20260102_000000-a", steps=3)
+    assert staged_steps(tmp_path) == expected
+
+
+def test_an_uploaded_part_that_is_damaged_since_is_not_written_again(tmp_path: Path) -> None:
+    first = make(tmp_path / "wandb/offline-run-20260101_000000-a", steps=2, marked=True, starting_step=0)
+    make(tmp_path / "wandb/offline-run-20260102_000000-a", steps=3)
+    Part(first).file.write_bytes(Part(first).file.read_bytes()[:-3] + b"\xff" * 3)
     assert staged_steps(tmp_path) == ([0, 1, 2], True)
 
 
