@@ -13,7 +13,7 @@ from flowers.training.runs import Run
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A metric's value after each epoch."""
+    """A metric's value after each epoch, counted from one."""
 
     epochs: list[int] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
@@ -26,7 +26,7 @@ def read_curves(run: Run) -> dict[str, dict[str, Curve]]:
         for name, value in row.items():
             split, _, metric = name.rpartition("/")
             if split and value and row.get("epoch"):
-                points[metric][split][int(float(row["epoch"]))] = float(value)
+                points[metric][split][int(float(row["epoch"])) + 1] = float(value)
     return {
         metric: {split: _curve(values) for split, values in splits.items()} for metric, splits in sorted(points.items())
     }

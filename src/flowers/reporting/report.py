@@ -22,6 +22,7 @@ from flowers.reporting.curves import Curve, read_curves
 from flowers.reporting.photographs import Image, Photographs, as_uri, photographs_of
 from flowers.reporting.saliency import overlay, saliency_maps
 from flowers.system.atomic import write_atomic
+from flowers.training.monitor import metric_label
 from flowers.training.outcomes import Outcomes, reliability
 from flowers.training.runs import Run
 
@@ -224,7 +225,7 @@ def _wilson(hits: int, count: int) -> Estimate:
 def _curves(run: Run, monitored: str) -> list[Chart]:
     read = read_curves(run)
     names = [name for name in dict.fromkeys((*CURVES, monitored.rpartition("/")[2])) if name in read]
-    return [_curve(name.replace("_", " "), read[name]) for name in names]
+    return [_curve(metric_label(name), read[name]) for name in names]
 
 
 def _curve(title: str, lines: Mapping[str, Curve]) -> Chart:

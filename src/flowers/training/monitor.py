@@ -72,3 +72,8 @@ def explain_missing(metric: str, model: str, logged: Mapping[str, Any]) -> str:
         f"monitor.metric={metric}: expected a metric that {model} logs in its validation, found none of that name."
         f"{nearest(metric, sorted(logged)) or ' It logs no metrics.'}"
     )
+
+
+def metric_label(name: str) -> str:
+    """Return a metric's name without its split, as it is shown: `macro F1` for `val/macro_f1`."""
+    return name.rpartition("/")[2].replace("_", " ").replace("f1", "F1")

@@ -13,6 +13,7 @@ from rich.progress import ProgressColumn, TextColumn, TimeRemainingColumn
 
 from flowers.settings import Count
 from flowers.training.callbacks import Throughput
+from flowers.training.monitor import metric_label
 
 BAR_WIDTH = 16
 """Characters: what leaves room for the rest on a terminal of 80 columns."""
@@ -32,7 +33,7 @@ class ProgressBar(RichProgressBar):
         super().__init__(refresh_rate=refresh_rate)
         self._printed = {"train/loss": "loss", "val/loss": "val loss"}
         if metric is not None:
-            self._printed.setdefault(metric, metric.rpartition("/")[2].replace("_", " ").replace("f1", "F1"))
+            self._printed.setdefault(metric, metric_label(metric))
         self._epoch = 0
         self._start = 0.0
         self._unprinted = False

@@ -111,6 +111,6 @@ def test_names_are_text_and_not_markup(tmp_path: Path) -> None:
 
 def test_curves_go_on_where_a_run_was_resumed(tmp_path: Path) -> None:
     curves = read_curves(run_in(tmp_path))
-    assert (curves["loss"]["train"].epochs, curves["loss"]["train"].values) == ([0, 1], [2.5, 1.5])
+    assert (curves["loss"]["train"].epochs, curves["loss"]["train"].values) == ([1, 2], [2.5, 1.5])
     assert curves["loss"]["val"].values == [2.25, 1.25]
     assert re.match("loss_step", next(name for name in curves if name.endswith("_step")))
