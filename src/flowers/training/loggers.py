@@ -187,7 +187,10 @@ class FallbackWandbLogger(WandbLogger):
     def _start(self, mode: str) -> None:
         _stage_files(Path(self.save_dir or ".") / "wandb")
         # Offline, W&B would print three lines of advice that is wrong here; the end of the run says where to look.
-        settings = wandb.Settings(quiet=True, silent=mode != "online", finish_timeout_raises=True, **_limits())
+        # To list the installed packages takes seconds: constraints.txt has their versions.
+        settings = wandb.Settings(
+            quiet=True, silent=mode != "online", finish_timeout_raises=True, x_save_requirements=False, **_limits()
+        )
         self._id = self._id or uuid4().hex[:8]
         self._wandb_init.pop("anonymous", None)  # W&B warns of Lightning's None
         self._wandb_init |= {"mode": mode, "settings": settings, "id": self._id}
