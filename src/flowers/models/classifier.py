@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Self, cast
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from flowers.errors import InputError
 from flowers.interfaces import Batch, valid_rows
-from flowers.models.backbone import BackboneName, create_backbone, describe_weights, weights_config
+from flowers.models.backbone import (
+    BackboneName,
+    HeadInit,
+    create_backbone,
+    describe_weights,
+    head_names,
+    weights_config,
+)
+from flowers.models.freezing import Trained, freeze, set_batch_norm_eval
 from flowers.models.image_sizes import check_image_sizes
-from flowers.models.losses import cross_entropy, loss_on_host, masked_mean, smooth_targets
+from flowers.models.losses import LabelLoss, cross_entropy, loss_on_host, masked_mean, smooth_targets
 from flowers.models.metrics import SplitMetrics
-from flowers.models.mixing import Mixing, draw_mixing, mix
+from flowers.models.mixing import Mixer, Mixing, mix
 from flowers.models.optimizers import OptimizerFactory, SchedulerFactory, configure, parameter_groups
-from flowers.settings import Mode, NonNegative, Seed
+from flowers.models.pixels import Normalise
+from flowers.settings import Count, Mode, NonNegative, PositiveFloat, Seed
 
 
 class FlowerClassifier(L.LightningModule):
@@ -31,13 +40,18 @@ class FlowerClassifier(L.LightningModule):
         backbone: a timm model's name.
         pretrained: False, True (timm's hub), "wheel" or a path; see `create_backbone`.
         backbone_arguments: more arguments for `timm.create_model`.
-        label_smoothing: the share of a target that is spread over all classes.
-        mixup_alpha: of the Beta distribution of mixup's share; 0: no mixup.
-        cutmix_alpha: of the Beta distribution of CutMix's share; 0: no CutMix.
+        head_init: how the head starts; see `create_backbone`.
+        trained: what is trained: all weights, the head, or the head and the normalisation; see `freeze`.
+        freeze_batch_norm: keep the statistics of batch norm that came with the weights.
+        layer_decay, head_lr_scale: learning rates by layer; see `parameter_groups`.
+        label_smoothing, class_weight_power, logit_adjustment: see `LabelLoss`.
+        mixup_alpha, cutmix_alpha: see `Mixer`.
+        mixing_epochs: after so many epochs images are mixed no more; None: they always are.
         seed: of the mixing.
-        optimizer: makes the optimiser from parameter groups; None where nothing is trained.
-        scheduler: makes a schedule by step from the optimiser.
+        optimizer: makes the optimizer from parameter groups; None where nothing is trained.
+        scheduler: makes a schedule by step from the optimizer.
         image_size: the side of the training images; see `create_backbone`.
+        count_classes: returns the number of training images of each class, in label order.
     """
 
     metric_modes: ClassVar[Mapping[str, Mode]] = {"val/macro_f1": "max", "val/accuracy": "max", "val/loss": "min"}
@@ -48,50 +62,62 @@ class FlowerClassifier(L.LightningModule):
         backbone: BackboneName,
         pretrained: bool | str = False,
         backbone_arguments: Mapping[str, Any] | None = None,
+        head_init: HeadInit = "zero",
+        trained: Trained = "all",
+        freeze_batch_norm: bool = False,
+        layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0,
+        head_lr_scale: PositiveFloat = 1.0,
         label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        class_weight_power: NonNegative = 0.0,
+        logit_adjustment: NonNegative = 0.0,
         mixup_alpha: NonNegative = 0.0,
         cutmix_alpha: NonNegative = 0.0,
+        mixing_epochs: Count | None = None,
         seed: Seed = 0,
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
         image_size: int | None = None,
+        count_classes: Callable[[], Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
         self.class_names = list(class_names)
-        self.label_smoothing = label_smoothing
-        self.mixup_alpha = mixup_alpha
-        self.cutmix_alpha = cutmix_alpha
-        self.seed = seed
+        self.loss = LabelLoss(len(self.class_names), label_smoothing, class_weight_power, logit_adjustment)
+        self.mixer = Mixer(mixup_alpha, cutmix_alpha, mixing_epochs, seed)
         self._logged_step = 0
         self._rate = 0.0
         self._optimizer = optimizer
         self._scheduler = scheduler
-        self.backbone = create_backbone(backbone, len(self.class_names), pretrained, backbone_arguments, image_size)
+        self._count_classes = count_classes
+        self.freeze_batch_norm = freeze_batch_norm
+        self.layer_decay = layer_decay
+        self.head_lr_scale = head_lr_scale
+        self.backbone = create_backbone(
+            backbone, len(self.class_names), pretrained, backbone_arguments, image_size, head_init
+        )
+        freeze(self.backbone, trained)
         self.weights = describe_weights(self.backbone, pretrained)
         self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        mean, std = (torch.tensor(weights_config(self.backbone)[key]) * 255 for key in ("mean", "std"))
-        self.pixel_mean: Tensor
-        self.pixel_std: Tensor
-        self.register_buffer("pixel_mean", mean.view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", std.view(1, 3, 1, 1), persistent=False)
+        self.normalise = Normalise(weights_config(self.backbone))
         self.metrics = nn.ModuleDict({f"{split}_metrics": SplitMetrics(len(class_names)) for split in ("train", "val")})
         self.save_hyperparameters({"class_names": self.class_names, "backbone": backbone})
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits `[B, K]` of images uint8 `[B, H, W, 3]`."""
-        return cast(Tensor, self.backbone(self._normalise(image)))
+        return cast(Tensor, self.backbone(self.normalise(image)))
 
-    def _normalise(self, image: Tensor) -> Tensor:
-        """Images uint8 `[B, H, W, 3]` as the backbone's input, float32 `[B, 3, H, W]`: channels-last without a copy."""
-        return (image.permute(0, 3, 1, 2).to(torch.float32) - self.pixel_mean) / self.pixel_std
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.freeze_batch_norm:
+            set_batch_norm_eval(self.backbone)
+        return self
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        images, targets, valid = self._normalise(batch["image"]), self._targets(batch), valid_rows(batch)
+        images, targets, valid = self.normalise(batch["image"]), self.loss.targets(batch["label"]), valid_rows(batch)
         mixing = self._draw_mixing(batch, batch_idx)
         if mixing is not None:
             images, targets, valid = mix(images, targets, valid, mixing.to(self.device))
         logits = self.backbone(images)
-        losses = cross_entropy(logits, targets)
+        losses: Tensor = self.loss(logits, targets)
         # A mixed image counts as what most of it shows.
         self._metrics("train").update(losses.detach(), logits.argmax(1), targets.argmax(1), valid)
         return masked_mean(losses, valid)
@@ -107,11 +133,8 @@ class FlowerClassifier(L.LightningModule):
         return mixed.round().to(torch.uint8).permute(0, 2, 3, 1)
 
     def _draw_mixing(self, batch: Batch, batch_idx: int) -> Mixing | None:
-        if self.mixup_alpha == 0 and self.cutmix_alpha == 0:
-            return None
-        rng = np.random.default_rng([self.seed, self.current_epoch, batch_idx])
         size, height, width = batch["image"].shape[:3]
-        return draw_mixing(rng, size, height, width, mixup_alpha=self.mixup_alpha, cutmix_alpha=self.cutmix_alpha)
+        return self.mixer.draw(size, height, width, epoch=self.current_epoch, batch_idx=batch_idx)
 
     def on_train_start(self) -> None:
         self._logged_step = self.trainer.global_step
@@ -132,7 +155,7 @@ class FlowerClassifier(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Count a batch, and return its `logits`, float `[B, K]`."""
         logits = self(batch["image"])
-        losses = cross_entropy(logits, self._targets(batch))
+        losses = cross_entropy(logits, smooth_targets(batch["label"], len(self.class_names), 0.0))
         self._metrics("val").update(losses, logits.argmax(1), batch["label"], valid_rows(batch))
         return {"logits": logits}
 
@@ -151,14 +174,24 @@ class FlowerClassifier(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         if self._optimizer is None:
             raise ValueError("FlowerClassifier was made without an optimizer, so it cannot be trained")
-        return configure(self._optimizer, self._scheduler, parameter_groups(self.backbone))
+        self._set_class_sizes()
+        groups = parameter_groups(self.backbone, head_names(self.backbone), self.layer_decay, self.head_lr_scale)
+        return configure(self._optimizer, self._scheduler, groups)
+
+    def _set_class_sizes(self) -> None:
+        if not self.loss.needs_class_sizes:
+            return
+        if self._count_classes is None:
+            raise InputError(
+                "model.class_weight_power, model.logit_adjustment: expected a data module that counts the images of "
+                "each class, found one without count_classes(). Add the method (flowers.interfaces.CountsClasses), or "
+                "set both to 0."
+            )
+        self.loss.set_class_sizes(self._count_classes())
 
     def check_image_sizes(self, sizes: Mapping[str, Iterable[int]]) -> None:
         """Raise `InputError` unless the backbone takes images of all these sides in pixels, given by setting."""
         check_image_sizes(self.backbone, sizes)
-
-    def _targets(self, batch: Batch) -> Tensor:
-        return smooth_targets(batch["label"], len(self.class_names), self.label_smoothing if self.training else 0.0)
 
     def _metrics(self, split: str) -> SplitMetrics:
         return cast(SplitMetrics, self.metrics[f"{split}_metrics"])

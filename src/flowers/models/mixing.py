@@ -31,6 +31,39 @@ class Mixing:
         return Mixing(self.partner.to(device), self.share.to(device), self.box.to(device))
 
 
+@dataclass(frozen=True, slots=True)
+class Mixer:
+    """Draws the mixing of each batch of a run, the same for a run that is resumed.
+
+    mixup_alpha, cutmix_alpha: of the Beta distributions of the two; 0: none.
+    epochs: after so many epochs images are mixed no more; None: always.
+    seed: of the draws.
+    """
+
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    epochs: int | None = None
+    seed: int = 0
+
+    def draw(self, batch_size: int, height: int, width: int, *, epoch: int, batch_idx: int) -> Mixing | None:
+        """Draw a batch's mixing; None if the run mixes nothing.
+
+        After the last epoch that is mixed each row is mixed with itself: to a compiling device the same program.
+        """
+        if self.mixup_alpha == 0 and self.cutmix_alpha == 0:
+            return None
+        if self.epochs is not None and epoch >= self.epochs:
+            return keep_unmixed(batch_size)
+        rng = np.random.default_rng([self.seed, epoch, batch_idx])
+        alphas = {"mixup_alpha": self.mixup_alpha, "cutmix_alpha": self.cutmix_alpha}
+        return draw_mixing(rng, batch_size, height, width, **alphas)
+
+
+def keep_unmixed(batch_size: int) -> Mixing:
+    """Return the mixing that leaves every row as it is."""
+    return Mixing(torch.arange(batch_size), torch.ones(1), torch.zeros(4, dtype=torch.int64))
+
+
 def draw_mixing(
     rng: np.random.Generator, batch_size: int, height: int, width: int, *, mixup_alpha: float, cutmix_alpha: float
 ) -> Mixing:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Collection, Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from timm.models import group_parameters
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -29,21 +31,47 @@ def configure(
     Args:
         optimizer: the configured factory.
         scheduler: the same; None: a constant learning rate.
-        parameters: the model's, or groups of them.
+        parameters: the model's, or groups of them; a group's `lr_scale` is a factor on its learning rate.
 
     Raises:
-        InputError: an argument is out of the range that the optimizer or the schedule takes.
+        InputError: an argument is out of the range that the optimizer or the schedule takes, or the schedule has the
+            same rate for groups that should differ.
     """
     made: Optimizer = _make("optimizer", optimizer, parameters)
+    for group in made.param_groups:
+        _scale_rate(group)
     if scheduler is None:
         return made
     schedule: LRScheduler = _make("scheduler", scheduler, made)
+    _check_rates(made, schedule)
     if isinstance(schedule, ReduceLROnPlateau):
         raise InputError(
             "scheduler._target_: expected a schedule by step, found ReduceLROnPlateau, which follows a metric. "
             "Choose scheduler=cosine, or another schedule of torch.optim.lr_scheduler."
         )
     return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _scale_rate(group: dict[str, Any]) -> None:
+    """Apply a group's `lr_scale` to its learning rate; AdamW and SGD decay its weights as much as those of others.
+
+    Weight decay is multiplied by the rate: decay would stop in the first layers. On XLA a decay below the resolution of
+    float32 would also make another program of the step.
+    """
+    scale = group.get("lr_scale", 1.0)
+    group["lr"] *= scale
+    if "weight_decay" in group:
+        group["weight_decay"] /= scale
+
+
+def _check_rates(optimizer: Optimizer, schedule: object) -> None:
+    """Raise `InputError` if a schedule has set one peak for groups whose rates differ, as OneCycleLR does."""
+    peaks = [group.get("initial_lr", group["lr"]) / group.get("lr_scale", 1.0) for group in optimizer.param_groups]
+    if not all(math.isclose(peak, peaks[0], rel_tol=1e-6) for peak in peaks):
+        raise InputError(
+            f"scheduler: expected a schedule that keeps the rates of layers apart, found {type(schedule).__name__}, "
+            "which sets one for all. Choose scheduler=cosine, or set model.layer_decay=1 model.head_lr_scale=1."
+        )
 
 
 def _make(key: str, factory: Callable[[Any], Any], argument: Any) -> Any:
@@ -61,16 +89,55 @@ def _make(key: str, factory: Callable[[Any], Any], argument: Any) -> Any:
         ) from error
 
 
-def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Split parameters into matrices and what weight decay would only harm.
+def parameter_groups(
+    model: nn.Module, heads: Collection[str] = (), layer_decay: float = 1.0, head_lr_scale: float = 1.0
+) -> list[dict[str, Any]]:
+    """Split trained parameters by their learning rate, and into matrices and what weight decay would only harm.
 
     That is biases, normalisation and what the model names itself: positions, class tokens.
+
+    Args:
+        model: a timm model.
+        heads: the names of its classifying layers.
+        layer_decay: each layer's rate is that of the next layer times this. 1: all alike.
+        head_lr_scale: a factor on the rate of the heads.
+
+    Returns:
+        Groups for an optimizer. `lr_scale` is a factor on the optimizer's `lr`, which `configure` applies.
     """
     no_weight_decay: Any = getattr(model, "no_weight_decay", tuple)
     spared = no_weight_decay()
-    groups: list[dict[str, Any]] = [{"params": []}, {"params": [], "weight_decay": 0.0}]
+    scales = layer_scales(model, layer_decay)
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            spare = parameter.ndim <= 1 or any(fnmatchcase(name, pattern) for pattern in spared)
-            groups[spare]["params"].append(parameter)
-    return groups
+        if not parameter.requires_grad:
+            continue
+        in_head = name.rpartition(".")[0] in heads
+        scale = scales.get(name, 1.0) * (head_lr_scale if in_head else 1.0)
+        spare = parameter.ndim <= 1 or any(fnmatchcase(name, pattern) for pattern in spared)
+        group = groups.setdefault((scale, spare), {"params": []} | ({"weight_decay": 0.0} if spare else {}))
+        group["params"].append(parameter)
+        if scale != 1:
+            group["lr_scale"] = scale
+    return [groups[key] for key in sorted(groups, key=lambda key: (-key[0], key[1]))]
+
+
+def layer_scales(model: nn.Module, decay: float) -> dict[str, float]:
+    """Return the factor on the learning rate of each parameter by name: 1 for the last layer, less for earlier ones.
+
+    The layers are timm's. Clark et al. 2020, arXiv:2003.10555, section 3.1; Bao et al. 2022, arXiv:2106.08254.
+
+    Raises:
+        InputError: timm does not know the model's layers.
+    """
+    if decay == 1:
+        return {}
+    matcher = getattr(model, "group_matcher", None)
+    if matcher is None:
+        raise InputError(
+            f"model.layer_decay={decay}: expected a backbone whose layers timm knows, found {type(model).__name__} "
+            "without group_matcher(). Set model.layer_decay=1."
+        )
+    layers: dict[str, int] = group_parameters(model, matcher(coarse=False), reverse=True)
+    last = max(layers.values())
+    return {name: decay ** (last - layer) for name, layer in layers.items()}

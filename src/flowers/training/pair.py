@@ -14,7 +14,7 @@ from flowers.interfaces import ChecksImageSizes, HasClassNames
 from flowers.settings import Node, Rule
 from flowers.targets import is_required, locate, parameters_of
 
-MODEL = Rule(given=("class_names", "image_size", "optimizer", "scheduler"))
+MODEL = Rule(given=("class_names", "image_size", "count_classes", "optimizer", "scheduler"))
 """What a model is given, as far as its signature has parameters of these names."""
 
 
@@ -38,13 +38,13 @@ def make_model(node: Mapping[str, Any], datamodule: L.LightningDataModule, **arg
 
     Args:
         node: its settings.
-        datamodule: gives the class names and the side of the training images, if it has them.
+        datamodule: gives the class names, the side of the training images and `count_classes`, if it has them.
         arguments: offered to the model beside these: its signature decides what it takes, its settings win.
 
     Raises:
         InputError: it is no LightningModule, needs what the data module has not, or its settings do not go together.
     """
-    attributes = {"class_names": "class_names", "image_size": "train_size"}
+    attributes = {"class_names": "class_names", "image_size": "train_size", "count_classes": "count_classes"}
     given = {name: getattr(datamodule, own) for name, own in attributes.items() if hasattr(datamodule, own)} | arguments
     taken, _ = parameters_of(locate(node["_target_"], "model"))
     given = {name: value for name, value in given.items() if name in taken and name not in node}

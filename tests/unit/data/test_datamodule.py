@@ -196,6 +196,13 @@ def test_balanced_epochs_draw_rare_classes_more_often(unequal: Path, balance: Ba
     assert len(set(images)) > 95
 
 
+@pytest.mark.parametrize("folds", [{}, {"folds": 4, "fold": 0}])
+def test_classes_are_counted_as_they_are_trained_on(garden: Path, folds: dict[str, int]) -> None:
+    data = FlowersDataModule(str(garden), 192, 192, 192, 1, [], [], num_workers=0, **folds)  # type: ignore[arg-type]
+    labels = torch.cat([batch["label"] for batch in epoch_of(data, 0)])
+    assert labels.bincount(minlength=len(data.class_names)).tolist() == data.count_classes()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

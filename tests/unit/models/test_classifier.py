@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from flowers.errors import InputError
 from flowers.interfaces import Batch
-from flowers.models.backbone import create_backbone
+from flowers.models.backbone import HeadInit, create_backbone
 from flowers.models.classifier import FlowerClassifier
 from flowers.models.optimizers import parameter_groups
 from flowers.training.schedules import warmup_decay
@@ -38,7 +40,7 @@ def test_images_become_channels_last_input_in_the_backbones_range() -> None:
     model = classifier()
     image = batch_of(2)["image"]
     assert image.permute(0, 3, 1, 2).data_ptr() == image.data_ptr()
-    ready = model._normalise(image)
+    ready = model.normalise(image)
     assert ready.is_contiguous(memory_format=torch.channels_last)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # ImageNet's
     expected = ((image / 255 - mean) / std).permute(0, 3, 1, 2)
@@ -106,3 +108,24 @@ def test_weight_decay_spares_what_a_model_names_itself() -> None:
     names = {id(parameter): name for name, parameter in backbone.named_parameters()}
     assert {"pos_embed", "cls_token"} <= {names[id(parameter)] for parameter in spared["params"]}
     assert all(names[id(parameter)].endswith(".weight") for parameter in decayed["params"])
+
+
+def test_class_settings_need_the_sizes_of_the_classes() -> None:
+    model = classifier(logit_adjustment=1.0)
+    model._optimizer = functools.partial(torch.optim.AdamW, lr=0.1)
+    with pytest.raises(InputError, match=r"model\.logit_adjustment: .*count_classes"):
+        model.configure_optimizers()
+    model._count_classes = lambda: [1, 2, 3]
+    model.configure_optimizers()
+    torch.testing.assert_close(model.loss.log_prior.exp(), torch.tensor([1 / 6, 2 / 6, 3 / 6]))
+
+
+@pytest.mark.parametrize(("start", "spread"), [("zero", 0.0), ("normal", 0.01), ("timm", None)])
+def test_where_the_head_starts(start: HeadInit, spread: float | None, tmp_path: Path) -> None:
+    pretrained = create_backbone("test_efficientnet", 5, False)
+    torch.save(pretrained.state_dict(), path := tmp_path / "weights.pt")
+    head = create_backbone("test_efficientnet", 200, str(path), head_init=start).get_submodule("classifier")
+    assert isinstance(head, nn.Linear)
+    found = float(head.weight.detach().std())
+    assert found > 0.02 if spread is None else found == pytest.approx(spread, rel=0.1)
+    assert spread is None or not head.bias.any()

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowers.models.mixing import draw_mixing, mix
+from flowers.models.mixing import Mixer, draw_mixing, mix
 
 ALPHAS = [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)]
 
@@ -48,3 +48,18 @@ def test_a_partner_that_is_not_valid_makes_a_row_not_valid() -> None:
     valid = torch.tensor([True, False, True, True])
     _, _, mixed = mix(torch.zeros(4, 3, 8, 8), torch.eye(4), valid, mixing)
     assert mixed.tolist() == [bool(valid[row] and valid[mixing.partner[row]]) for row in range(4)]
+
+
+def test_after_its_last_epoch_mixing_changes_nothing() -> None:
+    mixer = Mixer(mixup_alpha=0.4, cutmix_alpha=1.0, epochs=2, seed=1)
+    images, targets, valid = torch.rand(16, 3, 8, 8), torch.eye(16), torch.arange(16) < 15
+    for epoch in range(4):
+        mixing = mixer.draw(16, 8, 8, epoch=epoch, batch_idx=0)
+        assert mixing is not None  # on a compiling device the same program
+        mixed = mix(images, targets, valid, mixing)
+        unchanged = all(torch.equal(new, old) for new, old in zip(mixed, (images, targets, valid), strict=True))
+        assert unchanged == (epoch >= 2)
+
+
+def test_a_mixer_without_alphas_mixes_nothing() -> None:
+    assert Mixer(epochs=2).draw(4, 8, 8, epoch=0, batch_idx=0) is None

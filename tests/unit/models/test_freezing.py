@@ -1,0 +1,40 @@
+"""What is trained, and what stays as it came."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+import torch
+
+from flowers.models.classifier import FlowerClassifier
+from flowers.models.freezing import Trained
+
+HEAD = ["backbone.classifier.bias", "backbone.classifier.weight"]
+
+
+def trained_names(trained: Trained) -> list[str]:
+    model = FlowerClassifier(["a", "b"], "test_efficientnet", trained=trained)
+    return sorted(name for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def test_the_parts_that_are_trained() -> None:
+    names = {trained: trained_names(trained) for trained in get_args(Trained)}
+    assert names["head"] == HEAD
+    others = set(names["head_and_norm"]) - set(HEAD)
+    assert others
+    assert all("bn" in name for name in others)
+    assert set(names["head_and_norm"]) < set(names["all"])
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_frozen_batch_norm_keeps_its_statistics(frozen: bool) -> None:
+    model = FlowerClassifier(["a", "b"], "test_efficientnet", freeze_batch_norm=frozen)
+    before = {name: value.clone() for name, value in model.backbone.state_dict().items() if "running" in name}
+    assert before
+    model.eval()
+    model.train()
+    model.backbone(torch.randn(2, 3, 64, 64))
+    after = model.backbone.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items()) == frozen
+    assert model.backbone.training  # drop path and dropout go on
