@@ -14,7 +14,7 @@ from typing import Any, Literal, NotRequired, Protocol, TypedDict, runtime_check
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 NO_LABEL = -1
 """The label of an image without one."""
@@ -143,6 +143,19 @@ class GivesLogits(Protocol):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits `[B, K]` of images uint8 `[B, H, W, 3]`."""
+        ...
+
+
+@runtime_checkable
+class HasLinearHead(Protocol):
+    """A model whose head can be fitted to frozen features before training (`callbacks.linear_probe`)."""
+
+    def features(self, image: Tensor) -> Tensor:
+        """Return what the head is given, float `[B, F]`, of images uint8 `[B, H, W, 3]`."""
+        ...
+
+    def linear_head(self) -> nn.Linear | None:
+        """Return the layer that turns features into logits; None if there is none, or features are not worth it."""
         ...
 
 

@@ -22,6 +22,7 @@ from flowers.models.backbone import (
     head_names,
     weights_config,
 )
+from flowers.models.features import compute_features, find_linear_head
 from flowers.models.freezing import Trained, freeze, set_batch_norm_eval
 from flowers.models.image_sizes import check_image_sizes
 from flowers.models.losses import LabelLoss, cross_entropy, loss_on_host, masked_mean, smooth_targets
@@ -88,6 +89,7 @@ class FlowerClassifier(L.LightningModule):
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._count_classes = count_classes
+        self.pretrained = pretrained is not False
         self.freeze_batch_norm = freeze_batch_norm
         self.layer_decay = layer_decay
         self.head_lr_scale = head_lr_scale
@@ -105,9 +107,17 @@ class FlowerClassifier(L.LightningModule):
         """Logits `[B, K]` of images uint8 `[B, H, W, 3]`."""
         return cast(Tensor, self.backbone(self.normalise(image)))
 
+    def features(self, image: Tensor) -> Tensor:
+        """Return what the head is given, float `[B, F]`, of images uint8 `[B, H, W, 3]`."""
+        return compute_features(self.backbone, self.normalise(image))
+
+    def linear_head(self) -> nn.Linear | None:
+        """Return the head, if it is one linear layer on pretrained weights."""
+        return find_linear_head(self.backbone) if self.pretrained else None
+
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        if self.freeze_batch_norm:
+        if self.freeze_batch_norm and self.pretrained:  # random weights have no statistics to keep
             set_batch_norm_eval(self.backbone)
         return self
 

@@ -13,9 +13,10 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from scipy.special import softmax
-from torch import Tensor, distributed
+from torch import Tensor
 
 from flowers.interfaces import NO_LABEL, Batch, valid_rows
+from flowers.training.distributed import gather_objects
 from flowers.training.outcomes import Outcomes
 from flowers.training.pair import class_names_of
 
@@ -55,7 +56,7 @@ class CollectOutcomes(Callback):
         batches, self._batches = self._batches, []
         names = class_names_of(trainer.datamodule) or class_names_of(pl_module)  # type: ignore[attr-defined]
         if batches and names is not None and not trainer.sanity_checking:
-            parts = _all_processes(_join(batches, trainer.global_rank, trainer.world_size))
+            parts = gather_objects(_join(batches, trainer.global_rank, trainer.world_size))
             self.outcomes = _gather(parts, names) if any(part.ids for part in parts) else None
 
 
@@ -102,12 +103,3 @@ def _gather(parts: Sequence[_Rows], class_names: list[str]) -> Outcomes:
         probabilities,
         class_names,
     )
-
-
-def _all_processes(own: _Rows) -> list[_Rows]:
-    """Return the rows of every process. The hosts of a TPU pod, which have no process group, keep their own."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return [own]
-    parts = [own] * distributed.get_world_size()
-    distributed.all_gather_object(parts, own)
-    return parts

@@ -5,10 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch.distributed
 
 _VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+
+Value = TypeVar("Value")
+
+
+def has_process_group() -> bool:
+    """Tell whether this process exchanges objects with others. The hosts of a TPU pod do not."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def gather_objects(own: Value) -> list[Value]:
+    """Return the value of every process, by rank; only this one's without a process group. All processes call it."""
+    if not has_process_group():
+        return [own]
+    values = [own] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, own)
+    return values
 
 
 @contextmanager
@@ -25,5 +42,5 @@ def closing_process_group() -> Iterator[None]:
         for name in _VARIABLES:
             os.environ.pop(name, None)
         os.environ.update(before)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if has_process_group():
         torch.distributed.destroy_process_group()  # not after an error: the other processes may not come to it

@@ -225,6 +225,8 @@ def _keep_earlier_metrics(run: Run) -> None:
         run.metrics_csv.rename(run.metrics_csv.with_name(f"metrics-until-{int(time.time())}.csv"))
     # Nothing is left to delete, though the directory is not empty.
     warnings.filterwarnings("ignore", message="Experiment logs directory")
+    # model.freeze_batch_norm keeps modules in evaluation mode.
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode at the start of training")
     # Steps are counted over all epochs, so that short epochs are logged as well.
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import get_args
 
 import pytest
 import torch
 
+from flowers.models.backbone import create_backbone
 from flowers.models.classifier import FlowerClassifier
 from flowers.models.freezing import Trained
 
@@ -27,14 +29,18 @@ def test_the_parts_that_are_trained() -> None:
     assert set(names["head_and_norm"]) < set(names["all"])
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-def test_frozen_batch_norm_keeps_its_statistics(frozen: bool) -> None:
-    model = FlowerClassifier(["a", "b"], "test_efficientnet", freeze_batch_norm=frozen)
+@pytest.mark.parametrize(("pretrained", "frozen"), [(True, False), (True, True), (False, True)])
+def test_frozen_batch_norm_keeps_the_statistics_of_pretrained_weights(
+    pretrained: bool, frozen: bool, tmp_path: Path
+) -> None:
+    torch.save(create_backbone("test_efficientnet", 2, False).state_dict(), tmp_path / "weights.pt")
+    weights = str(tmp_path / "weights.pt") if pretrained else False
+    model = FlowerClassifier(["a", "b"], "test_efficientnet", weights, freeze_batch_norm=frozen)
     before = {name: value.clone() for name, value in model.backbone.state_dict().items() if "running" in name}
     assert before
     model.eval()
     model.train()
     model.backbone(torch.randn(2, 3, 64, 64))
     after = model.backbone.state_dict()
-    assert all(torch.equal(after[name], value) for name, value in before.items()) == frozen
+    assert all(torch.equal(after[name], value) for name, value in before.items()) == (frozen and pretrained)
     assert model.backbone.training  # drop path and dropout go on

@@ -210,8 +210,8 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         return self._loaders[-1]
 
     def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
-        """Return the batch as it is: the loader's thread has sent what the device needs."""
-        return batch
+        """Return a batch on the device: as it is, if the loader's thread has sent it; else its images are sent."""
+        return batch if batch["image"].device.type == "xla" else self.send_images(batch)
 
     def send(self, batch: Any) -> Any:
         """Return a batch with its tensors on the devices, their rows split over all of them; does not wait."""
