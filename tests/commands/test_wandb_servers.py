@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -342,25 +343,64 @@ def test_a_training_that_fails_is_recorded_as_failed(tmp_path: Path, monkeypatch
     assert_complete(next(tmp_path.glob("wandb/offline-run-*")), exit_code=1)
 
 
+def blend(directory: Path) -> None:
+    """Ensemble two trainings, and log the result to W&B."""
+    rows = [(predicted(60, seed), predicted(30, seed, first=1000)) for seed in range(2)]
+    runs = [write_run(directory / f"run{at}", val, test) for at, (val, test) in enumerate(rows)]
+    target = {"_target_": "flowers.training.loggers.wandb_logger", "save_dir": str(directory), "project": "flowers"}
+    config = settings(directory / "out", runs, logger={"wandb": target})
+    result = ensemble(config)
+    log_ensemble(result, make_ensemble_report(result, ""), config.logger)
+
+
+def test_tables_and_artifacts_are_uploaded(
+    server: WandbServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    blend(tmp_path)
+    assert "W&B: " not in capfd.readouterr().err
+    assert_complete(next(tmp_path.glob("wandb/run-*")), values=2)
+    (run,) = server.runs.values()
+    (tables,) = (row for row in run.history() if "ensemble/members" in row)
+    shown = json.loads(run.files[tables["ensemble/members"]["path"]])["data"]
+    assert len(shown) == tables["ensemble/members"]["nrows"] == 2
+    assert json.loads(server.artifacts["ensemble/members.table.json"])["data"] == shown
+    assert server.requests.count("CommitArtifact") == server.requests.count("CreateArtifact") > 1
+    types = list(server.artifact_types.values())
+    assert types.count("predictions") == 1 and "run_table" in types
+
+
+def test_an_artifact_keeps_its_type(server: WandbServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    logger = log(tmp_path)
+    logger.try_within_limit(lambda: log_artifact(logger, "model"))
+    finish_wandb_run(0)
+    assert server.artifact_types == {"roses": "model"}
+    logger = log(tmp_path)
+    logger.try_within_limit(lambda: log_artifact(logger, "model"))
+    assert "W&B: " not in capfd.readouterr().err
+    logger.try_within_limit(lambda: log_artifact(logger, "dataset"))
+    assert "already exists with type 'model'" in capfd.readouterr().err
+    finish_wandb_run(0)
+
+
+def log_artifact(logger: loggers.FallbackWandbLogger, kind: str) -> None:
+    artifact = wandb.Artifact("roses", kind)
+    with artifact.new_file("petals.txt") as file:
+        file.write("five")
+    logger.experiment.log_artifact(artifact)
+
+
 @pytest.mark.usefixtures("short_end")
-@pytest.mark.parametrize("fault", ["refuses", "hangs at the end"])
+@pytest.mark.parametrize("fault", ["refuses", "hangs after the start"])
 def test_an_ensemble_outlives_its_server(
     fault: str, server: WandbServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     if fault == "refuses":
         server.vanish()
     else:
-        server.hang_on = ("CreateRunFiles", "file_stream")
-    rows = [(predicted(60, seed), predicted(30, seed, first=1000)) for seed in range(2)]
-    runs = [write_run(tmp_path / f"run{at}", val, test) for at, (val, test) in enumerate(rows)]
-    target = {"_target_": "flowers.training.loggers.wandb_logger", "save_dir": str(tmp_path), "project": "flowers"}
-    config = settings(tmp_path / "out", runs, logger={"wandb": target})
-    result = ensemble(config)
-    report = make_ensemble_report(result, "")
-    capfd.readouterr()
+        server.hang_on = ("ArtifactType", "CreateRunFiles", "file_stream")
     start = time.monotonic()
-    log_ensemble(result, report, config.logger)
-    assert time.monotonic() - start < LIMIT + 10
+    blend(tmp_path)
+    assert time.monotonic() - start < 4 * LIMIT + 20
     lines = [line for line in capfd.readouterr().err.splitlines(keepends=True) if "W&B: " in line]
     directory = synced_in("".join(line for line in lines if "sync.py" in line))
     assert directory.name.startswith("offline-run-" if fault == "refuses" else "run-")

@@ -72,7 +72,7 @@ class WandbServer(ThreadingHTTPServer):
     `requests` names what was asked for: a GraphQL operation, or else the path.
     `hang_on` names those of them that are never answered while others are.
     `runs` has what was uploaded, by the id of the run, and `artifacts` the files of artifacts by name. Who resumes a
-    run is told how much there is of it.
+    run is told how much there is of it. `artifact_types` has the type of each artifact that was created.
     `views` are the workspaces that were saved, as their variables; None: there is no such project.
     """
 
@@ -87,6 +87,7 @@ class WandbServer(ThreadingHTTPServer):
         self.bodies: list[bytes] = []
         self.runs: dict[str, StoredRun] = {}
         self.artifacts: dict[str, bytes] = {}
+        self.artifact_types: dict[str, str] = {}
         self.views: list[dict[str, Any]] | None = []
         self.closed = threading.Event()
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
@@ -149,6 +150,9 @@ class _Handler(BaseHTTPRequestHandler):
         if "upsertBucket" in query.get("query", ""):
             stored = runs.setdefault(variables.get("name"), StoredRun())
             stored.variables |= {name: value for name, value in variables.items() if value is not None}
+        elif "createArtifact(" in query.get("query", ""):
+            created = variables["input"]
+            self.server.artifact_types[created["artifactCollectionName"]] = created["artifactTypeName"]
         elif self.path.endswith("/file_stream"):
             runs.setdefault(self.path.split("/")[-2], StoredRun()).store(json.loads(body))
         elif self.path.startswith("/put/"):
@@ -174,6 +178,12 @@ class _Handler(BaseHTTPRequestHandler):
             name = variables.get("name")
             bucket = self.server.runs[name].resume_status(name) if name in self.server.runs else None
             data = {"model": {"id": "p", "name": "flowers", "entity": {"id": "e", "name": "me"}, "bucket": bucket}}
+        elif "ServerFeatures" in text:
+            data = {"serverInfo": {"features": []}}
+        elif "query ArtifactType(" in text:
+            collection = variables["name"].partition(":")[0]
+            kind = self.server.artifact_types.get(collection)
+            data = {"project": {"artifact": kind and {"artifactType": {"name": kind}}}}
         elif "createArtifact(" in text:
             artifact = {"id": "a", "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
             data = {"createArtifact": {"artifact": artifact}}

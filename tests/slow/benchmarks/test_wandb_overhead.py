@@ -1,0 +1,37 @@
+"""Tiny trainings offline, without W&B, and with a server that refuses connections."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import wandb_overhead
+from benchmarks.wandb_overhead import NONE, SERVERS, WITHOUT, fault_table, main, measure_faults, time_kind
+
+FIRST_STEPS = ("++trainer.limit_train_batches=2", "++trainer.limit_val_batches=1")
+
+
+@pytest.fixture(autouse=True)
+def cold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not warm up: what is measured does not matter here."""
+    monkeypatch.setattr(wandb_overhead, "warm_up", lambda overrides: 0.0)
+
+
+def test_a_server_that_refuses_costs_no_data(tiny_settings: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    measured = measure_faults(1, [*tiny_settings, *FIRST_STEPS], {"refuses": SERVERS["refuses"]})
+    offline, refused = measured[NONE], measured["refuses"]
+    assert [training.status for training in (*offline.trainings, *refused.trainings)] == [0, 0]
+    assert offline.left == refused.left
+    assert offline.left[0].metrics and offline.left[0].rows > 2 and offline.left[0].exit_code == 0
+    assert refused.offline == [training.seconds for training in offline.trainings]
+    assert capfd.readouterr().err.count("Logging offline") == 1
+    assert len(list(fault_table(measured))) == 4
+
+
+def test_trainings_without_wandb_leave_no_run(tiny_settings: list[str]) -> None:
+    assert time_kind(WITHOUT, [*tiny_settings, *FIRST_STEPS]) > 0
+
+
+def test_a_training_that_cannot_start_ends_the_measurement(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"error: .* exit status 1: optimiser"):
+        main(["logging", "1", "optimiser=sgd"])
+    assert "Traceback" not in capfd.readouterr().err
