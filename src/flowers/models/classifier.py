@@ -29,8 +29,8 @@ from flowers.models.losses import LabelLoss, cross_entropy, loss_on_host, masked
 from flowers.models.metrics import SplitMetrics
 from flowers.models.mixing import Mixer, Mixing, mix
 from flowers.models.optimizers import OptimizerFactory, SchedulerFactory, configure, parameter_groups
-from flowers.models.pixels import Normalise
-from flowers.settings import Count, Mode, NonNegative, PositiveFloat, Seed
+from flowers.models.pixels import Normalise, resize, size_of_epoch
+from flowers.settings import Count, Mode, NonNegative, Positive, PositiveFloat, Seed
 
 
 class FlowerClassifier(L.LightningModule):
@@ -48,6 +48,8 @@ class FlowerClassifier(L.LightningModule):
         label_smoothing, class_weight_power, logit_adjustment: see `LabelLoss`.
         mixup_alpha, cutmix_alpha: see `Mixer`.
         mixing_epochs: after so many epochs images are mixed no more; None: they always are.
+        train_sizes: sides in pixels that training images are resized to on the device, one after the other over the
+            epochs; None: as they come.
         seed: of the mixing.
         optimizer: makes the optimizer from parameter groups; None where nothing is trained.
         scheduler: makes a schedule by step from the optimizer.
@@ -74,6 +76,7 @@ class FlowerClassifier(L.LightningModule):
         mixup_alpha: NonNegative = 0.0,
         cutmix_alpha: NonNegative = 0.0,
         mixing_epochs: Count | None = None,
+        train_sizes: Annotated[Sequence[Positive], Field(min_length=1)] | None = None,
         seed: Seed = 0,
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
@@ -83,6 +86,7 @@ class FlowerClassifier(L.LightningModule):
         super().__init__()
         self.class_names = list(class_names)
         self.loss = LabelLoss(len(self.class_names), label_smoothing, class_weight_power, logit_adjustment)
+        self.train_sizes = None if train_sizes is None else list(train_sizes)
         self.mixer = Mixer(mixup_alpha, cutmix_alpha, mixing_epochs, seed)
         self._logged_step = 0
         self._rate = 0.0
@@ -122,8 +126,8 @@ class FlowerClassifier(L.LightningModule):
         return self
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        images, targets, valid = self.normalise(batch["image"]), self.loss.targets(batch["label"]), valid_rows(batch)
-        mixing = self._draw_mixing(batch, batch_idx)
+        images, targets, valid = self._training_input(batch), self.loss.targets(batch["label"]), valid_rows(batch)
+        mixing = self._draw_mixing(images, batch_idx)
         if mixing is not None:
             images, targets, valid = mix(images, targets, valid, mixing.to(self.device))
         logits = self.backbone(images)
@@ -134,23 +138,42 @@ class FlowerClassifier(L.LightningModule):
 
     def training_images(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return a batch's images as they are trained on, mixed: uint8 `[B, H, W, 3]`, on the host."""
-        images = batch["image"].cpu()
-        mixing = self._draw_mixing(batch, batch_idx)
-        if mixing is None:
-            return images
-        targets, valid = torch.zeros(len(images), 1), torch.ones(len(images), dtype=torch.bool)
-        mixed, _, _ = mix(images.permute(0, 3, 1, 2).float(), targets, valid, mixing)
-        return mixed.round().to(torch.uint8).permute(0, 2, 3, 1)
+        images = self._resize(batch["image"].cpu().permute(0, 3, 1, 2).float())
+        mixing = self._draw_mixing(images, batch_idx)
+        if mixing is not None:
+            targets, valid = torch.zeros(len(images), 1), torch.ones(len(images), dtype=torch.bool)
+            images, _, _ = mix(images, targets, valid, mixing)
+        return images.round().to(torch.uint8).permute(0, 2, 3, 1)
 
-    def _draw_mixing(self, batch: Batch, batch_idx: int) -> Mixing | None:
-        size, height, width = batch["image"].shape[:3]
+    def _training_input(self, batch: Batch) -> Tensor:
+        return self._resize(self.normalise(batch["image"]))
+
+    def _resize(self, images: Tensor) -> Tensor:
+        """Resize images float `[B, C, H, W]` to the size of this epoch."""
+        if self.train_sizes is None:
+            return images
+        return resize(images, size_of_epoch(self.train_sizes, self.current_epoch, self._epochs))
+
+    @property
+    def _epochs(self) -> int:
+        epochs = self.trainer.max_epochs
+        if not epochs or epochs < 0:
+            raise InputError(
+                f"model.train_sizes={self.train_sizes}: expected a run of known epochs to share among the sizes, found "
+                f"trainer.max_epochs={epochs}. Set trainer.max_epochs, or model.train_sizes=null."
+            )
+        return epochs
+
+    def _draw_mixing(self, images: Tensor, batch_idx: int) -> Mixing | None:
+        size, _, height, width = images.shape
         return self.mixer.draw(size, height, width, epoch=self.current_epoch, batch_idx=batch_idx)
 
     def on_train_start(self) -> None:
         self._logged_step = self.trainer.global_step
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        self._rate = optimizer.param_groups[0]["lr"]  # before the schedule moves it on
+        group = optimizer.param_groups[0]
+        self._rate = group["lr"] / group.get("lr_scale", 1.0)  # before the schedule moves it on
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         step, interval = self.trainer.global_step, self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -201,7 +224,8 @@ class FlowerClassifier(L.LightningModule):
 
     def check_image_sizes(self, sizes: Mapping[str, Iterable[int]]) -> None:
         """Raise `InputError` unless the backbone takes images of all these sides in pixels, given by setting."""
-        check_image_sizes(self.backbone, sizes)
+        own = {} if self.train_sizes is None else {"model.train_sizes": self.train_sizes}
+        check_image_sizes(self.backbone, {**sizes, **own})
 
     def _metrics(self, split: str) -> SplitMetrics:
         return cast(SplitMetrics, self.metrics[f"{split}_metrics"])

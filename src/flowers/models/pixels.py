@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -27,3 +28,19 @@ class Normalise(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return images uint8 `[B, H, W, 3]` as float32 `[B, 3, H, W]`."""
         return (image.permute(0, 3, 1, 2).to(torch.float32) - self.mean) / self.std
+
+
+def size_of_epoch(sizes: Sequence[int], epoch: int, epochs: int) -> int:
+    """Return the side of the training images in an epoch: the sizes take turns, each for the same part of the run.
+
+    Progressive resizing: Tan & Le 2021, arXiv:2104.00298. Within an epoch the size is fixed, so that a compiling device
+    makes one program for each size. Epochs beyond the last have the last size.
+    """
+    return sizes[min(epoch * len(sizes) // max(epochs, 1), len(sizes) - 1)]
+
+
+def resize(images: Tensor, side: int) -> Tensor:
+    """Resize images float `[B, C, H, W]` to `[B, C, side, side]`, bilinear; unchanged if they have that size."""
+    if images.shape[-1] == images.shape[-2] == side:
+        return images
+    return F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)

@@ -132,6 +132,7 @@ def _schedule(trainer: L.Trainer) -> str:
     for optimizer in trainer.optimizers[:1]:
         parts.append(f"{type(optimizer).__name__}")
     for config in trainer.lr_scheduler_configs[:1]:
-        rates = [group.get("initial_lr") for group in config.scheduler.optimizer.param_groups]
-        parts[-1] += f" at {max(rate for rate in rates if rate is not None):g}" if any(rates) else ""
+        groups = [group for group in config.scheduler.optimizer.param_groups if group.get("initial_lr")]
+        rates = [group["initial_lr"] / group.get("lr_scale", 1.0) for group in groups]
+        parts[-1] += f" at {max(rates):g}" if rates else ""
     return ", ".join(parts)

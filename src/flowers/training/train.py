@@ -30,6 +30,7 @@ from flowers.targets import locate, parameters_of
 from flowers.training.checkpoint_io import check_kept_checkpoints
 from flowers.training.collect_outcomes import CollectOutcomes
 from flowers.training.distributed import closing_process_group
+from flowers.training.learning_rate import LrScaling, count_images_per_step, scale_rate
 from flowers.training.length import check_validation_interval, count_batches, make_schedule
 from flowers.training.lightning_trainer import TRAINER, make_all, make_trainer
 from flowers.training.monitor import CheckMonitor, Monitor, check_monitors
@@ -51,6 +52,7 @@ class TrainSettings:
 
     data, model: any LightningDataModule and any LightningModule; see `flowers.interfaces`.
     optimizer, scheduler: factories (`_partial_: true`), given to models whose signature has parameters of these names.
+    lr_scaling: how the optimizer's `lr`, given for 32 images a step, follows the global batch; see `scale_rate`.
     ckpt_path: the checkpoint to resume from.
     test: run the model's `test_step` with the best checkpoint after training.
     report: write report/index.html into the run's directory after training.
@@ -60,6 +62,7 @@ class TrainSettings:
     model: Node
     optimizer: Node
     scheduler: Node | None
+    lr_scaling: LrScaling | None
     trainer: Node
     monitor: Monitor
     callbacks: Nodes
@@ -151,7 +154,8 @@ def _fit(
     batches = count_batches(datamodule, trainer.world_size)
     if batches is not None:
         check_validation_interval(trainer, batches)
-    model = make_model(settings.model, datamodule, **_make_factories(settings, batches))
+    images = count_images_per_step(datamodule, trainer)
+    model = make_model(settings.model, datamodule, **_make_factories(settings, batches, images))
     check_model(model, datamodule)
     if resumed is not None:
         check_resumable(resumed, trainer, model, datamodule)
@@ -181,12 +185,14 @@ def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
     return callbacks
 
 
-def _make_factories(settings: TrainSettings, batches: int | None) -> dict[str, OptimizerFactory | SchedulerFactory]:
+def _make_factories(
+    settings: TrainSettings, batches: int | None, images: int | None
+) -> dict[str, OptimizerFactory | SchedulerFactory]:
     """Make the factories of the optimizer and the schedule, as far as the model takes them."""
     taken, _ = parameters_of(locate(settings.model["_target_"], "model"))
     factories: dict[str, Any] = {}
     if "optimizer" in taken:
-        factories["optimizer"] = instantiate("optimizer", settings.optimizer)
+        factories["optimizer"] = instantiate("optimizer", scale_rate(settings.optimizer, settings.lr_scaling, images))
     if "scheduler" in taken:
         node = settings.scheduler
         factories["scheduler"] = None if node is None else make_schedule(node, settings.trainer, batches)
