@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from flowers.models.backbone import create_backbone
 from flowers.training.compilation import READ
 from flowers.training.xla.versions import find_versions
 from tests.helpers.commands import run_process
@@ -103,12 +104,21 @@ def test_evaluation_gives_the_same_figures_on_any_number_of_devices(trained: Pat
 def whole_recipe(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a run with everything on, that fails if its fourth epoch compiles."""
     directory = tmp_path_factory.mktemp("whole_recipe")
+    torch.save(create_backbone("test_efficientnet", 104, False).state_dict(), directory / "weights.pt")
     done = run_process(
         "train",
         *tiny_settings,
         "trainer=tpu",
         "experiment=mixing",
         "callbacks=ema",
+        "callbacks.linear_probe={_target_: flowers.training.linear_probe.LinearProbe}",
+        f"model.pretrained={directory}/weights.pt",
+        "model.freeze_batch_norm=true",
+        "model.layer_decay=0.9",
+        "model.head_lr_scale=2",
+        "model.logit_adjustment=1",
+        "model.class_weight_power=0.5",
+        "model.train_sizes=[48]",
         "callbacks.compile_guard.after_warmup=fail",
         "trainer.max_epochs=5",
         "trainer.gradient_clip_val=1.0",
@@ -124,6 +134,7 @@ def whole_recipe(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFact
     )
     assert done.returncode == 0, done.stderr
     assert "expected nothing to compile" not in done.stderr
+    assert "Linear probe: left out" not in done.stdout + done.stderr
     assert f"{find_versions()}" in done.stdout
     assert "jax" not in done.stdout + done.stderr
     return directory / "run"

@@ -36,6 +36,7 @@ from flowers.training.checkpoint_io import AtomicCheckpointIO
 from flowers.training.compilation import CompileCounts
 from flowers.training.device_loader import DeviceLoader
 from flowers.training.random_state import step_seed
+from flowers.training.xla.batch_norm import allow_fixed_statistics
 from flowers.training.xla.runtime import start_runtime
 
 AUTOCAST = {"32-true": False, "32": False, "bf16-mixed": True, "bf16": True}
@@ -115,6 +116,7 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         self, precision: str | int = "32-true", cache_dir: str | None = None, hosts: Positive | None = 1
     ) -> None:
         start_runtime(cache_dir)
+        allow_fixed_statistics()
         super().__init__(device=0, precision_plugin=AutocastPrecision(precision))
         if hosts not in (None, xr.process_count()):
             raise InputError(
