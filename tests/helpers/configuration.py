@@ -23,9 +23,9 @@ from flowers.training.train import RULES, TrainSettings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GROUPS = [
-    f"{path.parent.name}={path.stem}"
+    f"{group}={path.stem}"
     for group in (
-        *("data", "model", "trainer", "optimizer", "scheduler", "monitor", "callbacks", "logger"),
+        *("data", "data/augment", "model", "trainer", "optimizer", "scheduler", "monitor", "callbacks", "logger"),
         *("experiment", "debug"),
     )
     for path in sorted((CONFIGS / group).glob("*.yaml"))
