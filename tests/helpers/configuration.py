@@ -25,7 +25,18 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 GROUPS = [
     f"{group}={path.stem}"
     for group in (
-        *("data", "data/augment", "model", "trainer", "optimizer", "scheduler", "monitor", "callbacks", "logger"),
+        *(
+            "data",
+            "data/augment",
+            "data/eval",
+            "model",
+            "trainer",
+            "optimizer",
+            "scheduler",
+            "monitor",
+            "callbacks",
+            "logger",
+        ),
         *("experiment", "debug"),
     )
     for path in sorted((CONFIGS / group).glob("*.yaml"))
