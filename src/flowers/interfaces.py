@@ -111,6 +111,16 @@ class DescribesWeights(Protocol):
 
 
 @runtime_checkable
+class HasLicence(Protocol):
+    """A model that starts from somebody's weights. Its checkpoints' hyperparameters have the licence as well.
+
+    licence: of these weights; empty if there are none.
+    """
+
+    licence: str
+
+
+@runtime_checkable
 class ChecksSplit(Protocol):
     """A data module whose checkpoints record what it was split by."""
 
