@@ -148,6 +148,15 @@ class LoadsSplits(Protocol):
 
 
 @runtime_checkable
+class SamplesSplits(Protocol):
+    """A data module that can give part of a split."""
+
+    def sample(self, split: Literal["train", "val", "test"], count: int) -> Iterable[Batch]:
+        """Return the batches of at most `count` images drawn from all of a split, without augmentation."""
+        ...
+
+
+@runtime_checkable
 class GivesLogits(Protocol):
     """A model whose predictions can be written."""
 

@@ -35,6 +35,7 @@ def test_every_choice_of_every_group_is_accepted_and_kept_as_it_is(choice: str) 
         ("benchmark_step", ["trainer=gpu"], "steps", 30),
         ("benchmark_loader", ["data.root=somewhere", "seconds=0.5"], "workers", None),
         ("ensemble", ["runs=[a,b]"], "runs", ["a", "b"]),
+        ("choose", ["data=kaggle", "backbones=[resnet18]"], "train_images", 2000),
         ("dashboard", ["logger.wandb.project=trees"], "name", "trees"),
         ("sync", [], "runs", "logs"),
         ("sync", ["runs=[a,b]"], "runs", ["a", "b"]),

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from benchmarks.loader.run import LoaderSettings
 from benchmarks.step.run import StepSettings
 from flowers.ensembling.ensemble import EnsembleSettings
+from flowers.inference.choose import ChooseSettings
 from flowers.inference.evaluate import EvaluateSettings
 from flowers.inference.predict import PredictSettings
 from flowers.preparation.plan import FolderSettings
@@ -46,6 +47,7 @@ COMMANDS: dict[str, type[Any]] = {
     "train": TrainSettings,
     "evaluate": EvaluateSettings,
     "predict": PredictSettings,
+    "choose": ChooseSettings,
     "ensemble": EnsembleSettings,
     "dashboard": DashboardSettings,
     "sync": SyncSettings,

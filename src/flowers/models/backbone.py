@@ -68,8 +68,12 @@ def create_backbone(
     return backbone
 
 
-def check_name(name: str) -> str:
+def check_name(name: str, key: str = "model.backbone") -> str:
     """Return the name of a timm model, with or without the tag of its weights.
+
+    Args:
+        name: the name.
+        key: where it is configured, for messages.
 
     Raises:
         InputError: timm has no such model, or no such weights of it.
@@ -77,15 +81,14 @@ def check_name(name: str) -> str:
     if not timm.is_model(name):
         nearest = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"Did you mean {' or '.join(nearest)}?" if nearest else "timm.list_models() lists them."
-        raise InputError(f"model.backbone={name}: expected the name of a timm model, found no such model. {hint}")
+        raise InputError(f"{key}={name}: expected the name of a timm model, found no such model. {hint}")
     try:
         timm.get_pretrained_cfg(name)
     except RuntimeError:
         architecture, _, tag = name.partition(".")
         known = timm.list_pretrained(f"{architecture}.*") or [architecture]
         raise InputError(
-            f"model.backbone={name}: expected a tag of weights that timm knows, found {tag}. Choose "
-            f"{' or '.join(known)}."
+            f"{key}={name}: expected a tag of weights that timm knows, found {tag}. Choose {' or '.join(known)}."
         ) from None
     return name
 
