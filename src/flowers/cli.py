@@ -109,6 +109,12 @@ def command_line() -> str:
     return " ".join([program, *map(shlex.quote, overrides)])
 
 
+def overrides_of(group: str) -> list[str]:
+    """Return the job's overrides of a group's choice and of the settings in it, as they were typed."""
+    overrides: list[str] = list(HydraConfig.get().overrides.task)
+    return [override for override in overrides if re.match(rf"[+~]*{group}[=./]", override)]
+
+
 def _guarded(main: Callable[[DictConfig], Any], name: str) -> Callable[[DictConfig], Any]:
     """Make errors that the user can fix end the process here: Hydra would add a line of its own."""
 

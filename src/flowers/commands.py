@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from flowers.cli import command_line, run_command, run_subcommand
+from flowers.cli import command_line, overrides_of, run_command, run_subcommand
 
 if TYPE_CHECKING:
     from flowers.inference.evaluate import Evaluated
@@ -31,6 +31,11 @@ def evaluate() -> None:
 def predict() -> None:
     """Write a run's predictions and submission: `python src/predict.py`, `flowers-predict`."""
     run_command(_predict, "predict")
+
+
+def choose() -> None:
+    """Rank backbones for a data set: `python src/choose.py`, `flowers-choose`."""
+    run_command(_choose, "choose")
 
 
 def ensemble() -> None:
@@ -112,6 +117,16 @@ def _predict(config: DictConfig) -> None:
         from flowers.reporting.wandb_results import log_predictions
 
         log_predictions(Run(Path(config.run)), written.files)
+
+
+def _choose(config: DictConfig) -> None:
+    from flowers.inference.choose import choose
+    from flowers.reporting.choose import print_choice
+    from flowers.reporting.summary import print_skipped
+
+    choice = choose(config)
+    print_skipped(choice.skipped)
+    print_choice(choice, overrides_of("data"))
 
 
 def _ensemble(config: DictConfig) -> float:

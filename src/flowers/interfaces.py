@@ -111,6 +111,16 @@ class DescribesWeights(Protocol):
 
 
 @runtime_checkable
+class HasLicence(Protocol):
+    """A model that starts from somebody's weights. Its checkpoints' hyperparameters have the licence as well.
+
+    licence: of these weights; empty if there are none.
+    """
+
+    licence: str
+
+
+@runtime_checkable
 class ChecksSplit(Protocol):
     """A data module whose checkpoints record what it was split by."""
 
@@ -134,6 +144,15 @@ class LoadsSplits(Protocol):
 
     def loader(self, split: Literal["train", "val", "test"]) -> Iterable[Batch]:
         """Return the batches of a split, each image once, in order and without augmentation."""
+        ...
+
+
+@runtime_checkable
+class SamplesSplits(Protocol):
+    """A data module that can give part of a split."""
+
+    def sample(self, split: Literal["train", "val", "test"], count: int) -> Iterable[Batch]:
+        """Return the batches of at most `count` images drawn from all of a split, without augmentation."""
         ...
 
 

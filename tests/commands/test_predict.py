@@ -170,9 +170,11 @@ def test_predictions_record_the_weights_that_they_are_of(run: Run) -> None:
     val, test = (read_provenance(run.predictions(split)).weights for split in ("val", "test"))
     assert val == test and len(val) == 64
     checkpoint = torch.load(run.best, weights_only=True)
+    checkpoint["hyper_parameters"]["licence"] = "mit"  # of what the training started from
     torch.save(dict(reversed(checkpoint.items())) | {"global_step": 7}, run.best)  # another file with the same weights
     predict(asked(run))
-    assert read_provenance(run.predictions("test")).weights == val
+    again = read_provenance(run.predictions("test"))
+    assert (again.weights, again.licence) == (val, "mit")
     checkpoint["state_dict"]["backbone.classifier.bias"][3] += 0.1  # another epoch's
     torch.save(checkpoint, run.best)
     predict(asked(run))

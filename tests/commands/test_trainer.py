@@ -83,7 +83,8 @@ def test_a_run_is_read_at_other_sizes_than_it_was_trained_at(tiny_settings: list
 
 def test_a_runs_weights_start_another(tiny_settings: list[str], trained: Path, tmp_path: Path) -> None:
     weights = trained / "checkpoints" / "best.ckpt"
-    train(composed([*tiny_settings, f"model.pretrained={weights}"], tmp_path))
+    started = train(composed([*tiny_settings, f"model.pretrained={weights}"], tmp_path))
     first = torch.load(weights, weights_only=True)["state_dict"]
     backbone = create_backbone("test_efficientnet", 104, str(weights)).state_dict()
     assert all(torch.equal(first[f"backbone.{name}"], value) for name, value in backbone.items())
+    assert started.model.hparams["licence"] == ""  # the first run started from random weights

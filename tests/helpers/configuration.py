@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from benchmarks.loader.run import LoaderSettings
 from benchmarks.step.run import StepSettings
 from flowers.ensembling.ensemble import EnsembleSettings
+from flowers.inference.choose import ChooseSettings
 from flowers.inference.evaluate import EvaluateSettings
 from flowers.inference.predict import PredictSettings
 from flowers.preparation.plan import FolderSettings
@@ -23,9 +24,20 @@ from flowers.training.train import RULES, TrainSettings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GROUPS = [
-    f"{path.parent.name}={path.stem}"
+    f"{group}={path.stem}"
     for group in (
-        *("data", "model", "trainer", "optimizer", "scheduler", "monitor", "callbacks", "logger"),
+        *(
+            "data",
+            "data/augment",
+            "data/eval",
+            "model",
+            "trainer",
+            "optimizer",
+            "scheduler",
+            "monitor",
+            "callbacks",
+            "logger",
+        ),
         *("experiment", "debug"),
     )
     for path in sorted((CONFIGS / group).glob("*.yaml"))
@@ -35,6 +47,7 @@ COMMANDS: dict[str, type[Any]] = {
     "train": TrainSettings,
     "evaluate": EvaluateSettings,
     "predict": PredictSettings,
+    "choose": ChooseSettings,
     "ensemble": EnsembleSettings,
     "dashboard": DashboardSettings,
     "sync": SyncSettings,

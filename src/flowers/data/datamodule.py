@@ -170,10 +170,23 @@ class FlowersDataModule(L.LightningDataModule):
         Raises:
             InputError: the split cannot be opened, is empty, or is not the one that a resumed run was trained on.
         """
+        return self._loader(split, self._records.select(split), training=training)
+
+    def sample(self, split: Split, count: int) -> DataLoader[Batch]:
+        """Return the batches of at most `count` records drawn from all of a split by the seed, without augmentation.
+
+        Raises:
+            InputError: the split cannot be opened, or is empty.
+        """
+        numbers = self._records.select(split).numbers
+        if len(numbers) > count:
+            numbers = np.sort(np.random.default_rng(self.seed).choice(numbers, count, replace=False))
+        return self._loader(split, Selection(numbers), training=False)
+
+    def _loader(self, split: Split, selection: Selection, *, training: bool) -> DataLoader[Batch]:
         dataset = self.dataset(split, training=training)
         if training and self.decoded_cache and dataset.decoded is None:
             dataset.decoded = self._open_image_cache(dataset)
-        selection = self._records.select(split)
         return batch_loader(
             dataset,
             selection.numbers,

@@ -1,4 +1,7 @@
-"""Seed Albumentations for each image, so that its augmentation does not depend on who reads it, or when."""
+"""Seed Albumentations for each image, and crop images as timm does.
+
+The augmentation of an image does not depend on who reads it, or when.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import albumentations as A
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from flowers.errors import InputError
+from flowers.settings import Positive
 
 Image = NDArray[np.uint8]
 
@@ -69,3 +76,44 @@ class _PythonRandom(random.Random):
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         return random.Random, ()  # a SeededTransform that is unpickled makes it anew
+
+
+class TimmCenterCrop(A.Sequential):  # type: ignore[misc]
+    """Resizes square images and takes their middle, as timm does to evaluate a backbone.
+
+    The backbone's data config has the interpolation and the fraction that is kept.
+
+    Args:
+        backbone: a timm model's name.
+        size: the side of the images afterwards, in pixels.
+
+    Raises:
+        InputError: timm has no such model.
+    """
+
+    def __init__(self, backbone: str, size: Positive) -> None:
+        fraction, interpolation = _timm_data_config(backbone)
+        side = int(size / fraction)
+        # Pillow, which timm uses, filters more pixels where it reduces an image. OpenCV does so with areas alone.
+        resize = A.Resize(side, side, interpolation=interpolation, area_for_downscale="image")
+        start = round((side - size) / 2)
+        super().__init__([resize, A.Crop(start, start, start + size, start + size)], p=1)
+
+
+def _timm_data_config(backbone: str) -> tuple[float, int]:
+    """Return the fraction of a side that timm keeps for a backbone, and OpenCV's number of its interpolation."""
+    import timm  # takes a second, which readers of shards can do without
+    from timm.data import resolve_data_config
+
+    try:
+        weights = timm.get_pretrained_cfg(backbone)
+    except RuntimeError:
+        weights = None
+    if weights is None:
+        raise InputError(
+            f"data/eval=timm: expected a backbone of timm's with a data config, found {backbone}. Choose another "
+            "model.backbone, or data/eval=resize."
+        )
+    config = resolve_data_config(pretrained_cfg=weights.to_dict(), use_test_size=True)
+    interpolation = cv2.INTER_LINEAR if config["interpolation"] == "bilinear" else cv2.INTER_CUBIC
+    return float(config["crop_pct"]), interpolation

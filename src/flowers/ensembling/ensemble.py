@@ -157,6 +157,8 @@ def _provenance(directory: Path, members: Sequence[Member], split: str) -> Prove
     sources = [member.provenance for member in members for _ in member.val]
     parameters = [source.parameters for source in sources]
     speeds = [source.images_per_second for source in sources]
+    files = [read_provenance(path) for member in members for path in member.val]
+    licences = {licence for file in files for licence in file.licence.split(", ") if licence}
     return Provenance(
         run=str(directory),
         split=split,
@@ -168,6 +170,7 @@ def _provenance(directory: Path, members: Sequence[Member], split: str) -> Prove
         images_per_second=1 / sum(1 / each for each in speeds if each) if all(speeds) else None,
         trained_on="train",
         skipped=max((read_provenance(path).skipped for member in members for path in member.test), default=0),
+        licence=", ".join(sorted(licences)),
     )
 
 

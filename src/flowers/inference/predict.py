@@ -21,7 +21,7 @@ from flowers.inference.predictions import PredictionsWriter, Provenance
 from flowers.inference.submission import write_submission
 from flowers.inference.tta import TTA, View, mean_over_views
 from flowers.instantiate import instantiate
-from flowers.interfaces import NO_LABEL, Batch, ChecksImageSizes, LoadsSplits, valid_rows
+from flowers.interfaces import NO_LABEL, Batch, ChecksImageSizes, HasLicence, LoadsSplits, valid_rows
 from flowers.settings import Node, load_settings
 from flowers.training.checkpoints import digest_weights
 from flowers.training.lightning_trainer import TRAINER, make_plain_trainer
@@ -207,6 +207,7 @@ def _describe(
         fold=getattr(datamodule, "fold", None),
         recipe=run.recipe(),
         weights=digest_weights(model.state_dict()),
+        licence=model.licence if isinstance(model, HasLicence) else "",
     )
 
 

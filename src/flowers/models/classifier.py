@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from pydantic import Field
 from torch import Tensor, nn
@@ -19,6 +21,8 @@ from flowers.models.backbone import (
     HeadInit,
     create_backbone,
     describe_weights,
+    explain_pretraining,
+    find_licence,
     head_names,
     weights_config,
 )
@@ -31,6 +35,8 @@ from flowers.models.mixing import Mixer, Mixing, mix
 from flowers.models.optimizers import OptimizerFactory, SchedulerFactory, configure, parameter_groups
 from flowers.models.pixels import Normalise, resize, size_of_epoch
 from flowers.settings import Count, Mode, NonNegative, Positive, PositiveFloat, Seed
+
+log = logging.getLogger(__name__)
 
 
 class FlowerClassifier(L.LightningModule):
@@ -102,10 +108,12 @@ class FlowerClassifier(L.LightningModule):
         )
         freeze(self.backbone, trained)
         self.weights = describe_weights(self.backbone, pretrained)
+        self.licence = find_licence(self.backbone, pretrained)
+        _warn(explain_pretraining(self.backbone, pretrained))
         self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.normalise = Normalise(weights_config(self.backbone))
         self.metrics = nn.ModuleDict({f"{split}_metrics": SplitMetrics(len(class_names)) for split in ("train", "val")})
-        self.save_hyperparameters({"class_names": self.class_names, "backbone": backbone})
+        self.save_hyperparameters({"class_names": self.class_names, "backbone": backbone, "licence": self.licence})
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits `[B, K]` of images uint8 `[B, H, W, 3]`."""
@@ -233,3 +241,9 @@ class FlowerClassifier(L.LightningModule):
     def _log_metrics(self, split: str) -> None:
         figures = self._metrics(split).compute()
         self.log_dict({f"{split}/{name}": value for name, value in figures.items()})
+
+
+@rank_zero_only
+def _warn(warning: str | None) -> None:
+    if warning is not None:
+        log.warning(warning)

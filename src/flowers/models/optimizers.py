@@ -2,25 +2,79 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import math
 from collections.abc import Callable, Collection, Iterable
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Annotated, Any, cast
 
+import timm.optim
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from pydantic import AfterValidator
 from timm.models import group_parameters
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from flowers.errors import InputError
+from flowers.settings import NonNegative, PositiveFloat
 
 OptimizerFactory = Callable[[Any], Optimizer]
 """Makes an optimizer from parameters, or from parameter groups."""
 
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 """Makes a schedule by step from an optimizer."""
+
+
+def check_optimizer_name(name: str) -> str:
+    """Return the name of one of timm's optimizers.
+
+    Raises:
+        InputError: timm has no such optimizer, or it needs second derivatives, which training does not compute.
+    """
+    names: list[str] = timm.optim.list_optimizers()
+    if name not in names:
+        close = difflib.get_close_matches(name.lower(), names, n=3)
+        hint = f"Did you mean {' or '.join(close)}?" if close else "timm.optim.list_optimizers() lists them."
+        raise InputError(
+            f"optimizer.opt={name}: expected the name of one of timm's optimizers, found no such optimizer. {hint}"
+        )
+    if timm.optim.get_optimizer_info(name).second_order:
+        raise InputError(
+            f"optimizer.opt={name}: expected an optimizer of first derivatives, found one that needs second "
+            "derivatives. Choose another."
+        )
+    return name
+
+
+OptimizerName = Annotated[str, AfterValidator(check_optimizer_name)]
+"""The name of one of timm's optimizers, checked with the other settings: before any data are read."""
+
+
+def make_timm_optimizer(
+    parameters: Iterable[Any], opt: OptimizerName, lr: PositiveFloat, weight_decay: NonNegative, **arguments: Any
+) -> Optimizer:
+    """Make one of timm's optimizers by its name.
+
+    Args:
+        parameters: the model's, or groups of them: a group's own settings win.
+        opt: the name, as in `timm.optim.list_optimizers()`.
+        lr: the learning rate.
+        weight_decay: of the groups that have none of their own.
+        arguments: more arguments of the optimizer, `betas` for one.
+
+    Raises:
+        InputError: the optimizer needs a package or a device that is not there.
+    """
+    try:
+        made = timm.optim.create_optimizer_v2(parameters, opt=opt, lr=lr, weight_decay=weight_decay, **arguments)
+    except (AssertionError, ImportError) as error:  # of optimizers from apex and bitsandbytes
+        raise InputError(
+            f"optimizer.opt={opt}: expected an optimizer that runs here, found this: {error}. Choose another, or "
+            "install what it needs."
+        ) from error
+    return cast(Optimizer, made)
 
 
 def configure(

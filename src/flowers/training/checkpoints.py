@@ -24,6 +24,7 @@ class Checkpoint:
 
     state: the weights, on the CPU.
     class_names: in label order; None if the model has none.
+    licence: of the weights that the training started from; None if it is not recorded.
     epochs, steps: done.
     averaged: whether the weights are an average, which training cannot go on from by itself.
     position: where in the data the training was, as the data module saved it; None if it saved nothing.
@@ -33,6 +34,7 @@ class Checkpoint:
 
     state: dict[str, Tensor]
     class_names: list[str] | None
+    licence: str | None
     epochs: int
     steps: int
     averaged: bool
@@ -54,14 +56,15 @@ def read_checkpoint(path: Path, datamodule: L.LightningDataModule) -> Checkpoint
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        class_names = content.get("hyper_parameters", {}).get("class_names")
+        kept = content.get("hyper_parameters", {})
+        names = kept.get("class_names"), kept.get("licence")
         position = content.get(type(datamodule).__qualname__)
         groups = [group for optimizer in content.get("optimizer_states", []) for group in optimizer["param_groups"]]
         schedule: Mapping[str, Any] = next(iter(content.get("lr_schedulers", [])), {})
         progress = content["loops"]["fit_loop"]["epoch_progress"]["current"]
         done = (position or {}).get("epoch", progress["completed"]), content["global_step"]
         averaged = ema.KEY in content
-        return Checkpoint(content["state_dict"], class_names, *done, averaged, position, groups, schedule)
+        return Checkpoint(content["state_dict"], *names, *done, averaged, position, groups, schedule)
     except Exception as error:  # torch.load raises many kinds for a file that is none of its own
         raise InputError(
             f"{path}: expected a checkpoint of this program, found {type(error).__name__}: "

@@ -23,6 +23,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from flowers.data.layout import Split
 from flowers.errors import InputError, first_few
+from flowers.interfaces import HasLicence
 from flowers.settings import find_node_problems, raise_problems
 from flowers.system.atomic import write_atomic
 from flowers.training.checkpoints import check_classes, check_weights, read_checkpoint
@@ -211,6 +212,8 @@ class Run:
         model = make_model(node, datamodule, pretrained=False, image_size=train_size)
         check_weights(self.best, checkpoint, model)
         model.load_state_dict(checkpoint.state)
+        if checkpoint.licence is not None and isinstance(model, HasLicence):
+            model.licence = checkpoint.licence  # it was made with random weights
         return datamodule, model
 
     def load_data(self) -> L.LightningDataModule:

@@ -282,3 +282,15 @@ def test_a_shard_that_is_gone_is_named_and_never_skipped(
     with pytest.raises(InputError, match=rf"^{shard}: ") as raised:
         read_all(loader)
     assert not isinstance(raised.value, BadRecord)
+
+
+def test_a_sample_is_drawn_from_all_shards_by_the_seed(garden: Path) -> None:
+    train = part(garden)
+    sampled = ids_of(train.sample("train", 100))
+    everything = ids_of(train.loader("train"))
+    assert len(set(sampled)) == 100
+    assert sampled == [identity for identity in everything if identity in set(sampled)]
+    places = [everything.index(identity) for identity in sampled]
+    assert all(any(start <= place < start + 26 for place in places) for start in range(0, 208, 26))
+    assert sampled == ids_of(part(garden).sample("train", 100)) != ids_of(part(garden, seed=1).sample("train", 100))
+    assert ids_of(train.sample("train", 1000)) == everything

@@ -5,9 +5,15 @@ from __future__ import annotations
 import pickle
 
 import albumentations as A
+import cv2
 import numpy as np
+import pytest
+import timm
+from PIL import Image as Pillow
+from timm.data import create_transform, resolve_data_config
 
-from flowers.data.transforms import SeededTransform
+from flowers.data.transforms import SeededTransform, TimmCenterCrop
+from flowers.errors import InputError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
@@ -56,3 +62,21 @@ def test_draws_are_spread_evenly() -> None:
     flip = SeededTransform([A.HorizontalFlip(p=0.5)], seed=3)
     flipped = sum(flip(IMAGE, (epoch, number, 0)) is not IMAGE for epoch in range(20) for number in range(100))
     assert 900 < flipped < 1100
+
+
+@pytest.mark.parametrize("backbone", ["tf_efficientnet_lite0", "test_vit", "resnet50.tv_in1k", "resnet50.a1_in1k"])
+@pytest.mark.parametrize("size", [48, 100])
+def test_an_evaluation_crop_is_timms(backbone: str, size: int) -> None:
+    image = cv2.resize(IMAGE[:12, :12], (96, 96), interpolation=cv2.INTER_CUBIC)
+    config = resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(backbone).to_dict(), use_test_size=True)
+    chosen = {key: config[key] for key in ("interpolation", "crop_pct", "crop_mode")}
+    timms = create_transform((3, size, size), mean=(0, 0, 0), std=(1, 1, 1), **chosen)
+    expected = timms(Pillow.fromarray(image)).permute(1, 2, 0).numpy() * 255
+    found = SeededTransform([TimmCenterCrop(backbone, size)], seed=0)(image, (0, 0, 0))
+    assert (found.dtype, found.shape) == (np.uint8, (size, size, 3))
+    assert np.abs(expected - found).mean() < 1.5  # a crop that is off by one pixel: 9
+
+
+def test_a_backbone_without_a_data_config_is_refused() -> None:
+    with pytest.raises(InputError, match="found no_such_backbone"):
+        TimmCenterCrop("no_such_backbone", 48)

@@ -179,11 +179,13 @@ def test_an_ensemble_costs_what_the_models_of_all_folds_cost(tmp_path: Path, run
             fold=fold,
             parameters=10,
             images_per_second=30.0,
+            licence="mit, apache-2.0" if fold else "",
         )
         for fold in range(3)
     ]
     ensemble(settings(tmp_path / "ensemble", [*folds, runs[1]]))
     cost = read_provenance(tmp_path / "ensemble/predictions/test.parquet")
+    assert cost.licence == "apache-2.0, mit"
     assert cost.backbone == "ensemble of 2"
     assert cost.parameters == 40
     assert cost.images_per_second == pytest.approx(30 / 4)

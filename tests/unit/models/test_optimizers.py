@@ -1,17 +1,31 @@
-"""Parameter groups: rates by layer, weight decay that does not follow them."""
+"""Parameter groups: rates by layer, weight decay that does not follow them. Optimizers by timm's name."""
 
 from __future__ import annotations
 
 import functools
+import io
 
 import pytest
-import timm
+import timm.optim
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 from flowers.errors import InputError
-from flowers.models.optimizers import configure, layer_scales, parameter_groups
+from flowers.models.optimizers import (
+    check_optimizer_name,
+    configure,
+    layer_scales,
+    make_timm_optimizer,
+    parameter_groups,
+)
+
+NAMES = [
+    name
+    for name in timm.optim.list_optimizers()
+    if not name.startswith(("bnb", "fused", "kron"))  # which need a GPU, or compile for a minute
+    and not timm.optim.get_optimizer_info(name).second_order
+]
 
 ADAMW = functools.partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.02)
 
@@ -74,3 +88,67 @@ def test_a_schedule_of_one_rate_for_all_is_refused(backbone: nn.Module) -> None:
 def test_a_backbone_without_known_layers_is_refused() -> None:
     with pytest.raises(InputError, match=r"model\.layer_decay=0.5: .*Linear"):
         layer_scales(nn.Linear(2, 2), 0.5)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_of_timms_optimizers_takes_our_groups_and_trains(name: str) -> None:
+    model = network()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    factory = functools.partial(make_timm_optimizer, opt=name, lr=0.01, weight_decay=0.1)
+    optimizer = configure(factory, None, parameter_groups(model))
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(8, 3, 4, 4)).square().mean().backward()
+        optimizer.step()
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert not all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    torch.load(file, weights_only=True)  # as every command reads a checkpoint
+
+
+def test_a_name_gives_what_torch_has_of_that_name() -> None:
+    steps = []
+    for make in (
+        functools.partial(make_timm_optimizer, opt="adamw", lr=0.01, weight_decay=0.1, betas=(0.8, 0.9)),
+        functools.partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1, betas=(0.8, 0.9)),
+    ):
+        model = network()
+        optimizer = make(parameter_groups(model))
+        model(torch.ones(8, 3, 4, 4)).square().mean().backward()
+        optimizer.step()
+        steps.append(model.state_dict())
+    torch.testing.assert_close(steps[0], steps[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("adamW2", "adamw"), ("momentun", "momentum"), ("nothing-like-it", "lists")]
+)
+def test_an_unknown_name_is_refused_with_names_like_it(name: str, hint: str) -> None:
+    with pytest.raises(InputError, match=rf"optimizer\.opt={name}: .*{hint}"):
+        check_optimizer_name(name)
+
+
+def test_second_derivatives_are_refused() -> None:
+    with pytest.raises(InputError, match=r"optimizer\.opt=adahessian: "):
+        check_optimizer_name("adahessian")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_an_optimizer_that_cannot_run_here_is_refused() -> None:
+    with pytest.raises(InputError, match=r"optimizer\.opt=fusedadam: "):
+        make_timm_optimizer([nn.Parameter(torch.zeros(1))], opt="fusedadam", lr=0.1, weight_decay=0.0)
+
+
+def test_an_argument_that_an_optimizer_does_not_take_is_refused() -> None:
+    factory = functools.partial(make_timm_optimizer, opt="lion", lr=0.1, weight_decay=0.0, nonsense=1)
+    with pytest.raises(InputError, match=r"optimizer: .*nonsense"):
+        configure(factory, None, [nn.Parameter(torch.zeros(1))])
