@@ -51,18 +51,18 @@ def log_loss(labels: Labels, probabilities: Probabilities) -> float:
 
 def estimate_macro_f1(labels: Labels, predicted: Labels, class_count: int, *, resamples: int, seed: int) -> Estimate:
     """Macro F1 with its interval, of labels and predictions `[N]`."""
-    return _estimate(_bootstrap(labels, [predicted], class_count, resamples, seed)[0], (0.0, 1.0))
+    return _estimate(bootstrap_macro_f1(labels, [predicted], class_count, resamples, seed)[0], (0.0, 1.0))
 
 
 def estimate_gain(
     labels: Labels, predicted: Labels, reference: Labels, class_count: int, *, resamples: int, seed: int
 ) -> Estimate:
     """Estimate how much the macro F1 of `predicted` exceeds that of `reference` on the same rows."""
-    scores = _bootstrap(labels, [predicted, reference], class_count, resamples, seed)
+    scores = bootstrap_macro_f1(labels, [predicted, reference], class_count, resamples, seed)
     return _estimate(scores[0] - scores[1], (-1.0, 1.0))
 
 
-def _bootstrap(
+def bootstrap_macro_f1(
     labels: Labels, predictions: Sequence[Labels], class_count: int, resamples: int, seed: int
 ) -> NDArray[np.float64]:
     """Macro F1 of each of the predictions `[P, 2 + R]`: on the rows, on the smoothed rows, on resamples of those.

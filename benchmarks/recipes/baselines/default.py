@@ -1,0 +1,73 @@
+"""The default recipe, or a variant: `python src/train.py` as a user runs it, with a callback that records."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+
+from benchmarks.recipes.result import Predictions, Recorder
+from benchmarks.recipes.task import BATCH_SIZE, Task
+from flowers.training.collect_outcomes import CollectOutcomes
+
+SCRIPT = Path(__file__).resolve().parents[3] / "src" / "train.py"
+
+
+def run(task: Task, recorder: Recorder) -> None:
+    """Run the command in this process. What it writes into its run directory is removed afterwards."""
+    RecordEpochs.recorder = recorder
+    with tempfile.TemporaryDirectory() as directory:
+        sys.argv = [str(SCRIPT), *make_overrides(task, Path(directory) / "run")]
+        print("python", *sys.argv, flush=True)
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+
+
+def make_overrides(task: Task, directory: Path) -> list[str]:
+    """Return the overrides of a training in a run directory; the task's own come last, and so win."""
+    return [
+        "data=tfrecords",
+        f"data.root={quote(str(task.root))}",
+        f"data.image_size={task.image_size}",
+        f"data.batch_size={BATCH_SIZE}",
+        f"trainer.max_epochs={task.epochs}",
+        f"seed={task.seed}",
+        "logger=csv",
+        "report=false",
+        f"hydra.run.dir={quote(str(directory))}",
+        f"+callbacks.record_epochs._target_={__name__}.{RecordEpochs.__name__}",
+        *task.overrides,
+    ]
+
+
+def quote(value: str) -> str:
+    """Quote a text for Hydra's command line."""
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'") if "'" in value else value
+    return f"'{escaped}'"
+
+
+class RecordEpochs(Callback):
+    """Records each validation's predictions: those of the weights that are validated, be they averaged or not."""
+
+    recorder: ClassVar[Recorder]
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.recorder.images_trained += len(batch["label"]) * trainer.world_size
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return  # the best checkpoint's, which was chosen by its score
+        callbacks: Sequence[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        (collected,) = (callback for callback in callbacks if isinstance(callback, CollectOutcomes))
+        outcomes = collected.outcomes
+        if outcomes is not None:
+            predictions = Predictions(outcomes.ids, outcomes.labels, outcomes.probabilities)
+            self.recorder.record(trainer.current_epoch + 1, predictions)

@@ -1,0 +1,157 @@
+"""List the trainings that a configuration asks for."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from benchmarks.recipes.task import RECIPES, Recipe, Task
+from flowers.data.layout import find_shards
+from flowers.errors import InputError
+from flowers.settings import Paths, Positive, Seed
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeData:
+    """The data set to train on: `root`, in Kaggle's layout."""
+
+    root: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """Overrides of the default recipe: those of the `base`, and those that each of the `variants` adds to them."""
+
+    base: list[str]
+    variants: dict[str, list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeSettings:
+    """The settings of `python -m benchmarks.recipes`; configs/benchmark_recipes.yaml says what each one means."""
+
+    data: RecipeData
+    paths: Paths
+    image_size: Positive
+    epochs: Positive
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    recipes: list[Recipe]
+    overrides: list[str]
+    variants: dict[str, list[str]] | None
+    ablation: Ablation | None
+    timm_script: str | None
+    reference: str | None
+    force: bool
+    results: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run, and how to compare it.
+
+    tasks: the trainings, all recipes with one seed before the next seed.
+    absent: recipes that cannot run here, with the reason and what to install.
+    reference: the name of what the others are compared with.
+    """
+
+    tasks: list[Task]
+    reference: str
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+
+def make_plan(settings: RecipeSettings, ablation_name: str | None) -> Plan:
+    """Plan the trainings of a configuration.
+
+    Args:
+        settings: the configuration.
+        ablation_name: the name of the chosen ablation; None: there is none.
+
+    Raises:
+        InputError: the data set, the resolution or timm's script is not there, or a name is taken or unusable.
+    """
+    root = Path(settings.data.root)
+    for split in ("train", "val"):
+        find_shards(root, split, settings.image_size)
+    script = _find_timm_script(settings)
+    absent = _find_absent(settings)
+    present = [name for name in settings.recipes if name not in absent]
+    runs: dict[str, tuple[Recipe, Sequence[str]]] = {
+        name: (name, settings.overrides if name == "default" else ()) for name in present
+    }
+    variants, base = collect_variants(settings, ablation_name)
+    runs.update({name: ("default", overrides) for name, overrides in variants.items()})
+    tasks = [
+        Task(
+            name,
+            recipe,
+            root,
+            settings.image_size,
+            settings.epochs,
+            seed,
+            Path(settings.paths.cache_dir).expanduser(),
+            tuple(overrides),
+            script if recipe == "timm_train" else None,
+        )
+        for seed in settings.seeds
+        for name, (recipe, overrides) in runs.items()
+    ]
+    return Plan(tasks, settings.reference or base or "plain_loop", absent)
+
+
+def collect_variants(
+    settings: RecipeSettings,
+    ablation_name: str | None,
+) -> tuple[dict[str, list[str]], str | None]:
+    """Return the overrides of each variant of the default recipe, and the name of the ablation's base, if any.
+
+    An ablation's are named `ABLATION.VARIANT`. A base without overrides is the default recipe itself.
+
+    Raises:
+        InputError: a name is a recipe's, or holds characters that no file name should.
+    """
+    variants = {name: [*settings.overrides, *overrides] for name, overrides in (settings.variants or {}).items()}
+    for name in variants:
+        if name in RECIPES or not _NAME.fullmatch(name):
+            raise InputError(
+                f"variants.{name}: expected a name of letters, digits, '_', '-' and '.', other than those of the "
+                f"recipes ({', '.join(RECIPES)}). Choose another."
+            )
+    if settings.ablation is None or ablation_name is None:
+        return variants, None
+    shared = [*settings.overrides, *settings.ablation.base]
+    base = f"{ablation_name}.base" if settings.ablation.base else "default"
+    variants[base] = shared
+    for name, overrides in settings.ablation.variants.items():
+        variants[f"{ablation_name}.{name}"] = [*shared, *overrides]
+    return variants, base
+
+
+def _find_absent(settings: RecipeSettings) -> dict[str, str]:
+    """Return the recipes that cannot run here, with the reason."""
+    if "fastai" not in settings.recipes:
+        return {}
+    if importlib.util.find_spec("fastai") is None:
+        return {"fastai": "it is not installed: pip install fastai"}
+    if settings.epochs == 1:
+        return {"fastai": "its fine_tune takes at least two epochs: set epochs=2"}
+    return {}
+
+
+def _find_timm_script(settings: RecipeSettings) -> Path | None:
+    if "timm_train" not in settings.recipes:
+        return None
+    if settings.timm_script is None or not Path(settings.timm_script).is_file():
+        raise InputError(
+            f"timm_script={settings.timm_script or 'null'}: expected the path of timm's train.py, found none. "
+            "Fetch it: git clone https://github.com/huggingface/pytorch-image-models, and set "
+            "timm_script=pytorch-image-models/train.py; or leave timm_train out of recipes."
+        )
+    return Path(settings.timm_script).resolve()
