@@ -27,14 +27,15 @@ class LinearProbe(Callback):
     """Fits the head by logistic regression before the first step, so that training does not spoil good features.
 
     Kumar et al. 2022, arXiv:2202.10054. It takes one pass over the training images, without augmentation. A run that is
-    resumed has it behind it. It is left out, with a line that says why, for a model without a linear head on pretrained
-    weights, for data without `loader(split)`, and on several TPU hosts.
+    resumed has it behind it. It is left out, with a line that says why, for a backbone without a linear head or with
+    random weights, for data without `loader(split)`, and on several TPU hosts. See `flowers.interfaces.HasLinearHead`
+    for other models.
     """
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.ckpt_path is not None:
+        if trainer.ckpt_path is not None or not isinstance(pl_module, HasLinearHead):
             return
-        head = pl_module.linear_head() if isinstance(pl_module, HasLinearHead) else None
+        head = pl_module.linear_head()
         reason = _find_obstacle(trainer, head)
         if head is not None and reason is None:
             features, labels = _compute_features(trainer, pl_module)
