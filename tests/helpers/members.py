@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from flowers.inference.predictions import PredictionsWriter, Provenance
+from flowers.training.predictions import PredictionsWriter, Provenance
 
 CLASSES = ["rose", "iris", "moon orchid"]
 

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from flowers.data.class_names import class_difference
 from flowers.ensembling.members import Member
-from flowers.ensembling.row_checks import RowProblems, first_rows
 from flowers.ensembling.scores import Labels, Probabilities
 from flowers.errors import InputError
-from flowers.inference.predictions import read_ids, read_provenance, read_rows
 from flowers.interfaces import NO_LABEL
+from flowers.training.predictions import read_ids, read_provenance, read_rows
+from flowers.training.row_checks import RowProblems, first_rows
 
 _DIVIDED_AT_ONCE = 8192
 
@@ -181,7 +181,7 @@ def _copy_rows(
     member: Member, path: Path, aligned: AlignedPredictions, number: int, classes: Sequence[str], *, labelled: bool
 ) -> NDArray[np.int64]:
     """Add a file's rows to the member's of that number, where their ids are; the numbers of these rows."""
-    bad = RowProblems(_at(member, path))
+    bad = RowProblems(_at(member, path), "Predict again, or leave the member out.")
     # For the whole file: a look-up first makes an index of all ids.
     targets: NDArray[np.int64] = (
         pc.index_in(read_ids(path), value_set=aligned.ids).fill_null(-1).to_numpy().astype(np.int64)

@@ -21,12 +21,12 @@ from flowers.ensembling.methods import Method
 from flowers.ensembling.scores import Probabilities, log_probabilities
 from flowers.ensembling.validation import Blend, Rows
 from flowers.errors import InputError
-from flowers.inference.predictions import PredictionsWriter, Provenance, metadata_of, read_ids, read_provenance
 from flowers.inference.submission import write_submission
 from flowers.interfaces import NO_LABEL
 from flowers.progress import progress
 from flowers.settings import Nodes, Paths, Seed
 from flowers.system.atomic import write_atomic
+from flowers.training.predictions import PredictionsWriter, Provenance, metadata_of, read_ids, read_provenance
 
 _BLENDED_AT_ONCE = 4096
 """Rows; at most this many of all members are in memory at once."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flowers.data.class_names import class_difference
 from flowers.errors import InputError
-from flowers.inference.predictions import Provenance, read_provenance
+from flowers.training.predictions import Provenance, read_provenance
 
 _VAL = re.compile(r"(?<![a-z])val(idation)?(?![a-z])")
 """What a file of validation predictions has in its name, as a word."""

@@ -16,7 +16,7 @@ from sklearn.metrics import f1_score
 from flowers.ensembling.ensemble import Ensemble, ensemble
 from flowers.ensembling.members import find_members
 from flowers.errors import InputError
-from flowers.inference.predictions import read_provenance
+from flowers.training.predictions import read_provenance
 from tests.helpers.ensembles import TEST, VAL, left_over, settings, summary_of, write_runs
 from tests.helpers.members import CLASSES, Rows, predicted, write_foreign, write_run
 
