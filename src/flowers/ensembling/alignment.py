@@ -119,7 +119,7 @@ def align_test(members: Sequence[Member], scratch: Path, *, allow_missing: bool)
 def align_train(members: Sequence[Member], scratch: Path, *, allow_missing: bool) -> AlignedPredictions:
     """Return the members' training predictions; with `allow_missing` of all rows that a member has.
 
-    The models of folds have other rows each. A member has the rows that any of its models has, and of each the mean.
+    The models of folds have other rows each. A member has the rows of all its models, and of each row the mean.
 
     Raises:
         InputError: the members' rows differ, a label does, or a row is none of probabilities.

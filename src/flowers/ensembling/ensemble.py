@@ -69,7 +69,7 @@ class Ensemble:
     rows: of validation and of test, 0 without test predictions.
     missing: how many of each member's validation rows were left out, and of the test rows it lacks; `[M]` each.
     files: that were written.
-    without_train: the names of the members without training predictions, if others have some: then none are written.
+    without_train: the names of the members without training predictions, if others have some.
     """
 
     directory: Path

@@ -107,7 +107,7 @@ def _val_file(path: Path) -> Path:
 
 
 def _file_of(split: str, val: Path) -> Path:
-    """Return the path of another split's predictions: that of the validation ones, with its name for the last val."""
+    """Return the path of another split's predictions: the split's name replaces the last val of the file's."""
     *_, last = _VAL.finditer(val.name)
     return val.with_name(f"{val.name[: last.start()]}{split}{val.name[last.end() :]}")
 
