@@ -12,7 +12,7 @@ import numpy as np
 
 from flowers.ensembling.offsets import decide, fit_offsets
 from flowers.ensembling.scores import Labels, Probabilities, estimate_macro_f1, macro_f1
-from flowers.inference.predictions import PredictionsWriter, Provenance
+from flowers.training.predictions import PredictionsWriter, Provenance
 from tests.helpers.simulation import World, confusion_rows, judged_worlds
 
 SETTINGS = [(12, 120, 0.95), (12, 120, 0.99), (12, 240, 0.995), (10, 300, 0.85), (20, 600, 0.9)]

@@ -23,13 +23,14 @@ NO_LABEL = -1
 class Batch(TypedDict):
     """`B` samples, as `FlowersDataModule` yields them and `FlowerClassifier` takes them.
 
-    The last three may be missing from the batches of another data module: then all rows are valid.
+    The last four may be missing from the batches of another data module: then all rows are valid.
 
     image: uint8 `[B, H, W, 3]`, RGB.
     label: int64 `[B]`, `NO_LABEL` where the split has none.
     id: the images' ids, empty where not valid.
     valid: bool `[B]`, False for padding and for records that could not be read.
     skipped: why each unreadable record was skipped; no fixed length.
+    teacher: float32 `[B, K]`, a teacher's probabilities, which a model that is distilled adds in training.
     """
 
     image: Tensor
@@ -37,6 +38,7 @@ class Batch(TypedDict):
     id: NotRequired[list[str]]
     valid: NotRequired[Tensor]
     skipped: NotRequired[list[str]]
+    teacher: NotRequired[Tensor]
 
 
 def valid_rows(batch: Batch) -> Tensor:
@@ -184,6 +186,36 @@ class ShowsImages(Protocol):
 
     def images(self, split: Literal["train", "val", "test"], places: Sequence[int]) -> Sequence[NDArray[np.uint8]]:
         """Return images of a split, uint8 `[H, W, 3]`, by their places in `loader(split)`, without augmentation."""
+        ...
+
+
+@runtime_checkable
+class ListsTrainingIds(Protocol):
+    """A data module that lists its training images, so that missing predictions of a teacher are found early."""
+
+    def training_ids(self) -> Sequence[str]:
+        """Return the ids of the readable training images, in any order."""
+        ...
+
+
+@runtime_checkable
+class LearnsFromTeacher(Protocol):
+    """A model that can be distilled. `train.py` loads what its setting `teacher` names, and hands it over."""
+
+    def learn_from(self, teacher: Any) -> None:
+        """Take a teacher, a `SoftTargets` or a `LiveTeacher` of `flowers.models.distillation`, before training."""
+        ...
+
+
+@runtime_checkable
+class CompletesBatches(Protocol):
+    """A model that adds to training batches on the host.
+
+    A device that is fed ahead calls it in a thread, before a batch is sent. Elsewhere the training step does it.
+    """
+
+    def complete_batch(self, batch: Batch) -> Batch:
+        """Return a training batch with what the model needs beside it. A complete batch is returned as it is."""
         ...
 
 

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from sklearn.metrics import f1_score
 
 from flowers.data.class_names import kaggle_class_names
-from flowers.inference.predictions import read_provenance
+from flowers.training.predictions import read_provenance
 from tests.conftest import damage_first_record
 from tests.helpers.commands import run_script
 

@@ -21,8 +21,8 @@ from flowers.ensembling.members import find_members
 from flowers.errors import InputError
 from flowers.inference.evaluate import evaluate
 from flowers.inference.predict import predict
-from flowers.inference.predictions import read_provenance, read_rows
 from flowers.models.classifier import FlowerClassifier
+from flowers.training.predictions import read_provenance, read_rows
 from flowers.training.runs import Run
 from tests.conftest import damage_first_record
 from tests.helpers.commands import run_script

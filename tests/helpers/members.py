@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from flowers.inference.predictions import PredictionsWriter, Provenance
+from flowers.training.predictions import PredictionsWriter, Provenance
 
 CLASSES = ["rose", "iris", "moon orchid"]
 
@@ -77,6 +77,7 @@ def write_run(
     val: Rows,
     test: Rows | None = None,
     *,
+    train: Rows | None = None,
     class_names: Sequence[str] = CLASSES,
     test_skipped: int = 0,
     **provenance: Any,
@@ -85,6 +86,8 @@ def write_run(
     files = directory / "predictions"
     values = {"run": str(directory), "backbone": "resnet18"} | provenance
     write_file(files / "val.parquet", val, class_names, **values)
+    if train is not None:
+        write_file(files / "train.parquet", train, class_names, **values)
     if test is not None:
         write_file(files / "test.parquet", test.unlabelled(), class_names, **values, skipped=test_skipped)
     return str(directory)

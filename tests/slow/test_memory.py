@@ -86,7 +86,7 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 from flowers.inference import submission
-from flowers.inference.predictions import PredictionsWriter, Provenance
+from flowers.training.predictions import PredictionsWriter, Provenance
 
 ROWS, BATCH, CLASSES = 200_000, 64, [f"class {label}" for label in range(104)]
 

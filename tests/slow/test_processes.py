@@ -97,3 +97,25 @@ def test_tensorboard_gets_the_metrics(tiny_settings: list[str], tmp_path: Path) 
     done = run_process("train", *tiny_settings, *short, f"hydra.run.dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_each_of_two_processes_looks_up_its_teachers_predictions(
+    tiny_settings: list[str], trained: Path, tmp_path: Path
+) -> None:
+    teacher = tmp_path / "teacher"
+    shutil.copytree(trained, teacher)
+    for step in ("live", "file"):
+        done = run_process(
+            "train",
+            *tiny_settings,
+            *SHORT,
+            "trainer=ddp_sim",
+            "data.batch_size=8",
+            f"model.teacher={teacher}",
+            f"hydra.run.dir={tmp_path / step}",
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("Teacher: ") == 1
+        assert f"Teacher: {'the model of' if step == 'live' else '208 predictions of'}" in done.stdout
+        done = run_process("predict", f"run={teacher}", "split=train", "trainer=cpu")
+        assert done.returncode == 0, done.stderr

@@ -196,6 +196,14 @@ class FlowersDataModule(L.LightningDataModule):
             threaded=not isinstance(self.root, Path),
         )
 
+    def training_ids(self) -> list[str]:
+        """Return the ids of the readable training images. Reads every record once.
+
+        Raises:
+            InputError: a record cannot be read, and bad records are not skipped.
+        """
+        return self._records.training_ids()
+
     def images(self, split: Split, places: Sequence[int]) -> list[NDArray[np.uint8]]:
         """Return images of a split, uint8 `[eval_size, eval_size, 3]`, by their places in `loader(split)`."""
         dataset, numbers = self.dataset(split), self.records(split)

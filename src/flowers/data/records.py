@@ -89,6 +89,12 @@ class SplitRecords:
         catalog, numbers = self._catalog(split), self.select(split).numbers
         return catalog.labels[np.isin(catalog.numbers, numbers)]
 
+    def training_ids(self) -> list[str]:
+        """Return the ids of the readable records of the train split."""
+        catalog = self._catalog("train")
+        selected = np.isin(catalog.numbers, self.select("train").numbers)
+        return [identity for identity, wanted in zip(catalog.ids, selected.tolist(), strict=True) if wanted]
+
     def _reader(self, sources: tuple[Split, ...]) -> ShardReader:
         if sources not in self._readers:
             self._readers[sources], problems = open_splits(

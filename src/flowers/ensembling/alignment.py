@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from flowers.data.class_names import class_difference
 from flowers.ensembling.members import Member
-from flowers.ensembling.row_checks import RowProblems, first_rows
 from flowers.ensembling.scores import Labels, Probabilities
 from flowers.errors import InputError
-from flowers.inference.predictions import read_ids, read_provenance, read_rows
 from flowers.interfaces import NO_LABEL
+from flowers.training.predictions import read_ids, read_provenance, read_rows
+from flowers.training.row_checks import RowProblems, first_rows
 
 _DIVIDED_AT_ONCE = 8192
 
@@ -112,13 +112,44 @@ def align_test(members: Sequence[Member], scratch: Path, *, allow_missing: bool)
         _check_none_skipped(members)
     aligned = _empty(ids, len(members), len(classes), scratch / "test")
     for number, member in enumerate(members):
-        counts = np.zeros(len(ids), np.int32)
-        for path in member.test:
-            counts[_copy_rows(member, path, aligned, number, classes, labelled=False)] += 1
-        aligned.there[number] = counts > 0
-        if len(member.test) > 1:
-            _divide(aligned, number, np.maximum(counts, 1))
+        _copy_mean(member, member.test, aligned, number, classes, labelled=False)
     return aligned
+
+
+def align_train(members: Sequence[Member], scratch: Path, *, allow_missing: bool) -> AlignedPredictions:
+    """Return the members' training predictions; with `allow_missing` of all rows that a member has.
+
+    The models of folds have other rows each. A member has the rows of all its models, and of each row the mean.
+
+    Raises:
+        InputError: the members' rows differ, a label does, or a row is none of probabilities.
+    """
+    classes = check_same_classes(members)
+    own = [pc.unique(pa.concat_arrays([_ids_of(member, [path]) for path in member.train])) for member in members]
+    if not allow_missing:
+        _check_same_ids([(member.name, ids) for member, ids in zip(members, own, strict=True)], "training")
+    aligned = _empty(pc.unique(pa.concat_arrays(own)), len(members), len(classes), scratch / "train")
+    for number, member in enumerate(members):
+        _copy_mean(member, member.train, aligned, number, classes, labelled=True)
+    return aligned
+
+
+def _copy_mean(
+    member: Member,
+    paths: Sequence[Path],
+    aligned: AlignedPredictions,
+    number: int,
+    classes: Sequence[str],
+    *,
+    labelled: bool,
+) -> None:
+    """Make the mean of files' rows the rows of the member of that number."""
+    counts = np.zeros(len(aligned.ids), np.int32)
+    for path in paths:
+        counts[_copy_rows(member, path, aligned, number, classes, labelled=labelled)] += 1
+    aligned.there[number] = counts > 0
+    if len(paths) > 1:
+        _divide(aligned, number, np.maximum(counts, 1))
 
 
 def _ids_of(member: Member, paths: Sequence[Path]) -> pa.Array:
@@ -181,7 +212,7 @@ def _copy_rows(
     member: Member, path: Path, aligned: AlignedPredictions, number: int, classes: Sequence[str], *, labelled: bool
 ) -> NDArray[np.int64]:
     """Add a file's rows to the member's of that number, where their ids are; the numbers of these rows."""
-    bad = RowProblems(_at(member, path))
+    bad = RowProblems(_at(member, path), "Predict again, or leave the member out.")
     # For the whole file: a look-up first makes an index of all ids.
     targets: NDArray[np.int64] = (
         pc.index_in(read_ids(path), value_set=aligned.ids).fill_null(-1).to_numpy().astype(np.int64)

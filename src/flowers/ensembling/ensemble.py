@@ -14,19 +14,25 @@ import numpy as np
 from pydantic import Field
 
 from flowers.data.folds import assign_folds
-from flowers.ensembling.alignment import AlignedPredictions, align_test, align_validation, check_same_classes
+from flowers.ensembling.alignment import (
+    AlignedPredictions,
+    align_test,
+    align_train,
+    align_validation,
+    check_same_classes,
+)
 from flowers.ensembling.assessment import Assessment, assess
 from flowers.ensembling.members import Member, find_members
 from flowers.ensembling.methods import Method
 from flowers.ensembling.scores import Probabilities, log_probabilities
 from flowers.ensembling.validation import Blend, Rows
 from flowers.errors import InputError
-from flowers.inference.predictions import PredictionsWriter, Provenance, metadata_of, read_ids, read_provenance
 from flowers.inference.submission import write_submission
 from flowers.interfaces import NO_LABEL
 from flowers.progress import progress
 from flowers.settings import Nodes, Paths, Seed
 from flowers.system.atomic import write_atomic
+from flowers.training.predictions import PredictionsWriter, Provenance, metadata_of, read_ids, read_provenance
 
 _BLENDED_AT_ONCE = 4096
 """Rows; at most this many of all members are in memory at once."""
@@ -63,6 +69,7 @@ class Ensemble:
     rows: of validation and of test, 0 without test predictions.
     missing: how many of each member's validation rows were left out, and of the test rows it lacks; `[M]` each.
     files: that were written.
+    without_train: the names of the members without training predictions, if others have some.
     """
 
     directory: Path
@@ -72,6 +79,7 @@ class Ensemble:
     rows: tuple[int, int]
     missing: tuple[list[int], list[int]]
     files: list[Path]
+    without_train: list[str]
 
 
 def ensemble(settings: EnsembleSettings) -> Ensemble:
@@ -94,6 +102,8 @@ def ensemble(settings: EnsembleSettings) -> Ensemble:
         # Both before anything slow, and before anything is written.
         val = align_validation(members, Path(scratch), allow_missing=settings.allow_missing)
         test = align_test(members, Path(scratch), allow_missing=settings.allow_missing) if tested else None
+        taught = all(member.train for member in members)
+        train = align_train(members, Path(scratch), allow_missing=settings.allow_missing) if taught else None
         folds = assign_folds(val.ids.to_pylist(), val.labels, folds=settings.folds, seed=settings.seed)
         rows = Rows(log_probabilities(val.probabilities), val.labels, folds)
         assessment = assess(
@@ -110,11 +120,24 @@ def ensemble(settings: EnsembleSettings) -> Ensemble:
             files.append(_write(directory, test, blended, _provenance(directory, members, "test")))
             files.append(directory / "submission.csv")
             write_submission(files[1], files[2], assessment.offsets)
+        if train is not None:
+            blended = _blended(train, assessment.blend)
+            files.append(_write(directory, train, blended, _provenance(directory, members, "train")))
     lacking = [0] * len(members) if test is None else np.logical_not(test.there).sum(1).tolist()
     left_out = [sum(len(read_ids(path)) for path in member.val) - len(val.ids) for member in members]
     counts = len(val.ids), 0 if test is None else len(test.ids)
     files.append(directory / "ensemble.json")
-    result = Ensemble(directory, class_names, members, assessment, counts, (left_out, lacking), files)
+    without = [member.name for member in members if not member.train]
+    result = Ensemble(
+        directory=directory,
+        class_names=class_names,
+        members=members,
+        assessment=assessment,
+        rows=counts,
+        missing=(left_out, lacking),
+        files=files,
+        without_train=without if len(without) < len(members) else [],
+    )
     write_atomic(files[-1], json.dumps(_summary(result, settings), indent=2) + "\n")
     return result
 
@@ -157,8 +180,9 @@ def _provenance(directory: Path, members: Sequence[Member], split: str) -> Prove
     sources = [member.provenance for member in members for _ in member.val]
     parameters = [source.parameters for source in sources]
     speeds = [source.images_per_second for source in sources]
-    files = [read_provenance(path) for member in members for path in member.val]
-    licences = {licence for file in files for licence in file.licence.split(", ") if licence}
+    own = [read_provenance(path) for member in members for path in member.val]
+    licences = {licence for source in own for licence in source.licence.split(", ") if licence}
+    files = [path for member in members for path in (member.train if split == "train" else member.test)]
     return Provenance(
         run=str(directory),
         split=split,
@@ -168,8 +192,9 @@ def _provenance(directory: Path, members: Sequence[Member], split: str) -> Prove
         backbone=f"ensemble of {len(members)}",
         parameters=None if None in parameters else sum(each or 0 for each in parameters),
         images_per_second=1 / sum(1 / each for each in speeds if each) if all(speeds) else None,
-        trained_on="train",
-        skipped=max((read_provenance(path).skipped for member in members for path in member.test), default=0),
+        # The models of folds have seen every training and validation image, if not each of them.
+        trained_on="train+val" if split == "train" and any(source.folds for source in sources) else "train",
+        skipped=max((read_provenance(path).skipped for path in files), default=0),
         licence=", ".join(sorted(licences)),
     )
 
@@ -191,7 +216,7 @@ def _summary(result: Ensemble, settings: EnsembleSettings) -> dict[str, Any]:
                 **asdict(figures),
                 "validation_rows_left_out": left_out,
                 "test_rows_missing": lacking,
-                "sha256": {str(path): _digest(path) for path in [*member.val, *member.test]},
+                "sha256": {str(path): _digest(path) for path in [*member.val, *member.test, *member.train]},
             }
             for member, figures, left_out, lacking in zip(
                 result.members, assessment.members, *result.missing, strict=True

@@ -5,12 +5,12 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flowers.data.class_names import class_difference
 from flowers.errors import InputError
-from flowers.inference.predictions import Provenance, read_provenance
+from flowers.training.predictions import Provenance, read_provenance
 
 _VAL = re.compile(r"(?<![a-z])val(idation)?(?![a-z])")
 """What a file of validation predictions has in its name, as a word."""
@@ -24,12 +24,14 @@ class Member:
     val: files with rows that the model was not trained on; of folds, each has other rows.
     test: files with the test rows, each all of them; of folds, their mean is the member's. None where not predicted.
     provenance: the first model's.
+    train: files with the rows that each model was trained on. None where one of the models has not predicted them.
     """
 
     name: str
     val: list[Path]
     test: list[Path]
     provenance: Provenance
+    train: list[Path] = field(default_factory=list)
 
     @property
     def title(self) -> str:
@@ -104,10 +106,10 @@ def _val_file(path: Path) -> Path:
     )
 
 
-def _test_file(val: Path) -> Path:
-    """Return the test predictions' path: that of the validation ones, with test for the last val or validation."""
+def _file_of(split: str, val: Path) -> Path:
+    """Return the path of another split's predictions: the split's name replaces the last val of the file's."""
     *_, last = _VAL.finditer(val.name)
-    return val.with_name(f"{val.name[: last.start()]}test{val.name[last.end() :]}")
+    return val.with_name(f"{val.name[: last.start()]}{split}{val.name[last.end() :]}")
 
 
 def _check_unseen(path: Path, provenance: Provenance) -> None:
@@ -133,7 +135,7 @@ def _check_unseen(path: Path, provenance: Provenance) -> None:
 def _member(group: Sequence[tuple[Path, Provenance]]) -> Member:
     _check_folds(group)
     val = [path for path, _ in group]
-    test = [_test_file(path) for path in val]
+    test = [_file_of("test", path) for path in val]
     there = [path for path in test if path.is_file()]
     if there and len(there) < len(test):
         missing, run = next((file, own.run) for file, (_, own) in zip(test, group, strict=True) if file not in there)
@@ -147,8 +149,19 @@ def _member(group: Sequence[tuple[Path, Provenance]]) -> Member:
             raise InputError(f"{path}: expected the classes of {val[0]}, found {differing}. Predict both again.")
     for path, (own, provenance) in zip(there, group, strict=False):
         _check_weights_recorded(own, provenance)
-        _check_same_model(path, read_provenance(path), provenance)
-    return Member(" + ".join(_name(path) for path in val), val, there, first)
+        _check_same_model(path, "test", read_provenance(path), provenance)
+    return Member(" + ".join(_name(path) for path in val), val, there, first, _train_files(group))
+
+
+def _train_files(group: Sequence[tuple[Path, Provenance]]) -> list[Path]:
+    """Return the training predictions of a member's models; none unless all of them have some."""
+    files = [_file_of("train", path) for path, _ in group]
+    if not all(path.is_file() for path in files):
+        return []
+    for path, (own, provenance) in zip(files, group, strict=True):
+        _check_weights_recorded(own, provenance)
+        _check_same_model(path, "train", read_provenance(path), provenance)
+    return files
 
 
 def _check_each_model_once(files: Sequence[tuple[Path, Provenance]]) -> None:
@@ -171,18 +184,20 @@ def _name(val: Path) -> str:
     return str(val.parent.parent if val.parent.name == "predictions" else val)
 
 
-def _check_same_model(path: Path, test: Provenance, val: Provenance) -> None:
-    """Raise `InputError` unless test predictions are of the model and the views that the validation ones are of."""
-    if test.split not in ("", "test"):
-        raise InputError(f"{path}: expected predictions of the test split, found those of {test.split}. Predict again.")
-    if differing := class_difference(val.class_names, test.class_names):
+def _check_same_model(path: Path, split: str, other: Provenance, val: Provenance) -> None:
+    """Raise `InputError` unless a split's predictions are of the model and the views of the validation ones."""
+    if other.split not in ("", split):
+        raise InputError(
+            f"{path}: expected predictions of the {split} split, found those of {other.split}. Predict again."
+        )
+    if differing := class_difference(val.class_names, other.class_names):
         raise InputError(
             f"{path}: expected the classes of the validation predictions, found {differing}. Predict again."
         )
-    if not (test.split and val.split):
+    if not (other.split and val.split):
         return
     for what in ("recipe", "fold", "image_size", "eval_size", "tta", "weights"):
-        expected, found = getattr(val, what), getattr(test, what)
+        expected, found = getattr(val, what), getattr(other, what)
         if found != expected:
             raise InputError(
                 f"{path}: expected the {what} of the validation predictions, {expected}, found {found}: weights fitted "

@@ -17,7 +17,6 @@ from torch import Tensor
 from flowers.data.layout import Split
 from flowers.errors import InputError
 from flowers.inference.evaluate import RunSettings
-from flowers.inference.predictions import PredictionsWriter, Provenance
 from flowers.inference.submission import write_submission
 from flowers.inference.tta import TTA, View, mean_over_views
 from flowers.instantiate import instantiate
@@ -26,6 +25,7 @@ from flowers.settings import Node, load_settings
 from flowers.training.checkpoints import digest_weights
 from flowers.training.lightning_trainer import TRAINER, make_plain_trainer
 from flowers.training.pair import class_names_of
+from flowers.training.predictions import PredictionsWriter, Provenance
 from flowers.training.runs import Run
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flowers.inference.predictions import read_provenance, read_rows
 from flowers.system.atomic import atomic_path
+from flowers.training.predictions import read_provenance, read_rows
 
 
 def decide(probabilities: NDArray[np.float32], offsets: NDArray[np.float64]) -> NDArray[np.int64]:

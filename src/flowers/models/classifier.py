@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from flowers.errors import InputError
-from flowers.interfaces import Batch, valid_rows
+from flowers.interfaces import Batch, ChecksImageSizes, valid_rows
 from flowers.models.backbone import (
     BackboneName,
     HeadInit,
@@ -26,6 +26,7 @@ from flowers.models.backbone import (
     head_names,
     weights_config,
 )
+from flowers.models.distillation import Distillation, LiveTeacher, Teacher
 from flowers.models.features import compute_features, find_linear_head
 from flowers.models.freezing import Trained, freeze, set_batch_norm_eval
 from flowers.models.image_sizes import check_image_sizes
@@ -34,7 +35,7 @@ from flowers.models.metrics import SplitMetrics
 from flowers.models.mixing import Mixer, Mixing, mix
 from flowers.models.optimizers import OptimizerFactory, SchedulerFactory, configure, parameter_groups
 from flowers.models.pixels import Normalise, resize, size_of_epoch
-from flowers.settings import Count, Mode, NonNegative, Positive, PositiveFloat, Seed
+from flowers.settings import Count, Fraction, Mode, NonNegative, Positive, PositiveFloat, Seed
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,9 @@ class FlowerClassifier(L.LightningModule):
         mixing_epochs: after so many epochs images are mixed no more; None: they always are.
         train_sizes: sides in pixels that training images are resized to on the device, one after the other over the
             epochs; None: as they come.
+        teacher: what the model learns from beside the labels: the directory of a run or of an ensemble, or a
+            predictions file. `train.py` loads it and calls `learn_from`; nothing else needs it.
+        teacher_weight, teacher_temperature: see `Distillation`.
         seed: of the mixing.
         optimizer: makes the optimizer from parameter groups; None where nothing is trained.
         scheduler: makes a schedule by step from the optimizer.
@@ -83,6 +87,9 @@ class FlowerClassifier(L.LightningModule):
         cutmix_alpha: NonNegative = 0.0,
         mixing_epochs: Count | None = None,
         train_sizes: Annotated[Sequence[Positive], Field(min_length=1)] | None = None,
+        teacher: str | None = None,
+        teacher_weight: Fraction = 0.5,
+        teacher_temperature: PositiveFloat = 2.0,
         seed: Seed = 0,
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
@@ -94,6 +101,8 @@ class FlowerClassifier(L.LightningModule):
         self.loss = LabelLoss(len(self.class_names), label_smoothing, class_weight_power, logit_adjustment)
         self.train_sizes = None if train_sizes is None else list(train_sizes)
         self.mixer = Mixer(mixup_alpha, cutmix_alpha, mixing_epochs, seed)
+        self.teacher = teacher
+        self.distillation = Distillation(teacher_weight, teacher_temperature)
         self._logged_step = 0
         self._rate = 0.0
         self._optimizer = optimizer
@@ -134,12 +143,15 @@ class FlowerClassifier(L.LightningModule):
         return self
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        images, targets, valid = self._training_input(batch), self.loss.targets(batch["label"]), valid_rows(batch)
+        images, valid = self._training_input(batch), valid_rows(batch)
+        joined = self.distillation.join(self.loss.targets(batch["label"]), batch)
         mixing = self._draw_mixing(images, batch_idx)
         if mixing is not None:
-            images, targets, valid = mix(images, targets, valid, mixing.to(self.device))
-        logits = self.backbone(images)
-        losses: Tensor = self.loss(logits, targets)
+            images, joined, valid = mix(images, joined, valid, mixing.to(self.device))
+        logits, targets = self.backbone(images), joined[:, : len(self.class_names)]
+        losses = self.distillation.combine(
+            self.loss(logits, targets), logits, joined, lambda: self.normalise.restore(images)
+        )
         # A mixed image counts as what most of it shows.
         self._metrics("train").update(losses.detach(), logits.argmax(1), targets.argmax(1), valid)
         return masked_mean(losses, valid)
@@ -152,6 +164,30 @@ class FlowerClassifier(L.LightningModule):
             targets, valid = torch.zeros(len(images), 1), torch.ones(len(images), dtype=torch.bool)
             images, _, _ = mix(images, targets, valid, mixing)
         return images.round().to(torch.uint8).permute(0, 2, 3, 1)
+
+    def learn_from(self, teacher: Teacher) -> None:
+        """Take a teacher, from which the model learns beside the labels.
+
+        Raises:
+            InputError: it is live, and does not take images of `train_sizes`.
+        """
+        if isinstance(teacher, LiveTeacher) and isinstance(teacher.model, ChecksImageSizes):
+            teacher.model.check_image_sizes({"model.train_sizes": self.train_sizes or []})
+        self.distillation.teacher = teacher
+
+    def complete_batch(self, batch: Batch) -> Batch:
+        """Return a training batch with the teacher's probabilities, if they are looked up by id."""
+        return self.distillation.complete(batch)
+
+    def on_fit_start(self) -> None:
+        teacher = self.distillation.teacher
+        if self.teacher is not None and teacher is None:
+            raise InputError(
+                f"model.teacher={self.teacher}: expected a teacher that is loaded, found none. Train with train.py, or "
+                "call model.learn_from(teacher) first: see flowers.training.teachers."
+            )
+        if isinstance(teacher, LiveTeacher):
+            teacher.to(self.device)
 
     def _training_input(self, batch: Batch) -> Tensor:
         return self._resize(self.normalise(batch["image"]))

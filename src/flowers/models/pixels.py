@@ -29,6 +29,11 @@ class Normalise(nn.Module):
         """Return images uint8 `[B, H, W, 3]` as float32 `[B, 3, H, W]`."""
         return (image.permute(0, 3, 1, 2).to(torch.float32) - self.mean) / self.std
 
+    def restore(self, images: Tensor) -> Tensor:
+        """Return the images uint8 `[B, H, W, 3]` of a backbone's input float `[B, 3, H, W]`, mixed or not."""
+        pixels = images.float() * self.std + self.mean
+        return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
 
 def size_of_epoch(sizes: Sequence[int], epoch: int, epochs: int) -> int:
     """Return the side of the training images in an epoch: the sizes take turns, each for the same part of the run.

@@ -44,6 +44,12 @@ def print_ensemble(result: Ensemble, report: Path) -> None:
     for file in [*result.files, report]:
         shown = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
         _console.print(f"Wrote {shown}", markup=False)
+    if result.without_train:
+        _console.print(
+            f"No training predictions, as {', '.join(result.without_train)} lacks them: to distil the ensemble, write "
+            "them with python src/predict.py run=DIR split=train, and blend again.",
+            markup=False,
+        )
     if not result.rows[1]:
         _console.print("No test predictions, and so no submission: write them with python src/predict.py run=DIR.")
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from flowers.ensembling.ensemble import Ensemble
 from flowers.ensembling.members import Member
 from flowers.errors import InputError
-from flowers.inference.predictions import read_ids, read_outcomes, read_provenance
 from flowers.interfaces import ShowsImages
 from flowers.reporting import charts
 from flowers.reporting.photographs import Image, Photographs
@@ -23,6 +22,7 @@ from flowers.reporting.report import (
     outcome_sections,
 )
 from flowers.training.outcomes import Outcomes
+from flowers.training.predictions import read_ids, read_outcomes, read_provenance
 from flowers.training.runs import Run
 
 SHOWN_CORRELATIONS = 24

@@ -13,10 +13,10 @@ from omegaconf import OmegaConf
 
 from flowers.data.datamodule import FlowersDataModule
 from flowers.data.layout import SPLITS, find_shards
-from flowers.inference.predictions import read_outcomes, read_provenance
 from flowers.reporting.wandb_images import log_media
 from flowers.training.loggers import FallbackWandbLogger, finished_wandb_run, wandb_logger
 from flowers.training.outcomes import Outcomes
+from flowers.training.predictions import read_outcomes, read_provenance
 from flowers.training.runs import Run
 from flowers.training.train import Trained
 

@@ -18,13 +18,14 @@ class DeviceLoader:
 
     Args:
         loader: where batches come from. What it raises is raised here, after the batches before it.
-        send: puts a batch on the device, without waiting for it to arrive.
+        make_send: called when a pass begins. It returns what puts a batch of this pass on the device, without waiting
+            for it to arrive.
     """
 
-    def __init__(self, loader: DataLoader[Any], send: Callable[[Any], Any]) -> None:
+    def __init__(self, loader: DataLoader[Any], make_send: Callable[[], Callable[[Any], Any]]) -> None:
         self.sampler = loader.sampler  # Lightning tells it the epoch
         self._loader = loader
-        self._send = send
+        self._make_send = make_send
         self._running: Generator[Any, None, None] | None = None
 
     def __len__(self) -> int:
@@ -48,7 +49,8 @@ class DeviceLoader:
     def _batches(self) -> Generator[Any, None, None]:
         ready: queue.Queue[Any] = queue.Queue(SENT_AHEAD)
         stopped = threading.Event()
-        thread = threading.Thread(target=self._fill, args=(ready, stopped), daemon=True, name="DeviceLoader")
+        arguments = ready, stopped, self._make_send()
+        thread = threading.Thread(target=self._fill, args=arguments, daemon=True, name="DeviceLoader")
         thread.start()
         try:
             while True:
@@ -65,10 +67,10 @@ class DeviceLoader:
                     ready.get_nowait()
                 thread.join(timeout=0.05)
 
-    def _fill(self, ready: queue.Queue[Any], stopped: threading.Event) -> None:
+    def _fill(self, ready: queue.Queue[Any], stopped: threading.Event, send: Callable[[Any], Any]) -> None:
         try:
             for batch in self._loader:
-                ready.put(self._send(batch))
+                ready.put(send(batch))
                 if stopped.is_set():
                     return
             ready.put(None)

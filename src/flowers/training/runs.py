@@ -26,7 +26,7 @@ from flowers.errors import InputError, first_few
 from flowers.interfaces import HasLicence
 from flowers.settings import find_node_problems, raise_problems
 from flowers.system.atomic import write_atomic
-from flowers.training.checkpoints import check_classes, check_weights, read_checkpoint
+from flowers.training.checkpoints import Checkpoint, check_classes, check_weights, read_checkpoint
 from flowers.training.pair import class_names_of, make_data, make_model
 from flowers.training.trust import check_trusted
 
@@ -207,6 +207,28 @@ class Run:
         datamodule.prepare_data()
         checkpoint = read_checkpoint(self.best, datamodule)
         check_classes(self.best, checkpoint, class_names_of(datamodule))
+        return datamodule, self._make_model(config, checkpoint, datamodule, train_size)
+
+    def load_model(self, datamodule: L.LightningDataModule, fix: str) -> L.LightningModule:
+        """Load the best checkpoint's model for use on another data module.
+
+        Args:
+            datamodule: has the same classes. The model is made for the image size that it was trained at.
+            fix: what the user can do if the configuration is not trusted, for the message.
+
+        Raises:
+            InputError: the directory is no run's, has no best checkpoint, other classes, or its configuration is not
+                trusted.
+        """
+        config = self.config()
+        check_trusted(config, self.config_path, fix)
+        checkpoint = read_checkpoint(self.best, datamodule)
+        check_classes(self.best, checkpoint, class_names_of(datamodule))
+        return self._make_model(config, checkpoint, datamodule, config.data.get("train_size"))
+
+    def _make_model(
+        self, config: DictConfig, checkpoint: Checkpoint, datamodule: L.LightningDataModule, train_size: int | None
+    ) -> L.LightningModule:
         # The checkpoint has all weights: those that the training started from are not needed.
         node = {name: value for name, value in _resolved(config, "model").items() if name != "pretrained"}
         model = make_model(node, datamodule, pretrained=False, image_size=train_size)
@@ -214,7 +236,7 @@ class Run:
         model.load_state_dict(checkpoint.state)
         if checkpoint.licence is not None and isinstance(model, HasLicence):
             model.licence = checkpoint.licence  # it was made with random weights
-        return datamodule, model
+        return model
 
     def load_data(self) -> L.LightningDataModule:
         """Load the run's data as trained. Nothing is generated or downloaded, and nothing of the user's own runs.

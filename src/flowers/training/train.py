@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from flowers.errors import InputError
 from flowers.instantiate import instantiate
-from flowers.interfaces import ReportsSkipped
+from flowers.interfaces import LearnsFromTeacher, ReportsSkipped
 from flowers.models.optimizers import OptimizerFactory, SchedulerFactory, configure
 from flowers.settings import Node, Nodes, Paths, Seed, load_settings
 from flowers.system.atomic import atomic_path, remove_parts
@@ -39,6 +39,7 @@ from flowers.training.pair import MODEL, check_data, check_model, check_testable
 from flowers.training.random_state import SeedSteps
 from flowers.training.resuming import ReportResume, TimeEachProcess, check_resumable
 from flowers.training.runs import Run
+from flowers.training.teachers import describe_teacher, find_teacher, load_teacher
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +136,7 @@ def _check_settings(settings: TrainSettings) -> None:
     """Raise `InputError` for settings that do not go together, before any data are read or weights are loaded."""
     check_monitors(settings.monitor, settings.callbacks, settings.model)
     check_kept_checkpoints(settings.callbacks)
+    find_teacher(settings.model)
     for key, node in (("optimizer", settings.optimizer), ("scheduler", settings.scheduler)):
         if node is not None and node.get("_partial_") is not True:
             raise InputError(f"{key}._partial_: expected true, as the model calls it, found {node.get('_partial_')}.")
@@ -155,8 +157,13 @@ def _fit(
     if batches is not None:
         check_validation_interval(trainer, batches)
     images = count_images_per_step(datamodule, trainer)
+    found = find_teacher(settings.model)
+    teacher = None if found is None else load_teacher(found, datamodule)
     model = make_model(settings.model, datamodule, **_make_factories(settings, batches, images))
     check_model(model, datamodule)
+    if teacher is not None and isinstance(model, LearnsFromTeacher):
+        rank_zero_only(log.info)("Teacher: %s", describe_teacher(teacher))
+        model.learn_from(teacher)
     if resumed is not None:
         check_resumable(resumed, trainer, model, datamodule)
     run.write_config(config)  # now that nothing is refused

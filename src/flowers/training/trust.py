@@ -49,8 +49,29 @@ _REFERENCE = re.compile(
 _TARGET = re.compile(r"^\s*(?:- +)?_target_: *[\"']?([\w.]+)", re.MULTILINE)
 
 
-def check_trusted(config: DictConfig, path: Path) -> None:
-    """Raise `InputError` for what a configuration read from `path` must not do unless it is trusted."""
+TRUST = "If this configuration is your own, or you have read it, set trust=true."
+"""The fix, where a command has that setting."""
+
+
+def check_trusted(config: DictConfig, path: Path, fix: str = TRUST) -> None:
+    """Raise `InputError` for what a configuration read from `path` must not do unless it is trusted.
+
+    Args:
+        config: the configuration.
+        path: its file, for messages.
+        fix: what the user can do about it, for messages.
+    """
+    try:
+        _check(config, path)
+    except _Refused as error:
+        raise InputError(f"{error} {fix}") from error
+
+
+class _Refused(Exception):
+    """What is refused, without a fix."""
+
+
+def _check(config: DictConfig, path: Path) -> None:
     for key, value in _strings({name: node for name, node in _raw(config).items() if name not in UNUSED}, ""):
         if "${" in _REFERENCE.sub("", value):
             raise _refused(path, key, value, "a reference to another setting", "which would be evaluated")
@@ -120,8 +141,5 @@ def _strings(node: Any, key: str) -> Iterator[tuple[str, str]]:
         yield key, node
 
 
-def _refused(path: Path, key: str, found: str, expected: str, harm: str) -> InputError:
-    return InputError(
-        f"{path}: {key}: expected {expected}, found {found}, {harm}. If this configuration is your own, or you have "
-        "read it, set trust=true."
-    )
+def _refused(path: Path, key: str, found: str, expected: str, harm: str) -> _Refused:
+    return _Refused(f"{path}: {key}: expected {expected}, found {found}, {harm}.")

@@ -16,9 +16,9 @@ from sklearn.metrics import f1_score
 from flowers.ensembling.ensemble import Ensemble, ensemble
 from flowers.ensembling.members import find_members
 from flowers.errors import InputError
-from flowers.inference.predictions import read_provenance
+from flowers.training.predictions import read_provenance
 from tests.helpers.ensembles import TEST, VAL, left_over, settings, summary_of, write_runs
-from tests.helpers.members import CLASSES, Rows, predicted, write_foreign, write_run
+from tests.helpers.members import CLASSES, Rows, predicted, write_file, write_foreign, write_run
 
 
 @pytest.fixture
@@ -323,3 +323,71 @@ def test_the_blend_can_be_made_again_from_its_summary(tmp_path: Path, runs: list
     expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     found = probabilities_of(tmp_path / "ensemble/predictions/test.parquet")
     np.testing.assert_allclose([found[identity] for identity in TEST[0].ids], expected, rtol=1e-4)
+
+
+TRAIN = [predicted(90, seed, first=2000, skill=4.0) for seed in range(3)]
+
+
+def add_train(runs: list[str], rows: list[Rows]) -> None:
+    for at, (run, own) in enumerate(zip(runs, rows, strict=False)):
+        path = Path(run) / "predictions" / "train.parquet"
+        write_file(path, own.shuffled(at), run=run, backbone="resnet18", parameters=10, weights=run)
+
+
+def test_training_predictions_are_blended_as_the_others(tmp_path: Path, runs: list[str]) -> None:
+    add_train(runs, TRAIN)
+    output = tmp_path / "ensemble"
+    result = ensemble(settings(output, runs, method="weights"))
+    path = output / "predictions" / "train.parquet"
+    assert path in result.files and result.without_train == []
+    found = probabilities_of(path)
+    assert sorted(found) == sorted(TRAIN[0].ids)
+    for identity, expected in blended_by_hand(output, runs, "train"):
+        np.testing.assert_allclose(found[identity], expected, atol=1e-5)
+    labels = pq.read_table(path, columns=["id", "label"]).to_pydict()
+    assert dict(zip(*labels.values(), strict=True)) == dict(zip(TRAIN[0].ids, TRAIN[0].labels, strict=True))
+    provenance = read_provenance(path)
+    assert (provenance.split, provenance.trained_on) == ("train", "train")
+    assert find_members([str(output)])[0].train == [path]
+
+
+def test_training_predictions_of_some_members_are_left_out(tmp_path: Path, runs: list[str]) -> None:
+    add_train(runs, TRAIN[:2])
+    result = ensemble(settings(tmp_path / "ensemble", runs))
+    assert result.without_train == [runs[2]]
+    assert not (tmp_path / "ensemble" / "predictions" / "train.parquet").exists()
+
+
+def test_the_training_rows_of_folds_are_the_mean_of_their_models(tmp_path: Path) -> None:
+    rows = predicted(60, 0)
+    others = predicted(60, 1)
+    parts = np.array_split(np.arange(60), 2)
+    runs = []
+    for fold, (val, train) in enumerate((parts, parts[::-1])):
+        source = {"folds": 2, "fold": fold, "recipe": "same"}
+        runs.append(write_run(tmp_path / f"f{fold}", rows.taken(val), train=others.taken(train), **source))
+    runs.append(write_run(tmp_path / "whole", rows, train=predicted(60, 2)))
+    ensemble(settings(tmp_path / "ensemble", runs, method="mean"))
+    path = tmp_path / "ensemble" / "predictions" / "train.parquet"
+    assert sorted(probabilities_of(path)) == sorted(rows.ids)
+    assert read_provenance(path).trained_on == "train+val"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": "others"}, "expected the weights of the validation predictions"),
+        ({"split": "val"}, "expected predictions of the train split, found those of val"),
+    ],
+)
+def test_training_predictions_of_another_model_are_refused(
+    tmp_path: Path, runs: list[str], changes: dict[str, str], message: str
+) -> None:
+    values = {"run": runs[1], "weights": runs[1]} | changes
+    write_file(Path(runs[1]) / "predictions" / "train.parquet", TRAIN[1], **values)
+    assert_refused(tmp_path / "ensemble", runs, message)
+
+
+def test_members_with_other_training_rows_are_refused(tmp_path: Path, runs: list[str]) -> None:
+    add_train(runs, [*TRAIN[:2], TRAIN[2].taken(range(80))])
+    assert_refused(tmp_path / "ensemble", runs, "run2: expected the 90 training ids of .*run0, found 10 missing")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
@@ -14,6 +16,7 @@ from flowers.errors import InputError
 from flowers.interfaces import Batch
 from flowers.models.backbone import HeadInit, create_backbone
 from flowers.models.classifier import FlowerClassifier
+from flowers.models.distillation import LiveTeacher, SoftTargets, soft_loss, soften
 from flowers.models.optimizers import parameter_groups
 from flowers.training.schedules import warmup_decay
 
@@ -129,3 +132,72 @@ def test_where_the_head_starts(start: HeadInit, spread: float | None, tmp_path: 
     found = float(head.weight.detach().std())
     assert found > 0.02 if spread is None else found == pytest.approx(spread, rel=0.1)
     assert spread is None or not head.bias.any()
+
+
+class PixelTeacher(nn.Module):
+    """Gives as logits the mean of each channel, and keeps the images that it has seen."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.seen = image
+        return image.float().mean((1, 2)) / 64
+
+
+def distilled(teacher: SoftTargets | LiveTeacher | None, **settings: float) -> FlowerClassifier:
+    model = classifier(teacher_weight=1.0, teacher_temperature=2.0, **settings)
+    if teacher is not None:
+        model.learn_from(teacher)
+    return model
+
+
+def dirichlet(rows: int) -> NDArray[np.float32]:
+    return np.random.default_rng(0).dirichlet(np.ones(3), rows).astype(np.float32)
+
+
+def test_a_teachers_predictions_are_mixed_as_the_labels_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, batch = dirichlet(4), batch_of(4)
+    model = distilled(SoftTargets(batch["id"], table, ""), mixup_alpha=1.0)
+    mixing = model._draw_mixing(model._training_input(batch), 3)
+    assert mixing is not None
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(model.backbone, "forward", lambda images: seen.append(images) or torch.zeros(4, 3))
+    loss = model.training_step(batch, 3)
+    soft = soften(torch.from_numpy(table), 2.0)
+    mixed = soft * mixing.share + soft[mixing.partner] * (1 - mixing.share)
+    torch.testing.assert_close(loss, soft_loss(torch.zeros(4, 3), mixed, 2.0).mean())
+
+
+@pytest.mark.parametrize("settings", [{}, {"mixup_alpha": 1.0}, {"cutmix_alpha": 1.0}])
+def test_a_live_teacher_sees_the_images_that_are_trained_on(settings: dict[str, float]) -> None:
+    teacher, batch = PixelTeacher(), batch_of(4)
+    model = distilled(LiveTeacher(teacher, ""), **settings)
+    loss = model.training_step(batch, 3)
+    assert (teacher.seen.int() - model.training_images(batch, 3).int()).abs().max() <= 1  # rounded twice
+    logits, wanted = model(teacher.seen), (teacher(teacher.seen) / 2).softmax(1)
+    torch.testing.assert_close(loss, soft_loss(logits, wanted, 2.0).mean(), atol=0.02, rtol=0.02)
+
+
+def test_a_teacher_is_no_part_of_the_student() -> None:
+    plain = distilled(None)
+    with_live = distilled(LiveTeacher(classifier(), ""))
+    assert with_live.state_dict().keys() == plain.state_dict().keys()
+    assert len(list(with_live.modules())) == len(list(plain.modules()))
+
+
+def test_a_batch_is_completed_once_and_only_with_a_table() -> None:
+    table, batch = dirichlet(4), batch_of(4, [True, True, True, False])
+    batch["id"][3] = ""
+    complete = distilled(SoftTargets(batch["id"][:3], table[:3], "")).complete_batch(batch)
+    np.testing.assert_array_equal(complete["teacher"].numpy(), np.concatenate([table[:3], np.zeros((1, 3))]))
+    assert distilled(SoftTargets([], table[:0], "")).complete_batch(complete) is complete
+    assert distilled(None).complete_batch(batch) is batch
+    assert distilled(LiveTeacher(PixelTeacher(), "")).complete_batch(batch) is batch
+    del batch["id"]
+    with pytest.raises(InputError, match="expected batches with ids"):
+        distilled(SoftTargets([], table[:0], "")).complete_batch(batch)
+
+
+def test_a_live_teacher_takes_every_size_that_is_trained_at() -> None:
+    teacher = LiveTeacher(FlowerClassifier(NAMES, "test_vit", image_size=64), "")
+    FlowerClassifier(NAMES, "test_efficientnet", train_sizes=[64, 96]).learn_from(teacher)
+    with pytest.raises(InputError, match=r"model\.train_sizes: .*test_vit takes, found 71"):
+        FlowerClassifier(NAMES, "test_efficientnet", train_sizes=[64, 71]).learn_from(teacher)

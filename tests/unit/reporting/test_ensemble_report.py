@@ -6,9 +6,9 @@ import pytest
 from sklearn.metrics import f1_score
 
 from flowers.ensembling.ensemble import Ensemble, ensemble
-from flowers.inference.predictions import read_outcomes
 from flowers.reporting.ensemble_report import make_ensemble_report, photographs_of_members
 from flowers.reporting.report import Report, render
+from flowers.training.predictions import read_outcomes
 from tests.helpers.ensembles import settings
 from tests.helpers.members import predicted, write_run
 

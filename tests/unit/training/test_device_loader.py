@@ -35,7 +35,7 @@ def threads() -> int:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_each_batch_once_and_in_order_in_every_pass(workers: int) -> None:
-    loader = DeviceLoader(numbers(20, workers=workers), twice)
+    loader = DeviceLoader(numbers(20, workers=workers), lambda: twice)
     assert len(loader) == 20
     for _ in range(2):
         assert list(loader) == [2 * number for number in range(20)]
@@ -44,7 +44,7 @@ def test_each_batch_once_and_in_order_in_every_pass(workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_pass_may_be_broken_off(workers: int) -> None:
-    loader = DeviceLoader(numbers(50, workers=workers), twice)
+    loader = DeviceLoader(numbers(50, workers=workers), lambda: twice)
     for _ in range(3):
         batches = iter(loader)
         assert [next(batches) for _ in range(3)] == [0, 2, 4]
@@ -54,7 +54,7 @@ def test_a_pass_may_be_broken_off(workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_record_is_raised_after_the_batches_before_it(workers: int) -> None:
-    loader = DeviceLoader(numbers(10, workers=workers, bad=3), twice)
+    loader = DeviceLoader(numbers(10, workers=workers, bad=3), lambda: twice)
     batches = iter(loader)
     assert [next(batches) for _ in range(3)] == [0, 2, 4]
     with pytest.raises(BadRecord, match="record 3: expected a good one"):
@@ -66,7 +66,7 @@ def test_a_bad_record_is_raised_after_the_batches_before_it(workers: int) -> Non
 @pytest.mark.parametrize("workers", [0, 2])
 def test_closing_leaves_no_thread_and_no_worker(workers: int) -> None:
     before = set(multiprocessing.active_children())
-    loader = DeviceLoader(numbers(50, workers=workers), twice)
+    loader = DeviceLoader(numbers(50, workers=workers), lambda: twice)
     next(iter(loader))
     assert threads() == 1
     started = set(multiprocessing.active_children()) - before
@@ -84,7 +84,7 @@ def test_no_more_than_what_is_allowed_is_sent_ahead() -> None:
         sent.append(number)
         return number
 
-    batches = iter(DeviceLoader(numbers(50), send))
+    batches = iter(DeviceLoader(numbers(50), lambda: send))
     next(batches)
     time.sleep(0.3)
     assert len(sent) == 1 + SENT_AHEAD + 1  # taken, waiting, and the one in the thread's hand
@@ -92,4 +92,4 @@ def test_no_more_than_what_is_allowed_is_sent_ahead() -> None:
 
 def test_lightning_finds_the_sampler() -> None:
     loader = numbers(3)
-    assert DeviceLoader(loader, twice).sampler is loader.sampler
+    assert DeviceLoader(loader, lambda: twice).sampler is loader.sampler

@@ -6,7 +6,7 @@ under PJRT_DEVICE=CPU, on XLA's own CPU runtime with CPU_NUM_DEVICES virtual dev
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader
 
 from flowers.data.workers import fork_server
 from flowers.errors import InputError
+from flowers.interfaces import CompletesBatches
 from flowers.settings import Positive
 from flowers.training.checkpoint_io import AtomicCheckpointIO
 from flowers.training.compilation import CompileCounts
@@ -206,10 +207,18 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         check_batch_size(getattr(dataloader.batch_sampler, "batch_size", None), xr.addressable_runtime_device_count())
         if dataloader.num_workers > 0:
             dataloader.multiprocessing_context = fork_server()  # the runtime has threads
-        assert self.lightning_module is not None
-        predicting = self.lightning_module.trainer.state.fn == TrainerFn.PREDICTING
-        self._loaders.append(DeviceLoader(dataloader, self.send_images if predicting else self.send))
+        self._loaders.append(DeviceLoader(dataloader, self._make_send))
         return self._loaders[-1]
+
+    def _make_send(self) -> Callable[[Any], Any]:
+        """Return what sends the batches of a pass that begins now."""
+        module = self.lightning_module
+        assert module is not None
+        if module.trainer.state.fn == TrainerFn.PREDICTING:
+            return self.send_images
+        if module.trainer.training and isinstance(module, CompletesBatches):
+            return lambda batch: self.send(module.complete_batch(batch))
+        return self.send
 
     def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
         """Return a batch on the device: as it is, if the loader's thread has sent it; else its images are sent."""

@@ -10,10 +10,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from flowers.ensembling.scores import Labels
 from flowers.errors import InputError
-from flowers.inference.predictions import Part
 from flowers.interfaces import NO_LABEL
+from flowers.training.predictions import Part
 
 SUM_TOLERANCE = 1e-3
 """How far a row's sum may be from one: what 16 bits a number leave, and no more."""
@@ -34,10 +33,12 @@ class RowProblems:
 
     Args:
         where: the file, for messages.
+        fix: what the user can do about a problem, for messages.
     """
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, fix: str) -> None:
         self._where = where
+        self._fix = fix
         self._found: dict[str, _RowProblem] = {}  # by what was expected
 
     def check(self, rows: Part) -> None:
@@ -58,7 +59,7 @@ class RowProblems:
 
         self._note(f"a label from 0 to {class_count - 1}", wrong, describe)
 
-    def check_same_labels(self, labels: Labels, known: Labels, ids: pa.Array) -> None:
+    def check_same_labels(self, labels: NDArray[np.int64], known: NDArray[np.int64], ids: pa.Array) -> None:
         differ = (known != NO_LABEL) & (labels != known)
         self._note("the label of the first member", differ, lambda row: f"{ids[row]}: {labels[row]}, not {known[row]}")
 
@@ -76,7 +77,7 @@ class RowProblems:
                 rows = "1 row that is" if problem.rows == 1 else f"{problem.rows} rows that are"
                 raise InputError(
                     f"{self._where}: expected {expected} in each row, found {rows} otherwise "
-                    f"({first_rows(problem.examples)}). Predict again, or leave the member out."
+                    f"({first_rows(problem.examples)}). {self._fix}"
                 )
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from flowers.errors import InputError
 from flowers.inference import submission
-from flowers.inference.predictions import PredictionsWriter, Provenance, read_ids, read_provenance, read_rows
 from flowers.inference.submission import write_submission
+from flowers.training.predictions import PredictionsWriter, Provenance, read_ids, read_provenance, read_rows
 
 PROVENANCE = Provenance("logs/run", "test", 192, "none", ["rose", "iris", "moon orchid"])
 
