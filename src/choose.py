@@ -1,4 +1,4 @@
-"""Rank backbones for a data set before training any: python src/choose.py data=NAME [backbones=[NAME,...]]."""
+"""Rank backbones for a data set before training any: python src/choose.py [data=NAME] [backbones=[NAME,...]]."""
 
 from flowers.commands import choose
 
