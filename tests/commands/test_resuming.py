@@ -38,7 +38,7 @@ REFUSED = {
     "data.folds=null data.fold=null": "data.folds: expected 4",
     "data.folds=null data.fold=null data.train_on=train+val": "data.train_on: expected train",
     "seed=7": "data.seed: expected 42",
-    "optimizer.lr=0.5": "optimizer.lr=0.5: expected 0.001",
+    "optimizer.lr=0.5": "optimizer.lr (with lr_scaling and model.layer_decay)=",
     "optimizer.weight_decay=0.5": "optimizer.weight_decay=0.5: expected 0.02",
     "+optimizer.betas=[0.8,0.999]": "optimizer.betas=",
     "optimizer=sgd": "optimizer: expected the one that",

@@ -122,7 +122,8 @@ def check_same_optimizer(path: Path, saved: list[dict[str, Any]], optimizer: Opt
         cycled = _CYCLED if "max_momentum" in now else set()
         for name in sorted(now.keys() & before.keys() - _EXECUTION - cycled):
             if _plain(before[name]) != _plain(now[name]):
-                key = {"initial_lr": "lr"}.get(name, name)
+                scaled = name in ("lr", "initial_lr")
+                key = "lr (with lr_scaling and model.layer_decay)" if scaled else name
                 raise InputError(
                     f"optimizer.{key}={now[name]}: expected {before[name]}, with which {path} was trained and would go "
                     f"on, found another. {_start_anew(path)}"

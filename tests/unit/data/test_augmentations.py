@@ -45,8 +45,8 @@ def test_a_recipe_replaces_that_of_every_data_set_and_experiment(choice: str) ->
     assert data["train_transform"][0]["height"] == data["train_size"]
 
 
-def test_the_default_recipe_is_medium() -> None:
-    assert composed("train")["data"] == composed("train", "data/augment=medium")["data"]
+def test_the_default_recipe_is_light() -> None:
+    assert composed("train")["data"] == composed("train", "data/augment=light")["data"]
 
 
 @pytest.mark.parametrize(("name", "rectangles"), [("medium", False), ("erasing", True)])
