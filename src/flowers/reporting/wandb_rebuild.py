@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,11 +20,14 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from flowers.errors import InputError
 from flowers.reporting.curves import read_rows
-from flowers.reporting.wandb_log import item_name
+from flowers.reporting.wandb_log import item_name, read_log
 from flowers.training.runs import Run
 
 STEP = "trainer/global_step"
 """The axis of Lightning's W&B logger, which its CSV logger calls `step`."""
+
+WRITE_SECONDS = 60.0
+"""How long a rebuilt run may take to be written."""
 
 
 def rebuild(directory: Path, run_id: str, readable: Iterable[Record], parent: Path) -> Path | None:
@@ -126,4 +130,19 @@ def _write(
     offline = logger.experiment
     offline.summary.update(best)
     offline.finish(exit_code=exit_code)
-    return Path(offline.settings.sync_dir)
+    written = Path(offline.settings.sync_dir)
+    _wait_until_written(written / f"run-{run_id}.wandb")
+    return written
+
+
+def _wait_until_written(file: Path) -> None:
+    """Wait until W&B's own process has written a run to its end, which on a busy machine `finish` does not wait for.
+
+    Raises:
+        InputError: it has not within `WRITE_SECONDS`.
+    """
+    end = time.monotonic() + WRITE_SECONDS
+    while not (file.exists() and read_log(file).ended):
+        if time.monotonic() > end:
+            raise InputError(f"cannot be rebuilt: W&B did not write {file.name} within {WRITE_SECONDS:g} s")
+        time.sleep(0.05)
