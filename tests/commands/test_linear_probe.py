@@ -35,7 +35,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights in a file, which pass for pretrained ones."""
     path = tmp_path_factory.mktemp("weights") / "weights.pt"
     torch.manual_seed(0)
-    torch.save(create_backbone("test_efficientnet", 104, False).state_dict(), path)
+    torch.save(create_backbone("test_efficientnet", 10, False).state_dict(), path)
     return path
 
 
@@ -79,6 +79,15 @@ def test_a_resumed_run_is_not_fitted_again(tiny_settings: list[str], weights: Pa
     done = run_script("train", *settings, *resumed, *watch(tmp_path))
     assert done.returncode == 0, done.stderr
     kept = torch.load(last, weights_only=True)["state_dict"]["backbone.classifier.weight"]
+    assert torch.equal(seen(tmp_path)["head"], kept)
+
+
+def test_a_head_that_was_trained_is_kept(tiny_settings: list[str], trained: Path, tmp_path: Path) -> None:
+    best = trained / "checkpoints" / "best.ckpt"
+    settings = [*tiny_settings, *PROBE, f"model.pretrained={best}", "+trainer.limit_train_batches=1"]
+    done = run_script("train", *settings, *watch(tmp_path), f"hydra.run.dir={tmp_path}/run")
+    assert done.returncode == 0, done.stderr
+    kept = torch.load(best, weights_only=True)["state_dict"]["backbone.classifier.weight"]
     assert torch.equal(seen(tmp_path)["head"], kept)
 
 

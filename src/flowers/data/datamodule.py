@@ -19,7 +19,7 @@ from flowers.data.dataset import CheckCRC, FlowersDataset, OnBadRecord, Sample
 from flowers.data.image_cache import DecodedImages, ImagesInMemory, ImagesOnDisk
 from flowers.data.layout import Split, find_root
 from flowers.data.loader import batch_loader
-from flowers.data.position import Position, check_same_order, check_same_split, position_of, read_position
+from flowers.data.position import IMAGES, Position, check_same_order, check_same_split, position_of, read_position
 from flowers.data.records import SplitRecords
 from flowers.data.sampler import Balance, EpochSampler, FixedSampler
 from flowers.data.selection import Selection, SelectionSettings, TrainOn
@@ -245,7 +245,7 @@ class FlowersDataModule(L.LightningDataModule):
 
     def _order(self, records: int) -> dict[str, Any]:
         """Return what an epoch's order depends on, besides the epoch."""
-        batch = {"records": records, "data.batch_size times processes": self.batch_size * self._ranks}
+        batch = {"records": records, IMAGES: self.batch_size * self._ranks}
         return batch | self._records.settings.order()
 
     def train_dataloader(self) -> DataLoader[Batch]:

@@ -14,6 +14,9 @@ from flowers.errors import InputError
 SPLIT = ("data.train_on", "data.folds", "data.fold", "data.seed")
 """What decides which images a run is trained on; of the seed, its folds and the order."""
 
+IMAGES = "data.batch_size times processes"
+"""The images of a batch over all processes, as a part of an order."""
+
 
 @dataclass(frozen=True, slots=True)
 class Position:

@@ -115,6 +115,9 @@ class FlowerClassifier(L.LightningModule):
         self.backbone = create_backbone(
             backbone, len(self.class_names), pretrained, backbone_arguments, image_size, head_init
         )
+        named = [self.backbone.get_submodule(name) for name in head_names(self.backbone)]
+        # A file of weights may have brought a trained head of the same classes.
+        self._head_is_new = pretrained in (True, "wheel") or not any(p.any() for m in named for p in m.parameters())
         freeze(self.backbone, trained)
         self.weights = describe_weights(self.backbone, pretrained)
         self.licence = find_licence(self.backbone, pretrained)
@@ -133,8 +136,8 @@ class FlowerClassifier(L.LightningModule):
         return compute_features(self.backbone, self.normalise(image))
 
     def linear_head(self) -> nn.Linear | None:
-        """Return the head, if it is one linear layer on pretrained weights."""
-        return find_linear_head(self.backbone) if self.pretrained else None
+        """Return the head, if it is one linear layer that starts anew on pretrained weights."""
+        return find_linear_head(self.backbone) if self.pretrained and self._head_is_new else None
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -261,8 +264,8 @@ class FlowerClassifier(L.LightningModule):
         if self._count_classes is None:
             raise InputError(
                 "model.class_weight_power, model.logit_adjustment: expected a data module that counts the images of "
-                "each class, found one without count_classes(). Add the method (flowers.interfaces.CountsClasses), or "
-                "set both to 0."
+                "each class, found one without count_classes(). Add the method: see "
+                "flowers.interfaces.CountsClasses. Or set both to 0."
             )
         self.loss.set_class_sizes(self._count_classes())
 

@@ -27,9 +27,9 @@ class LinearProbe(Callback):
     """Fits the head by logistic regression before the first step, so that training does not spoil good features.
 
     Kumar et al. 2022, arXiv:2202.10054. It takes one pass over the training images, without augmentation. A run that is
-    resumed has it behind it. It is left out, with a line that says why, for a backbone without a linear head or with
-    random weights, for data without `loader(split)`, and on several TPU hosts. See `flowers.interfaces.HasLinearHead`
-    for other models.
+    resumed has it behind it. It is left out, with a line that says why, for a backbone without a linear head, with
+    random weights or with a trained head, for data without `loader(split)`, and on several TPU hosts. For other models
+    see `flowers.interfaces.HasLinearHead`.
     """
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -49,7 +49,7 @@ class LinearProbe(Callback):
 def _find_obstacle(trainer: L.Trainer, head: nn.Linear | None) -> str | None:
     """Explain why a head cannot be fitted, or return None if it can."""
     if head is None:
-        return "the model has no linear head on pretrained weights"
+        return "the model has no new linear head on pretrained weights"
     if not isinstance(trainer.datamodule, LoadsSplits):  # type: ignore[attr-defined]
         return "the data module has no loader(split)"
     if trainer.world_size > 1 and not has_process_group():

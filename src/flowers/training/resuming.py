@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.optim import Optimizer
 
+from flowers.data.position import IMAGES
 from flowers.errors import InputError
 from flowers.interfaces import ChecksSplit
 from flowers.training.checkpoints import Checkpoint, check_classes, check_weights, read_checkpoint
@@ -27,6 +28,7 @@ _EXECUTION = {"params", "param_names", "lr", "foreach", "fused", "capturable", "
 """Keys of a parameter group besides hyperparameters; `lr` is the step's, `initial_lr` the configured one."""
 
 _CYCLED = {"betas", "momentum"}
+_RATES = {"lr", "initial_lr"}
 """What a schedule such as OneCycleLR changes with the steps."""
 
 
@@ -89,24 +91,37 @@ def check_resumable(
             )
     if isinstance(datamodule, ChecksSplit) and checkpoint.position is not None:
         datamodule.check_same_split(checkpoint.position)
-    _check_same_settings(path, checkpoint, model)
+    images = getattr(datamodule, "batch_size", 0) * trainer.world_size
+    before = ((checkpoint.position or {}).get("order") or {}).get(IMAGES, images)
+    _check_same_settings(path, checkpoint, model, same_batch=before == images)
 
 
-def _check_same_settings(path: Path, checkpoint: Checkpoint, model: L.LightningModule) -> None:
-    """Compare the optimizer and the schedule, of a model that returns both as `flowers.models.optimizers` does."""
+def _check_same_settings(path: Path, checkpoint: Checkpoint, model: L.LightningModule, *, same_batch: bool) -> None:
+    """Compare the optimizer and the schedule, of a model that returns both as `flowers.models.optimizers` does.
+
+    Learning rates follow the batch (`lr_scaling`): with another one those of the checkpoint are kept.
+    """
     try:
         made: Any = model.configure_optimizers()
     except RuntimeError:  # it asks its trainer, which it has not been given yet
         return
     if isinstance(made, dict) and isinstance(made.get("lr_scheduler"), dict):
         check_same_schedule(path, checkpoint.schedule, made["lr_scheduler"]["scheduler"])
-        check_same_optimizer(path, checkpoint.groups, made["optimizer"])
+        check_same_optimizer(path, checkpoint.groups, made["optimizer"], rates=same_batch)
+        if not same_batch:
+            rank_zero_only(log.info)("optimizer.lr: kept from the checkpoint, which was made with another batch size.")
 
 
-def check_same_optimizer(path: Path, saved: list[dict[str, Any]], optimizer: Optimizer) -> None:
+def check_same_optimizer(path: Path, saved: list[dict[str, Any]], optimizer: Optimizer, *, rates: bool = True) -> None:
     """Raise `InputError` if an optimizer is configured otherwise than the one whose parameter groups were saved.
 
     Restored, it would have the saved hyperparameters, and config.yaml would record others.
+
+    Args:
+        path: the checkpoint.
+        saved: its parameter groups.
+        optimizer: as it is configured.
+        rates: compare the learning rates as well.
     """
     groups = optimizer.param_groups
     if [len(group["params"]) for group in saved] != [len(group["params"]) for group in groups]:
@@ -119,11 +134,10 @@ def check_same_optimizer(path: Path, saved: list[dict[str, Any]], optimizer: Opt
                 f"optimizer: expected the one that {path} was trained with, found {type(optimizer).__name__}, which "
                 f"differs in {', '.join(sorted(differing))}. {_start_anew(path)}"
             )
-        cycled = _CYCLED if "max_momentum" in now else set()
-        for name in sorted(now.keys() & before.keys() - _EXECUTION - cycled):
+        ignored = (_CYCLED if "max_momentum" in now else set()) | (set() if rates else _RATES)
+        for name in sorted(now.keys() & before.keys() - _EXECUTION - ignored):
             if _plain(before[name]) != _plain(now[name]):
-                scaled = name in ("lr", "initial_lr")
-                key = "lr (with lr_scaling and model.layer_decay)" if scaled else name
+                key = "lr (with lr_scaling and model.layer_decay)" if name in _RATES else name
                 raise InputError(
                     f"optimizer.{key}={now[name]}: expected {before[name]}, with which {path} was trained and would go "
                     f"on, found another. {_start_anew(path)}"
