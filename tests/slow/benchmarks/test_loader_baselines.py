@@ -77,8 +77,9 @@ def test_everyone_decodes_the_same_pixels(name: Name, garden: Path, links: Path,
     assert found.items() <= expected.items()
 
 
-def test_the_full_task_is_the_training_transform() -> None:
+def test_the_full_task_is_the_medium_transform() -> None:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", ["data=tfrecords", "data.root=nowhere", "data.image_size=224"])
+        settings = ["data=tfrecords", "data/augment=medium", "data.root=nowhere", "data.image_size=224"]
+        config = compose("train", settings)
     configured = [str(instantiate("train_transform", node)) for node in config.data.train_transform]
     assert [str(transform) for transform in augmentations("full", 224)] == configured
