@@ -12,7 +12,7 @@ from tests.helpers.configuration import compose_config
 def test_overrides_choose_groups_and_values() -> None:
     composed = compose("train", ["model=resnet50", "data.image_size=224", "paths.output_dir=out"])
     assert composed == compose_config("train", "model=resnet50", "data.image_size=224")
-    assert composed.data.train_size == 128 and composed.data.eval_size == 224
+    assert composed.data.train_size == 128 and composed.data.eval_size == 144
 
 
 def test_an_unknown_setting_is_refused() -> None:

@@ -26,8 +26,8 @@ from flowers.training.runs import Run
 STEP = "trainer/global_step"
 """The axis of Lightning's W&B logger, which its CSV logger calls `step`."""
 
-WRITE_SECONDS = 60.0
-"""How long a rebuilt run may take to be written."""
+PAUSES = (0.0, 0.001, 0.004, 0.016)
+"""Seconds between two rows of a rebuilt run, in one attempt after the other."""
 
 
 def rebuild(directory: Path, run_id: str, readable: Iterable[Record], parent: Path) -> Path | None:
@@ -62,10 +62,14 @@ def rebuild(directory: Path, run_id: str, readable: Iterable[Record], parent: Pa
         if logged:
             return None
         raise InputError(f"cannot be rebuilt: {directory} has no metrics")
-    with tempfile.TemporaryDirectory(dir=parent, prefix=".rebuilt-") as temporary:
-        exit_code = 0 if run.metrics_path.exists() else 1  # which a training writes at its end
-        written = _write(Path(temporary), run_id, values, rows, best, exit_code)
-        return written.rename(parent / written.name)
+    exit_code = 0 if run.metrics_path.exists() else 1  # which a training writes at its end
+    # W&B 0.31 damages its file where its process cannot keep up with the rows.
+    for pause in PAUSES:
+        with tempfile.TemporaryDirectory(dir=parent, prefix=".rebuilt-") as temporary:
+            written = _write(Path(temporary), run_id, values, rows, best, exit_code, pause)
+            if read_log(written / f"run-{run_id}.wandb").ended:
+                return written.rename(parent / written.name)
+    raise InputError(f"cannot be rebuilt: W&B wrote a damaged file {len(PAUSES)} times")
 
 
 def logged_metrics(records: Iterable[Record]) -> Iterator[tuple[int, str]]:
@@ -117,8 +121,12 @@ def _write(
     rows: Iterable[tuple[int, dict[str, float]]],
     best: Mapping[str, float],
     exit_code: int,
+    pause: float,
 ) -> Path:
-    """Write an offline run below `directory` as the training's logger would, and return its directory."""
+    """Write an offline run below `directory` as the training's logger would, and return its directory.
+
+    There is a pause in seconds after each row.
+    """
     node = (config.get("logger") or {}).get("wandb") or {}
     settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True)
     names: dict[str, Any] = {name: node.get(name) for name in ("project", "entity", "group", "name", "tags")}
@@ -127,22 +135,9 @@ def _write(
     logger.log_hyperparams(config)
     for step, metrics in rows:
         logger.log_metrics(metrics, step)
+        time.sleep(pause)
     offline = logger.experiment
     offline.summary.update(best)
     offline.finish(exit_code=exit_code)
-    written = Path(offline.settings.sync_dir)
-    _wait_until_written(written / f"run-{run_id}.wandb")
-    return written
-
-
-def _wait_until_written(file: Path) -> None:
-    """Wait until W&B's own process has written a run to its end, which on a busy machine `finish` does not wait for.
-
-    Raises:
-        InputError: it has not within `WRITE_SECONDS`.
-    """
-    end = time.monotonic() + WRITE_SECONDS
-    while not (file.exists() and read_log(file).ended):
-        if time.monotonic() > end:
-            raise InputError(f"cannot be rebuilt: W&B did not write {file.name} within {WRITE_SECONDS:g} s")
-        time.sleep(0.05)
+    wandb.teardown()  # its own process has written everything when it has ended
+    return Path(offline.settings.sync_dir)
