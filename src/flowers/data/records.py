@@ -86,14 +86,18 @@ class SplitRecords:
 
     def labels(self, split: Split) -> NDArray[np.int64]:
         """Return the labels of a split's readable records, int64."""
-        catalog, numbers = self._catalog(split), self.select(split).numbers
-        return catalog.labels[np.isin(catalog.numbers, numbers)]
+        catalog, chosen = self._choose(split)
+        return catalog.labels[chosen]
 
     def training_ids(self) -> list[str]:
         """Return the ids of the readable records of the train split."""
-        catalog = self._catalog("train")
-        selected = np.isin(catalog.numbers, self.select("train").numbers)
-        return [identity for identity, wanted in zip(catalog.ids, selected.tolist(), strict=True) if wanted]
+        catalog, chosen = self._choose("train")
+        return [catalog.ids[row] for row in np.flatnonzero(chosen)]
+
+    def _choose(self, split: Split) -> tuple[Catalog, NDArray[np.bool_]]:
+        """Return the catalog that a split is selected from, and which of its rows are in the split."""
+        catalog = self._catalog(split)
+        return catalog, np.isin(catalog.numbers, self.select(split).numbers)
 
     def _reader(self, sources: tuple[Split, ...]) -> ShardReader:
         if sources not in self._readers:

@@ -41,12 +41,12 @@ class Log:
 
     @property
     def has_run(self) -> bool:
-        """Whether the log says which run it is of, without which it cannot be uploaded."""
+        """Tell whether the log names its run, without which it cannot be uploaded."""
         return any(record.HasField("run") for record in self.records)
 
     @property
     def ended(self) -> bool:
-        """Whether the run came to its end, be it a failure."""
+        """Tell whether the run came to its end, be it a failure."""
         return any(record.HasField("exit") for record in self.records)
 
 

@@ -71,7 +71,7 @@ class SyncSettings:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one run.
+    """Reports what became of one run.
 
     directory: its last W&B directory.
     note: what else there is to say of it: its address, or why it is bad.
@@ -128,7 +128,7 @@ class Part:
             return Log([], f"it cannot be read: {error.strerror}")
 
     def started_alone(self) -> bool:
-        """Whether the server had nothing of the run when the upload of this part began; False if it never began."""
+        """Tell whether the server had nothing of the run when this part's upload began; False if it never began."""
         with suppress(OSError, ValueError):
             return bool(json.loads(self.state.read_text()).get("starting_step", 0) == 0)
         return False

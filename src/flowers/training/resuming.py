@@ -91,9 +91,15 @@ def check_resumable(
             )
     if isinstance(datamodule, ChecksSplit) and checkpoint.position is not None:
         datamodule.check_same_split(checkpoint.position)
-    images = getattr(datamodule, "batch_size", 0) * trainer.world_size
-    before = ((checkpoint.position or {}).get("order") or {}).get(IMAGES, images)
-    _check_same_settings(path, checkpoint, model, same_batch=before == images)
+    same_batch = _has_same_batch(checkpoint, trainer, datamodule)
+    _check_same_settings(path, checkpoint, model, same_batch=same_batch)
+
+
+def _has_same_batch(checkpoint: Checkpoint, trainer: L.Trainer, datamodule: L.LightningDataModule) -> bool:
+    """Tell whether a batch has as many images as that of the checkpoint; True if either is unknown."""
+    size = getattr(datamodule, "batch_size", None)
+    before = ((checkpoint.position or {}).get("order") or {}).get(IMAGES)
+    return before is None or not isinstance(size, int) or before == size * trainer.world_size
 
 
 def _check_same_settings(path: Path, checkpoint: Checkpoint, model: L.LightningModule, *, same_batch: bool) -> None:

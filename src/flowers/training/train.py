@@ -79,7 +79,7 @@ class TrainSettings:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a training leaves.
+    """Holds what a training leaves.
 
     run: its directory.
     metrics: the final ones, by name; those of the best checkpoint for the validation split.

@@ -68,7 +68,7 @@ def check_trusted(config: DictConfig, path: Path, fix: str = TRUST) -> None:
 
 
 class _Refused(Exception):
-    """What is refused, without a fix."""
+    """Says what is refused, without a fix."""
 
 
 def _check(config: DictConfig, path: Path) -> None:
