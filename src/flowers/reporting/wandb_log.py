@@ -60,7 +60,8 @@ def read_log(path: Path) -> Log:
     if not data.startswith(HEADER):
         return Log([], "it is empty" if not data.strip(b"\0") else "it is no .wandb file")
     records: list[Record] = []
-    parts, position = b"", len(HEADER)
+    # A record has begun although it has no bytes yet, if only a chunk's header fitted into the block.
+    parts, inside, position = b"", False, len(HEADER)
     while position + CHUNK.size <= len(data):
         left = BLOCK - position % BLOCK
         if left < CHUNK.size:
@@ -68,14 +69,14 @@ def read_log(path: Path) -> Log:
             continue
         checksum, length, kind = CHUNK.unpack_from(data, position)
         start, end = position + CHUNK.size, position + CHUNK.size + length
-        sound = end - position <= left and (kind in (WHOLE, FIRST)) == (not parts) and kind <= LAST
+        sound = end - position <= left and (kind in (WHOLE, FIRST)) != inside and kind <= LAST
         if sound and end > len(data):
             break  # the process was killed while it wrote
         if not sound or zlib.crc32(data[start - 1 : end]) != checksum:
             return Log(records, _damage(data, position))
         parts += data[start:end]
-        position = end
-        if kind in (WHOLE, LAST):
+        position, inside = end, kind in (FIRST, MIDDLE)
+        if not inside:
             try:
                 records.append(Record.FromString(parts))
             except DecodeError:

@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,14 +19,11 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from flowers.errors import InputError
 from flowers.reporting.curves import read_rows
-from flowers.reporting.wandb_log import item_name, read_log
+from flowers.reporting.wandb_log import item_name
 from flowers.training.runs import Run
 
 STEP = "trainer/global_step"
 """The axis of Lightning's W&B logger, which its CSV logger calls `step`."""
-
-PAUSES = (0.0, 0.001, 0.004, 0.016)
-"""Seconds between two rows of a rebuilt run, in one attempt after the other."""
 
 
 def rebuild(directory: Path, run_id: str, readable: Iterable[Record], parent: Path) -> Path | None:
@@ -63,13 +59,9 @@ def rebuild(directory: Path, run_id: str, readable: Iterable[Record], parent: Pa
             return None
         raise InputError(f"cannot be rebuilt: {directory} has no metrics")
     exit_code = 0 if run.metrics_path.exists() else 1  # which a training writes at its end
-    # W&B 0.31 damages its file where its process cannot keep up with the rows.
-    for pause in PAUSES:
-        with tempfile.TemporaryDirectory(dir=parent, prefix=".rebuilt-") as temporary:
-            written = _write(Path(temporary), run_id, values, rows, best, exit_code, pause)
-            if read_log(written / f"run-{run_id}.wandb").ended:
-                return written.rename(parent / written.name)
-    raise InputError(f"cannot be rebuilt: W&B wrote a damaged file {len(PAUSES)} times")
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".rebuilt-") as temporary:
+        written = _write(Path(temporary), run_id, values, rows, best, exit_code)
+        return written.rename(parent / written.name)
 
 
 def logged_metrics(records: Iterable[Record]) -> Iterator[tuple[int, str]]:
@@ -121,12 +113,8 @@ def _write(
     rows: Iterable[tuple[int, dict[str, float]]],
     best: Mapping[str, float],
     exit_code: int,
-    pause: float,
 ) -> Path:
-    """Write an offline run below `directory` as the training's logger would, and return its directory.
-
-    There is a pause in seconds after each row.
-    """
+    """Write an offline run below `directory` as the training's logger would, and return its directory."""
     node = (config.get("logger") or {}).get("wandb") or {}
     settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True)
     names: dict[str, Any] = {name: node.get(name) for name in ("project", "entity", "group", "name", "tags")}
@@ -135,7 +123,6 @@ def _write(
     logger.log_hyperparams(config)
     for step, metrics in rows:
         logger.log_metrics(metrics, step)
-        time.sleep(pause)
     offline = logger.experiment
     offline.summary.update(best)
     offline.finish(exit_code=exit_code)
