@@ -10,7 +10,7 @@ from typing import Any
 from upath import UPath
 
 from flowers.data.layout import Split
-from flowers.data.storage.remote import unreadable
+from flowers.data.storage.remote import read_error
 from flowers.errors import InputError
 from flowers.preparation.tables import read_table
 
@@ -70,7 +70,7 @@ def read_settings(path: UPath) -> Mapping[str, Any]:
     try:
         settings = json.loads(path.read_bytes())
     except OSError as error:
-        raise unreadable(path, error) from None
+        raise read_error(path, error) from None
     except ValueError as error:
         raise InputError(f"{path}: expected settings in JSON, found {error}. Put the file back as it was.") from None
     if not isinstance(settings, dict):

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 from upath import UPath
 
-from flowers.data.storage.remote import unreadable
+from flowers.data.storage.remote import read_error
 from flowers.errors import InputError
 from flowers.system.atomic import write_atomic
 
@@ -37,7 +37,7 @@ def read_table(path: UPath, kind: type[Row]) -> list[Row]:
         rows = csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""))
         return TypeAdapter(list[kind]).validate_python(list(rows))  # type: ignore[valid-type]
     except OSError as error:
-        raise unreadable(path, error) from None
+        raise read_error(path, error) from None
     except (ValueError, csv.Error) as error:
         columns = ",".join(field.name for field in fields(kind))  # type: ignore[arg-type]
         raise InputError(

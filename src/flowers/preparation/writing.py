@@ -14,7 +14,7 @@ from PIL.Image import Image
 from upath import UPath
 
 from flowers.data.layout import SPLITS, Split, shard_name, size_directory
-from flowers.data.storage.remote import unreadable
+from flowers.data.storage.remote import read_error
 from flowers.data.tfrecord.example import Record, encode_example
 from flowers.data.tfrecord.framing import FRAME, index_shard, open_shard
 from flowers.errors import InputError
@@ -93,7 +93,7 @@ def _is_whole(path: UPath, count: int) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise unreadable(path, error) from None
+        raise read_error(path, error) from None
     return index.problem is None and len(index) == count
 
 
