@@ -41,7 +41,7 @@ from flowers.preparation.scan import changed_photographs, scan_source
 from flowers.preparation.source import Source, class_names, describe_ignored, list_source
 from flowers.preparation.tables import entries, read_table, write_table
 from flowers.preparation.writing import ShardTask, missing_shards, write_shards
-from flowers.system.atomic import remove_parts, whole_name, write_atomic
+from flowers.system.atomic import final_name, remove_parts, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def _check_output(output: UPath, source: UPath) -> None:
         names = [entry.name for entry in entries(output)]
     except OSError as error:
         raise _cannot_write(output, error) from None
-    others = [name for name in names if whole_name(name) not in _BEFORE_PLAN]
+    others = [name for name in names if final_name(name) not in _BEFORE_PLAN]
     if others and "prepare.json" not in names:
         raise InputError(
             f"{output}: expected nothing, or what an earlier run has begun, found {first_few(others, ', ')}. "
@@ -135,7 +135,7 @@ def _remove_unfinished(output: UPath) -> None:
     if isinstance(output, Path):
         for pattern in ("*.part", "scan/*.part", "tfrecords-jpeg-*/*/*.part"):
             for part in output.glob(pattern):
-                remove_parts(part.with_name(whole_name(part.name)))
+                remove_parts(part.with_name(final_name(part.name)))
 
 
 def _cannot_write(output: UPath, error: OSError) -> InputError:
