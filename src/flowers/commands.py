@@ -167,8 +167,9 @@ def _prepare_folder(config: DictConfig) -> None:
     from flowers.settings import load_settings
 
     settings = load_settings(FolderSettings, config)
-    spread = partial(run_on_beam, settings.runner, settings.runner_options) if settings.runner else run_on_processes
-    prepare_folder(settings.source, settings.output, Settings.of(asdict(settings)), spread)
+    run_tasks = partial(run_on_beam, settings.runner, settings.runner_options) if settings.runner else run_on_processes
+    plan_settings = Settings.from_config(asdict(settings))
+    prepare_folder(settings.source, settings.output, plan_settings, run_tasks)
 
 
 def _prepare_verify(config: DictConfig) -> None:

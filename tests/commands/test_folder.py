@@ -110,14 +110,14 @@ def test_stopped_between_any_two_tasks_it_goes_on(photographs: Path, prepared: P
     done: list[str] = []
 
     def limited(limit: int) -> Callable[..., None]:
-        def spread(work: Callable[[Any], int], tasks: Sequence[Any], description: str, total: int) -> None:
+        def run_tasks(work: Callable[[Any], int], tasks: Sequence[Any], description: str, total: int) -> None:
             for task in tasks:
                 if len(done) >= limit:
                     raise Stopped
                 done.append(f"{description} {hashlib.sha256(repr(task).encode()).hexdigest()}")
                 work(task)
 
-        return spread
+        return run_tasks
 
     output = tmp_path / "output"
     with pytest.raises(Stopped):
@@ -232,7 +232,7 @@ def test_finished_it_does_nothing(photographs: Path, prepared: Path) -> None:
 
 
 def test_other_settings_or_another_source_are_refused(photographs: Path, prepared: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"expected the same settings .*\n  seed: 42 there, 7 here\n.*new directory"):
+    with pytest.raises(InputError, match=r"expected the settings .*\n  seed: 42 there, 7 here\n.*new directory"):
         prepare_folder(str(photographs), str(prepared), dataclasses.replace(SETTINGS, seed=7), one_by_one)
     changed = tmp_path / "changed"
     shutil.copytree(photographs, changed)
@@ -241,7 +241,7 @@ def test_other_settings_or_another_source_are_refused(photographs: Path, prepare
         prepare_folder(str(changed), str(prepared), SETTINGS, one_by_one)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
-    with pytest.raises(InputError, match=r"mine: expected nothing, or what an earlier run has begun, found thesis.txt"):
+    with pytest.raises(InputError, match=r"mine: expected an empty directory .*, found thesis.txt"):
         prepare_folder(str(photographs), str(tmp_path / "mine"), SETTINGS, one_by_one)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
     for inside in (changed, changed / "output"):
@@ -347,14 +347,14 @@ def test_a_disk_that_cannot_be_written_gets_a_message(photographs: Path, tmp_pat
 def test_a_photograph_that_changes_between_the_passes_is_noticed(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "source", {"a": 10, "b": 10})
 
-    def spread(work: Callable[[Any], int], tasks: Sequence[Any], description: str, total: int) -> None:
+    def run_tasks(work: Callable[[Any], int], tasks: Sequence[Any], description: str, total: int) -> None:
         if description == "Writing":
             file = source / "a" / "0003.jpg"
             file.write_bytes(file.read_bytes()[:-1] + b"x")
         one_by_one(work, tasks, description, total)
 
     with pytest.raises(InputError, match=r"a/0003.jpg: expected the file that was scanned"):
-        prepare_folder(str(source), str(tmp_path / "output"), SETTINGS, spread)
+        prepare_folder(str(source), str(tmp_path / "output"), SETTINGS, run_tasks)
     assert not list(tmp_path.glob("output/*/train/*.tfrec"))
 
 
@@ -367,7 +367,7 @@ def test_bad_images_are_all_named_or_left_out(tmp_path: Path, caplog: pytest.Log
     output = tmp_path / "output"
     with pytest.raises(InputError) as raised:
         prepare_folder(str(source), str(output), SETTINGS, one_by_one)
-    assert "3 of 43 files are no images, or damaged" in str(raised.value)
+    assert "3 of 43 files are not images, or are damaged" in str(raised.value)
     assert all(f"\n  {path}: " in str(raised.value) for path in bad)
     assert [line.split(",")[0] for line in (output / "unreadable.csv").read_text().splitlines()[1:]] == sorted(bad)
     scanned: list[int] = []
@@ -379,7 +379,7 @@ def test_bad_images_are_all_named_or_left_out(tmp_path: Path, caplog: pytest.Log
     with caplog.at_level("INFO"):
         prepare_folder(str(source), str(output), dataclasses.replace(SETTINGS, on_bad_image="skip"), counted)
     assert sum(scanned) == 3  # the first call's scan serves the second, but for files that may have been fixed since
-    assert "Left out: 3 of 43 files" in caplog.text
+    assert "Skipped: 3 of 43 files" in caplog.text
     assert not {row.path for row in manifest(output)} & bad.keys()
     assert len(manifest(output)) == 40
     assert [line.split(",")[0] for line in (output / "unreadable.csv").read_text().splitlines()[1:]] == sorted(bad)
@@ -404,7 +404,7 @@ def test_a_class_of_bad_images_alone_is_refused(tmp_path: Path) -> None:
     source = class_folders(tmp_path / "source", {"a": 20, "b": 1})
     next((source / "b").iterdir()).write_bytes(b"text")
     settings = dataclasses.replace(SETTINGS, on_bad_image="skip")
-    with pytest.raises(InputError, match="expected an image of every class that can be read, found none of b"):
+    with pytest.raises(InputError, match="expected a readable image of every class, found none of b"):
         prepare_folder(str(source), str(tmp_path / "output"), settings, one_by_one)
 
 
@@ -429,11 +429,11 @@ def test_near_duplicates_stay_together_and_contradictions_are_reported(
 
 
 def test_a_second_run_at_the_same_time_is_refused(photographs: Path, tmp_path: Path) -> None:
-    def spread(*_: Any) -> None:
+    def run_tasks(*_: Any) -> None:
         prepare_folder(str(photographs), str(tmp_path / "output"), SETTINGS, one_by_one)
 
     with pytest.raises(InputError, match="another run is writing into it"):
-        prepare_folder(str(photographs), str(tmp_path / "output"), SETTINGS, spread)
+        prepare_folder(str(photographs), str(tmp_path / "output"), SETTINGS, run_tasks)
 
 
 # The command.

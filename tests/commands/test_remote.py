@@ -191,9 +191,9 @@ def test_neighbours_are_fetched_together(indexed: Place, tmp_path: Path) -> None
     count = len(reader.indexes[0])
     before = indexed.counted.requests
     reader.prefetch(range(count))
-    assert indexed.counted.requests - before == -(-count // cache._TOGETHER)
+    assert indexed.counted.requests - before == -(-count // cache._RECORDS_PER_REQUEST)
     [reader[number] for number in range(count)]
-    assert indexed.counted.requests - before == -(-count // cache._TOGETHER)
+    assert indexed.counted.requests - before == -(-count // cache._RECORDS_PER_REQUEST)
 
 
 def test_with_an_index_beside_the_shard_only_what_is_read_is_fetched(indexed: Place, tmp_path: Path) -> None:
@@ -420,7 +420,7 @@ def test_a_server_without_ranges_is_refused(indexed: Place, tmp_path: Path) -> N
     reader = indexed.open(tmp_path / "cache")
     served = indexed.counted.application
     indexed.counted.application = lambda environ, start: served({**environ, "HTTP_RANGE": ""}, start)
-    with pytest.raises(InputError, match=r"expected the server to send bytes \d+ to \d+ alone, found \d+ bytes"):
+    with pytest.raises(InputError, match=r"expected the server to send only bytes \d+ to \d+, found \d+ bytes"):
         reader[0]
 
 
@@ -486,7 +486,7 @@ def test_refused_credentials_are_not_tried_again(place: Place, tmp_path: Path, s
     if place.server is None:
         server.refusals = 1_000  # gcsfs asks for a directory in two ways
     with pytest.raises(
-        InputError, match=f"^{place.root}.*: expected credentials that may read it, found none or others"
+        InputError, match=f"^{place.root}.*: expected credentials with read access, found none or refused ones"
     ):
         module(Place(place.root, server, options), tmp_path / "cache", 0).dataset("train")
     server.status, server.refusals = "503 Service Unavailable", 0
@@ -503,7 +503,7 @@ def test_a_worker_that_is_refused_says_the_same(indexed: Place, tmp_path: Path) 
 
 def test_a_cached_shard_without_room_says_where(indexed: Place, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file, where a directory should be")
-    with pytest.raises(InputError, match=r"expected to keep what was read of http://.* here, .*set paths.cache_dir"):
+    with pytest.raises(InputError, match=r"expected to cache records of http://.* here, .*set paths.cache_dir"):
         indexed.open(tmp_path / "cache")
 
 

@@ -1,1 +1,1 @@
-"""Shards to batches."""
+"""Read TFRecord shards and turn them into batches."""

@@ -1,4 +1,4 @@
-"""Read the ids and labels of a data set, which folds and class balance need."""
+"""Read the ids and labels of a data set, for folds and class balance."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ from flowers.data.dataset import FlowersDataset
 from flowers.errors import BadRecord
 from flowers.progress import progress
 
-TOGETHER = 1024
-"""Records that are fetched at once, if they are remote."""
+PREFETCHED_RECORDS = 1024
+"""Remote records that are fetched at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """The `numbers`, int64 `[N]`, `ids` and `labels`, int64 `[N]`, of readable records; the problems of the others."""
+    """The ids and labels of a data set's readable records, and the problems of the others.
+
+    numbers: the record numbers, int64 `[N]`.
+    ids: the records' ids.
+    labels: the records' labels, int64 `[N]`.
+    problems: a message for each unreadable record.
+    """
 
     numbers: NDArray[np.int64]
     ids: list[str]
@@ -26,7 +32,7 @@ class Catalog:
 
 
 def read_catalog(dataset: FlowersDataset) -> Catalog:
-    """Read every record of a labelled data set once; images are not decoded.
+    """Read every record of a labelled data set once. Images are not decoded.
 
     Raises:
         BadRecord: a record cannot be read, and bad records are not skipped.
@@ -36,8 +42,8 @@ def read_catalog(dataset: FlowersDataset) -> Catalog:
     labels: list[int | None] = []
     problems: list[str] = []
     for number in progress(range(len(dataset)), "Reading labels", len(dataset)):
-        if number % TOGETHER == 0:
-            dataset.reader.prefetch(range(number, min(number + TOGETHER, len(dataset))))
+        if number % PREFETCHED_RECORDS == 0:
+            dataset.reader.prefetch(range(number, min(number + PREFETCHED_RECORDS, len(dataset))))
         try:
             record = dataset.record(number)
         except BadRecord as error:

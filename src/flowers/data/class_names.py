@@ -1,4 +1,4 @@
-"""The classes of a data set: their names in label order."""
+"""Read the class names of a data set, in label order."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def kaggle_class_names() -> list[str]:
 
 
 def kaggle_train_counts() -> list[int]:
-    """Return the competition's number of training images of each class, in label order."""
+    """Return the competition's number of training images per class, in label order."""
     counts: list[int] = json.loads((_RESOURCES / "flowers104_train_counts.json").read_text())
     return counts
 
 
 def read_class_names(root: AnyPath) -> list[str]:
-    """Return the data set's class names: the lines of its `classes.txt`, or the competition's 104 where it has none.
+    """Return a data set's class names: the lines of its `classes.txt`, or the competition's 104 if it has none.
 
     Raises:
-        InputError: the directory is missing, its preparation is unfinished, or `classes.txt` is empty or names a class
-            twice.
+        InputError: the directory is missing, its preparation is unfinished, or `classes.txt` has an empty line or a
+            repeated name.
     """
     require_root(root)
     path = root / "classes.txt"
@@ -40,7 +40,7 @@ def read_class_names(root: AnyPath) -> list[str]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice or not all(names):
         raise InputError(
-            f"{path}: expected one distinct class name a line, found "
+            f"{path}: expected one distinct class name per line, found "
             + (f"{twice[0]!r} twice." if twice else "an empty line.")
             + " Fix the file: line N is label N - 1."
         )
@@ -48,7 +48,7 @@ def read_class_names(root: AnyPath) -> list[str]:
 
 
 def class_difference(expected: Sequence[str], found: Sequence[str]) -> str:
-    """Describe how class names in label order differ from those expected, or return "" if they are equal."""
+    """Describe how class names differ from the expected ones, both in label order; return "" if they are equal."""
     if list(expected) == list(found):
         return ""
     pairs = enumerate(zip(expected, found, strict=False))

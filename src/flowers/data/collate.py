@@ -1,4 +1,4 @@
-"""Make batches of samples: each image is decoded straight into its row of the batch."""
+"""Collate samples into batches. Each image is decoded directly into its row of the batch."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from flowers.interfaces import NO_LABEL, Batch
 class BatchDataset(Dataset["Batch | SentBatch"]):
     """Serves a data set's records as batches of exactly `batch_size` rows.
 
-    A DataLoader hands over the indices of a whole batch at once; workers pass their batches through `pool`. The ints of
-    another sampler, such as PyTorch's or Lightning's own, are positions in `records`, with epoch 0's augmentations.
+    A DataLoader passes the indices of a whole batch at once, and workers send their batches through `pool`. Integers
+    from another sampler, such as PyTorch's or Lightning's own, are positions in `records` and get the augmentations of
+    epoch 0.
 
     Args:
-        dataset: the records.
-        records: the numbers of those that are in use, int64 `[N]`.
-        batch_size: rows of a batch. Those beyond its indices are padding.
+        dataset: the data set.
+        records: the numbers of the records in use, int64 `[N]`.
+        batch_size: the rows of a batch; rows without an index are padding.
         image_size: the side of the images after the transform, in pixels.
         pool: shared memory for the batches of workers.
     """
@@ -52,7 +53,7 @@ class BatchDataset(Dataset["Batch | SentBatch"]):
         indices = [_sample_index(item, self.records) for item in items]
         worker = get_worker_info()
         if worker is None:
-            return self._fill(np.empty(self.shape, np.uint8), indices).batch()
+            return self._fill(np.empty(self.shape, np.uint8), indices).to_batch()
         slot = self.pool.take(worker.id) if self.pool else None
         if self.pool is None or slot is None:
             return SentBatch(self._fill(np.empty(self.shape, np.uint8), indices))
@@ -73,7 +74,7 @@ def _sample_index(item: SampleIndex | int, records: NDArray[np.int64]) -> Sample
 
 @dataclass(slots=True)
 class _Rows:
-    """A Batch as arrays; rows are not valid until they are filled."""
+    """A batch as NumPy arrays. Rows are not valid until they are filled."""
 
     image: NDArray[np.uint8]
     label: NDArray[np.int64]
@@ -87,7 +88,7 @@ class _Rows:
         return _Rows(image, np.full(rows, NO_LABEL, np.int64), [""] * rows, np.zeros(rows, bool), [])
 
     def put(self, row: int, pixels: Image, sample: Sample | Skipped | None) -> None:
-        """Fill a row, whose part of `image` is `pixels`; a sample that was made there is not copied."""
+        """Fill a row, whose part of `image` is `pixels`. An image already decoded there is not copied."""
         if isinstance(sample, Skipped):
             self.skipped.append(sample.reason)
         elif sample is not None:
@@ -96,7 +97,7 @@ class _Rows:
                 pixels[:] = sample.image
             self.label[row], self.id[row], self.valid[row] = sample.label, sample.id, True
 
-    def batch(self) -> Batch:
+    def to_batch(self) -> Batch:
         return _batch(torch.from_numpy(self.image), self.label, self.id, self.valid, self.skipped)
 
 
@@ -108,10 +109,10 @@ def _batch(
 
 @dataclass(frozen=True, slots=True)
 class SentBatch:
-    """A Batch on its way from a worker, unpickled in the main process as the Batch.
+    """A batch that a worker sends. It is unpickled in the main process as a `Batch`.
 
-    Its images are pickled as the number of their slot in the pool or, if they have none, as bytes: PyTorch would put a
-    tensor in a file of /dev/shm, which ends in a bus error if that is full.
+    Its images are pickled as the number of their slot in the pool or, without a slot, as bytes. PyTorch would put a
+    tensor into a file in /dev/shm, which causes a bus error if /dev/shm is full.
     """
 
     rows: _Rows
@@ -122,27 +123,27 @@ class SentBatch:
         rows = self.rows
         rest = rows.label, rows.id, rows.valid, rows.skipped
         if self.slot is None:
-            return _unpack, (rows.image, *rest)
-        return _arrive, (self.pool, self.slot, rows.image.shape, *rest)
+            return _unpickle_images, (rows.image, *rest)
+        return _unpickle_slot, (self.pool, self.slot, rows.image.shape, *rest)
 
 
-def _unpack(image: NDArray[np.uint8], *rest: object) -> Batch:
+def _unpickle_images(image: NDArray[np.uint8], *rest: object) -> Batch:
     return _batch(torch.from_numpy(image), *rest)  # type: ignore[arg-type]
 
 
-def _arrive(pool: int, slot: int, shape: Sequence[int], *rest: object) -> Batch:
+def _unpickle_slot(pool: int, slot: int, shape: Sequence[int], *rest: object) -> Batch:
     return _batch(SharedMemoryPool.of(pool).tensor(slot, shape), *rest)  # type: ignore[arg-type]
 
 
 def _check_image(sample: Sample, side: int) -> None:
     if sample.image.dtype != np.uint8:
         raise InputError(
-            f"record {sample.id}: expected the transform to give uint8 pixels, found {sample.image.dtype}. Take "
-            "Normalize, ToFloat and the like out of it: the model normalises on the device."
+            f"record {sample.id}: expected the transform to give uint8 pixels, found {sample.image.dtype}. "
+            "Remove Normalize, ToFloat and the like from it: the model normalises on the device."
         )
     if sample.image.shape != (side, side, 3):
         height, width = sample.image.shape[:2]
         raise InputError(
-            f"record {sample.id}: expected the transform to give {side}x{side} pixels, found {width}x{height}. End "
-            "data.train_transform in data.train_size, data.eval_transform in data.eval_size."
+            f"record {sample.id}: expected the transform to give {side}x{side} pixels, found {width}x{height}. Make "
+            "data.train_transform end in data.train_size pixels, and data.eval_transform in data.eval_size."
         )

@@ -1,4 +1,4 @@
-"""The LightningDataModule: settings, the loader of each stage, and the state that a resumed run needs."""
+"""The LightningDataModule: settings, the loader of each stage, and the state for resuming."""
 
 from __future__ import annotations
 
@@ -35,30 +35,30 @@ class FlowersDataModule(L.LightningDataModule):
     """Serves batches of a data set in Kaggle's layout, at one resolution.
 
     Args:
-        root: the data set's directory, or its URL; of several, the first that is there.
+        root: the data set's directory or URL; of several, the first that exists.
         image_size: the resolution to read, in pixels a side.
         train_size: the side of the images after `train_transform`, in pixels.
-        eval_size: the same after `eval_transform`.
-        batch_size: images a batch, on each process.
-        train_transform: Albumentations transforms, in order, that end in images of `train_size`.
-        eval_transform: the same for validation and prediction, of `eval_size`.
-        train_on: the train split, or for a final fit train and val: then there is no validation.
-        folds: cut train and val together into so many folds; None: train and val as they are.
+        eval_size: the side of the images after `eval_transform`, in pixels.
+        batch_size: the images per batch on each process.
+        train_transform: Albumentations transforms in order, which end in images of `train_size`.
+        eval_transform: the same for validation and prediction, which end in images of `eval_size`.
+        train_on: the train split, or train and val for a final fit, which then has no validation.
+        folds: the number of folds to cut train and val together into; None keeps the stored splits.
         fold: the fold to validate on, 0 to `folds - 1`; the others are for training.
-        balance: draw classes in training by the square root of their counts, or all alike; None: as they come.
+        balance: draw classes in training by the square root of their counts, or all equally often; None draws each
+            record once.
         on_bad_record: `stop` at the first record that cannot be read, or `skip` it and report it at the end.
-        check_crc: of a record's payload: each time it is read, in the first epoch of a run, or never.
-        decoded_cache: keep images decoded for training, in memory or on disk; None: decode each time.
-        seed: of the order, the augmentations and the folds.
-        num_workers: processes that decode; None: this process's part of the cores less one, at most 8.
-        cache_dir: for decoded images, and for indexes that cannot be kept beside the data.
-        prepare: called once with `root`, a local directory, before anything is read: to download or generate the data
-            set there.
-        storage_options: fsspec's, for a URL: its file system's arguments.
-        reader: what reads local shards: `native`, or the `tfrecord` package, to compare with.
+        check_crc: verify a payload's CRC each time it is read, in the first epoch of a run, or never.
+        decoded_cache: cache the decoded images of training, in memory or on disk; None decodes them each time.
+        seed: the seed of the order, the augmentations and the folds.
+        num_workers: the number of processes that decode; None: this process's part of the cores less one, at most 8.
+        cache_dir: the directory for remote records, decoded images, and indexes that cannot be written beside the data.
+        prepare: called with `root`, a local directory, before anything is read, to download or generate the data set.
+        storage_options: arguments of a URL's fsspec file system.
+        reader: the reader of local shards: `native`, or `tfrecord` for the package of that name, for comparison.
 
     Raises:
-        InputError: settings that do not go together.
+        InputError: the settings contradict each other.
     """
 
     def __init__(
@@ -109,48 +109,48 @@ class FlowersDataModule(L.LightningDataModule):
         if self.prepare is not None:
             if not isinstance(self.root, Path):
                 raise InputError(
-                    f"data.root={self.root}: expected a local directory for data.prepare, found a URL. To read a data "
-                    f"set that is there, set data=tfrecords data.root={self.root}."
+                    f"data.root={self.root}: expected a local directory for data.prepare, found a URL. To read an "
+                    f"existing data set, set data=tfrecords data.root={self.root}."
                 )
             self.prepare(self.root)
 
     def setup(self, stage: str) -> None:
-        """Open the splits of a stage. Damaged shards are found here, before anything slow."""
+        """Open the splits of a stage, so that damaged shards are found before anything slow."""
         splits: tuple[Split, ...] = ("train", "val") if stage == "fit" else ()
         for split in splits:
             self.records(split)
 
     def count_batches(self, processes: int) -> int:
-        """Return the batches of a training epoch on each of so many processes."""
+        """Return the number of batches of a training epoch on each of `processes` processes."""
         return max(1, len(self.records("train")) // (self.batch_size * processes))
 
     def count_images(self) -> dict[str, int]:
-        """Return the numbers of images that are trained on, and validated if any are."""
+        """Return the number of images by split: train, and val if there is a validation."""
         splits: tuple[Split, ...] = ("train", "val") if self.has_validation else ("train",)
         return {split: len(self.records(split)) for split in splits}
 
     def count_classes(self) -> list[int]:
-        """Return the number of training images of each class, in label order. Reads all labels at its first call."""
+        """Return the number of training images per class, in label order. The first call reads all labels."""
         labels = self._records.labels("train")
         return [int(size) for size in np.bincount(labels, minlength=len(self.class_names))]
 
     @property
     def has_validation(self) -> bool:
-        """Tell whether there is a validation split: after a final fit to train and val there is none."""
+        """Return whether there is a validation split. A final fit to train and val has none."""
         return self.train_on == "train"
 
     @property
     def class_names(self) -> list[str]:
-        """The class names in label order."""
+        """Return the class names in label order."""
         return self._records.class_names
 
     @property
     def skipped(self) -> set[str]:
-        """The problems of the records that this process has skipped."""
+        """Return the problems of the records that this process has skipped."""
         return self._records.skipped
 
     def dataset(self, split: Split, *, training: bool = False) -> FlowersDataset:
-        """Return the data set that the split is part of, opened at first use; for `training` with its transform."""
+        """Return the data set that a split is part of, opened at first use; with `training`, its training transform."""
         if (split, training) not in self._datasets:
             transform = self._train_transform if training else self._eval_transform
             self._datasets[split, training] = self._records.dataset(split, transform)
@@ -160,12 +160,12 @@ class FlowersDataModule(L.LightningDataModule):
         """Return the numbers of a split's records in its data set, int64 `[N]`.
 
         Raises:
-            InputError: there are none.
+            InputError: the split is empty.
         """
         return self._records.select(split).numbers
 
     def loader(self, split: Split, *, training: bool = False) -> DataLoader[Batch]:
-        """Return the split's batches: each record once, in order; for `training` shuffled, without the incomplete one.
+        """Return a split's batches: each record once, in order; with `training`, shuffled and full batches only.
 
         Raises:
             InputError: the split cannot be opened, is empty, or is not the one that a resumed run was trained on.
@@ -173,7 +173,7 @@ class FlowersDataModule(L.LightningDataModule):
         return self._loader(split, self._records.select(split), training=training)
 
     def sample(self, split: Split, count: int) -> DataLoader[Batch]:
-        """Return the batches of at most `count` records drawn from all of a split by the seed, without augmentation.
+        """Return batches of at most `count` records, drawn from the whole split by the seed, without augmentation.
 
         Raises:
             InputError: the split cannot be opened, or is empty.
@@ -205,14 +205,14 @@ class FlowersDataModule(L.LightningDataModule):
         return self._records.training_ids()
 
     def images(self, split: Split, places: Sequence[int]) -> list[NDArray[np.uint8]]:
-        """Return images of a split, uint8 `[eval_size, eval_size, 3]`, by their places in `loader(split)`."""
+        """Return images of a split, uint8 `[eval_size, eval_size, 3]`, by their positions in `loader(split)`."""
         dataset, numbers = self.dataset(split), self.records(split)
         samples = (dataset[int(numbers[place])] for place in places)
         return [sample.image for sample in samples if isinstance(sample, Sample)]
 
     @property
     def _processes(self) -> int:
-        """The number of processes of this run that share this machine."""
+        """Return the number of processes of this run that share this machine."""
         return max(1, self.trainer.world_size // self.trainer.num_nodes) if self.trainer else 1
 
     @property
@@ -263,13 +263,13 @@ class FlowersDataModule(L.LightningDataModule):
         self._start = read_position(state_dict)
 
     def check_same_split(self, state: Mapping[str, Any]) -> None:
-        """Raise `InputError` if a checkpoint with this state was trained on another split, at whatever batch."""
+        """Raise `InputError` if a checkpoint with this state was trained on another split, whatever its batch."""
         check_same_split(read_position(state), self._order(len(self.records("train"))))
 
     def gather_skipped(self) -> set[str]:
-        """Return the problems of the records that any process of the run skipped; all of them must call it.
+        """Return the problems of the records that any process of the run has skipped. All processes must call it.
 
-        The hosts of a TPU pod have no process group: each returns its own.
+        The hosts of a TPU pod have no process group, so each returns its own problems.
         """
         if distributed.is_available() and distributed.is_initialized():
             found: list[set[str]] = [set()] * distributed.get_world_size()

@@ -1,4 +1,4 @@
-"""The map-style data set of one split: a sample index in, a decoded and augmented sample out."""
+"""The map-style data set of one split, which turns a sample index into a decoded and augmented sample."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Stands for a sample whose record could not be read."""
+    """Placeholder for a sample whose record could not be read."""
 
     reason: str
 
@@ -50,11 +50,16 @@ def open_splits(
     cache_dir: Path,
     reader: ReaderName = "native",
 ) -> tuple[ShardReader, list[str]]:
-    """Open the records of splits by number, and list the problems of their shards if bad records are skipped.
+    """Open the shards of splits as one reader.
+
+    Returns:
+        The reader, which numbers the records of all shards consecutively, and the problems of damaged shards. The list
+        is empty unless bad records are skipped.
 
     Raises:
-        InputError: a split is not there.
-        BadRecord: a shard is damaged or holds another number of records than its name says.
+        InputError: a split is missing.
+        BadRecord: a shard is damaged or does not hold the number of records that its name declares, and bad records are
+            not skipped.
     """
     shards = [shard for split in splits for shard in find_shards(root, split, image_size)]
     opened = open_reader([shard.path for shard in shards], cache_dir, reader)
@@ -70,8 +75,8 @@ def open_splits(
 class FlowersDataset(Dataset[Sample | Skipped | None]):
     """Serves a split's records as samples.
 
-    A sample depends on its index only, not on who asks or in what order: `seed` and the index seed the augmentation.
-    `dataset[number]` is the sample of epoch 0. A `PADDING` index gives None.
+    A sample depends only on its index, not on the worker or the order of requests: the index and the transform's seed
+    determine the augmentation. `dataset[number]` is the sample of epoch 0. A `PADDING` index gives None.
     """
 
     def __init__(
@@ -103,7 +108,14 @@ class FlowersDataset(Dataset[Sample | Skipped | None]):
         return self.sample(index if isinstance(index, tuple) else SampleIndex(0, index))
 
     def sample(self, index: SampleIndex, out: Image | None = None) -> Sample | Skipped | None:
-        """Return the sample of an index, decoded into `out`, uint8 `[H, W, 3]`, if that fits, and then transformed.
+        """Return the sample of an index, decoded and augmented.
+
+        Args:
+            index: the sample's index.
+            out: memory for the decoded image, uint8 `[H, W, 3]`; used only if its shape matches.
+
+        Returns:
+            None for padding, and `Skipped` for an unreadable record if bad records are skipped.
 
         Raises:
             BadRecord: the record cannot be read, and bad records are not skipped.
@@ -112,7 +124,7 @@ class FlowersDataset(Dataset[Sample | Skipped | None]):
             return None
         where = self.reader.where(index.number)
         try:
-            record = self._read(index.number, where, self._checks(index.epoch))
+            record = self._read(index.number, where, self._should_check(index.epoch))
             image = self._image(record, index.number, where, out)
         except BadRecord as error:
             if self.on_bad_record == "stop":
@@ -121,16 +133,16 @@ class FlowersDataset(Dataset[Sample | Skipped | None]):
         image = self.transform(image, index)
         return Sample(record.id, image, NO_LABEL if record.label is None else record.label)
 
-    def _checks(self, epoch: int) -> bool:
-        if self._first_epoch is None:  # a resumed run's is not epoch 0
+    def _should_check(self, epoch: int) -> bool:
+        if self._first_epoch is None:  # a resumed run does not start with epoch 0
             self._first_epoch = epoch
         return self.check_crc == "always" or (self.check_crc == "first_epoch" and epoch == self._first_epoch)
 
     def record(self, number: int) -> Record:
-        """Return record `number` as stored, its CRC and label checked; the JPEG is not decoded.
+        """Return record `number` as stored, with its CRC and label checked. The JPEG is not decoded.
 
         Raises:
-            BadRecord: its CRC is wrong, a feature is missing, or its class is out of range.
+            BadRecord: the CRC is wrong, a feature is missing, or the class is out of range.
         """
         return self._read(number, self.reader.where(number), check=True)
 

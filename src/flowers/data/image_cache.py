@@ -1,4 +1,4 @@
-"""Cache decoded images, in memory or on disk, for later epochs."""
+"""Cache decoded images for later epochs, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class DecodedImages(Protocol):
-    """A cache of images by number, uint8 `[S, S, 3]` each, shared by all processes that get this object."""
+    """A cache of images by record number, uint8 `[S, S, 3]` each, shared by all processes that receive this object."""
 
     def get(self, number: int, out: Image) -> bool:
         """Copy an image to `out` and return True, or return False if it is not cached."""
@@ -36,14 +36,14 @@ class ImagesInMemory:
     """Caches `count` images of `size` pixels a side in shared memory.
 
     Args:
-        count: of images.
-        size: in pixels.
-        processes: of this machine, each of which has its own room.
-        barrier: returns when each of them has called it. Until then none reserves memory: else the others would
-            compare their need with what is left.
+        count: the number of images.
+        size: the side of an image, in pixels.
+        processes: the number of processes on this machine, each with a cache of its own.
+        barrier: a function that returns when all these processes have called it. Memory is reserved only afterwards;
+            otherwise the slower processes would compare their need with what the others have left.
 
     Raises:
-        InputError: they would take more than half of the memory that there is, or more than is free.
+        InputError: the images would take more than half of the memory, or more than is free.
     """
 
     def __init__(self, count: int, size: int, processes: int, barrier: Callable[[], object] = lambda: None) -> None:
@@ -59,16 +59,18 @@ class ImagesInMemory:
             raise InputError(
                 f"data.decoded_cache=memory: expected {count} images of {size}x{size} pixels, {needed / 2**30:.1f} "
                 f"GiB for each of {processes} processes, to fit in memory, found this: {error.strerror or error}. Set "
-                "it to disk, or to null."
+                "data.decoded_cache to disk or null."
             ) from error
 
     def get(self, number: int, out: Image) -> bool:
+        """Copy an image to `out` and return True, or return False if it is not cached."""
         filled = bool(self._memory.array(number, 1)[0])
         if filled:
             out[:] = self._pixels(number)
         return filled
 
     def put(self, number: int, image: Image) -> None:
+        """Cache an image."""
         self._pixels(number)[:] = image
         self._memory.array(number, 1)[0] = 1
 
@@ -77,22 +79,28 @@ class ImagesInMemory:
 
 
 def _check_memory(needed: int) -> None:
-    """Raise an OSError if there are not so many bytes for decoded images."""
+    """Raise an OSError if `needed` bytes are too many for decoded images."""
     memory, free = memory_limit(), available_memory()
     if needed > memory / 2:
-        raise OSError(f"half of the {memory / 2**30:.1f} GiB that this machine or container has")
+        raise OSError(f"a limit of half of the {memory / 2**30:.1f} GiB of this machine or container")
     if needed > free:
-        raise OSError(f"{free / 2**30:.1f} GiB that are free")
+        raise OSError(f"{free / 2**30:.1f} GiB of free memory")
 
 
 class ImagesOnDisk:
-    """Caches the images of shards in one `state`, in two files of `directory`: pixels, and their checksums.
+    """Caches the images of shards on disk, in two files: pixels, and their checksums.
 
-    A checksum is written after its pixels. What a killed run or a power cut has left undone does not match, and counts
-    as not cached. A disk that gets full during the run ends the caching, not the run.
+    A checksum is written after its pixels. An image that a killed run or a power cut left incomplete does not match its
+    checksum, and counts as not cached. If the disk becomes full during the run, caching stops and the run continues.
+
+    Args:
+        directory: the directory of the two files.
+        state: the state of the shards (`ShardReader.state`), which determines the names of the files.
+        count: the number of images.
+        size: the side of an image, in pixels.
 
     Raises:
-        InputError: the directory cannot be written, or has no room for so many images.
+        InputError: the directory cannot be written, or has too little room for the images.
     """
 
     def __init__(self, directory: Path, state: str, count: int, size: int) -> None:
@@ -105,19 +113,19 @@ class ImagesOnDisk:
             directory.mkdir(parents=True, exist_ok=True)
             for path, length in zip(self._paths, (count * self._bytes, count * _CHECKSUM.size), strict=True):
                 with path.open("ab") as file:
-                    file.truncate(length)  # sparse: it takes up room as images come
+                    file.truncate(length)  # sparse: takes up space only as images are written
             taken = sum(path.stat().st_blocks * 512 for path in self._paths)
             missing, free = count * (self._bytes + _CHECKSUM.size) - taken, shutil.disk_usage(directory).free
         except OSError as error:
             raise InputError(
-                f"{directory}: expected a directory to keep decoded images in, found this: {error.strerror}. Set "
-                "paths.cache_dir to another place, or data.decoded_cache to null."
+                f"{directory}: expected a directory for decoded images, found this: {error.strerror}. Set "
+                "paths.cache_dir to another directory, or data.decoded_cache to null."
             ) from error
         if missing > free:
             raise InputError(
                 f"{directory}: expected room for {count} images of {size}x{size} pixels, {missing >> 20} MiB, "
-                f"found {free >> 20}. Remove what is no longer needed there, set paths.cache_dir to another "
-                "place, or data.decoded_cache to null."
+                f"found {free >> 20} MiB. Free disk space, set paths.cache_dir to another directory, or set "
+                "data.decoded_cache to null."
             )
 
     def __getstate__(self) -> dict[str, object]:
@@ -128,17 +136,19 @@ class ImagesOnDisk:
             os.close(file)
 
     def get(self, number: int, out: Image) -> bool:
+        """Copy an image to `out` and return True, or return False if it is not cached."""
         pixels, checksums = self._open()
         stored = os.pread(checksums, _CHECKSUM.size, number * _CHECKSUM.size)
         if not any(stored):
             return False
         found = os.pread(pixels, self._bytes, number * self._bytes)
-        kept = len(found) == self._bytes and stored == _checksum(found)
-        if kept:
+        valid = len(found) == self._bytes and stored == _checksum(found)
+        if valid:
             out[:] = np.frombuffer(found, np.uint8).reshape(out.shape)
-        return kept
+        return valid
 
     def put(self, number: int, image: Image) -> None:
+        """Cache an image, unless the disk is full."""
         if self._full:
             return
         pixels, checksums = self._open()
@@ -149,8 +159,8 @@ class ImagesOnDisk:
         except OSError as error:
             self._full = True
             log.warning(
-                "%s: no more decoded images are kept: %s. The others are decoded in each epoch. Make room there, or "
-                "set paths.cache_dir to another place.",
+                "%s: no more decoded images are cached: %s. The others are decoded in each epoch. Free disk space, or "
+                "set paths.cache_dir to another directory.",
                 self._paths[0],
                 error.strerror,
             )
@@ -166,7 +176,7 @@ _CHECKSUM = struct.Struct("<Q")
 
 
 def _checksum(pixels: bytes) -> bytes:
-    """Return what is stored of an image: its CRC-32C plus one, as zero means that there is no image."""
+    """Return an image's stored checksum: its CRC-32C plus one, because zero means that there is no image."""
     return _CHECKSUM.pack(google_crc32c.value(pixels) + 1)
 
 

@@ -1,4 +1,4 @@
-"""Find the shards of a data set in Kaggle's layout, and the counts that their names declare."""
+"""Find the shards of a data set in Kaggle's layout, and the record counts that their names declare."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DIRECTORY_NAME = re.compile(r"tfrecords-jpeg-(?P<size>\d+)x(?P=size)")
 
 @dataclass(frozen=True, slots=True)
 class ShardFile:
-    """A shard, with its number and its number of records from its name; None where the name has none."""
+    """A shard, with its number and its record count from its name, or None if the name has none."""
 
     path: AnyPath
     count: int | None
@@ -34,18 +34,18 @@ class ShardFile:
 
     @property
     def local(self) -> Path:
-        """The path, of a shard that is local."""
+        """Return the path of a local shard."""
         assert isinstance(self.path, Path)
         return self.path
 
 
 def find_root(root: str | Sequence[str], storage_options: Mapping[str, Any]) -> AnyPath:
-    """Open a data set's directory: a path or a URL or, of several, the first that exists.
+    """Open a data set's directory, given as a path or URL. Of several, the first that exists is opened.
 
-    A single one need not exist: it may be generated later.
+    A single directory need not exist: it may be generated later.
 
     Raises:
-        InputError: none of several is there; see `open_root` for the others.
+        InputError: none of several directories exists, or `open_root` raises one.
     """
     if isinstance(root, str):
         return open_root(root, storage_options)
@@ -56,7 +56,7 @@ def find_root(root: str | Sequence[str], storage_options: Mapping[str, Any]) -> 
             return place
     raise InputError(
         f"data.root: expected a data set in one of these, found none: {', '.join(map(str, places))}. In a notebook on "
-        f"Kaggle, add the competition's data to it. Elsewhere download them:\n  {DOWNLOAD} -p {places[-1]}\n"
+        f"Kaggle, add the competition's data to it. Elsewhere download it:\n  {DOWNLOAD} -p {places[-1]}\n"
         f"  unzip -q {places[-1] / 'flower-classification-with-tpus.zip'} -d {places[-1]}"
     )
 
@@ -67,10 +67,10 @@ def size_directory(root: Place, image_size: int) -> Place:
 
 
 def image_sizes(root: AnyPath) -> list[int]:
-    """Return a data set's resolutions, in pixels a side, ascending; none where there is no data set.
+    """Return a data set's resolutions in pixels a side, ascending; an empty list if there is no data set.
 
     Raises:
-        InputError: its preparation is unfinished.
+        InputError: the data set's preparation is unfinished.
     """
     matches = (_DIRECTORY_NAME.fullmatch(directory.name) for directory in _finished_entries(root) or ())
     return sorted(int(match["size"]) for match in matches if match)
@@ -85,16 +85,16 @@ def find_shards(root: AnyPath, split: Split, image_size: int) -> list[ShardFile]
     """Return the shards of a split at one resolution, in order of name.
 
     Raises:
-        InputError: the data set, the resolution or the split is not there, the split is empty, or the data set's
+        InputError: the data set, the resolution or the split is missing, the split is empty, or the data set's
             preparation is unfinished.
     """
     require_root(root)
     sized = size_directory(root, image_size)
     if entries(sized) is None:
-        there = image_sizes(root)
+        available = image_sizes(root)
         raise InputError(
             f"{sized}: no such directory: data.image_size={image_size} is not in this data set. "
-            + (f"It has {there}: choose one of them." if there else f"Expected tfrecords-jpeg-SxS in {root}.")
+            + (f"It has {available}: choose one of them." if available else f"Expected tfrecords-jpeg-SxS in {root}.")
         )
     shards = list_shards(root, split, image_size)
     if not shards:
@@ -106,17 +106,17 @@ def find_shards(root: AnyPath, split: Split, image_size: int) -> list[ShardFile]
 
 
 def list_shards(root: AnyPath, split: Split, image_size: int) -> list[ShardFile]:
-    """Return the shards of a split at one resolution, in order of name; none where there is no such directory.
+    """Return the shards of a split at one resolution, in order of name; an empty list if there is no such directory.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the directory cannot be read.
     """
     directory = size_directory(root, image_size) / split
     return [_shard_file(path) for path in entries(directory) or () if path.name.endswith(".tfrec")]
 
 
 def _finished_entries(root: AnyPath) -> list[AnyPath] | None:
-    """List a data set's directory, refusing one whose preparation (`flowers.preparation.folder`) is unfinished."""
+    """List a data set's directory. Raise if its preparation (`flowers.preparation.folder`) is unfinished."""
     found = entries(root)
     names = {path.name for path in found or ()}
     check_plan(root, names)
@@ -124,25 +124,29 @@ def _finished_entries(root: AnyPath) -> list[AnyPath] | None:
     if plan and "manifest.csv" not in names:
         raise InputError(
             f"{root}: expected a finished data set, found {' and '.join(plan)} without manifest.csv: its preparation "
-            "was stopped, or is still running. Run the same `python src/prepare.py folder` command again: it goes on "
+            "was stopped, or is still running. Run the same `python src/prepare.py folder` command again: it continues "
             "where it stopped."
         )
     return found
 
 
 def check_plan(root: AnyPath, names: Collection[str]) -> None:
-    """Refuse a directory, given the names in it, that has the settings of its preparation and no table of its images.
+    """Check that a directory with the settings of its preparation also has the table of its images.
 
-    No stopped preparation leaves that: the table was removed, or not copied.
+    A stopped preparation always leaves both. If the table is missing, it was removed or not copied.
+
+    Args:
+        root: the directory.
+        names: the names of the files in it.
 
     Raises:
-        InputError: it is such a directory.
+        InputError: the table is missing.
     """
     if "prepare.json" in names and "plan.csv" not in names and "manifest.csv" not in names:
         raise InputError(
             f"{root}: expected manifest.csv, the table of the images, found prepare.json without manifest.csv and "
-            "plan.csv. Put it back; or remove the directory, or set output to a new one, and prepare the data set anew "
-            "with `python src/prepare.py folder`."
+            "plan.csv. Restore it. Or remove the directory, or set output to a new one, and prepare the data set "
+            "again with `python src/prepare.py folder`."
         )
 
 
@@ -162,7 +166,7 @@ def require_root(root: AnyPath) -> list[AnyPath]:
         )
     if found is None:
         raise InputError(
-            f"{root}: no such directory or bucket, or none that may be seen without credentials. Expected a data set "
+            f"{root}: no such directory or bucket, or none that is visible without credentials. Expected a data set "
             "in Kaggle's layout (tfrecords-jpeg-SxS/{train,val,test}). Set data.root to one, or copy one there."
         )
     return found

@@ -20,7 +20,7 @@ from flowers.interfaces import Batch
 log = logging.getLogger(__name__)
 
 PREFETCH = 2
-"""Batches that each worker is ahead."""
+"""Batches that each worker prepares ahead."""
 
 
 def batch_loader(
@@ -32,15 +32,15 @@ def batch_loader(
     workers: int,
     threaded: bool,
 ) -> DataLoader[Batch]:
-    """Return the loader of a sampler's batches.
+    """Return a DataLoader of a sampler's batches.
 
     Args:
         dataset: the data set.
-        records: the numbers of its records that are in use, int64 `[N]`.
-        sampler: the order, and the size of a batch.
+        records: the numbers of the records in use, int64 `[N]`.
+        sampler: the order and the batch size.
         image_size: the side of the images after the transform, in pixels.
-        workers: processes that decode; 0: this one.
-        threaded: whether this process may have threads, as for remote files; its workers are not its forks then.
+        workers: the number of processes that decode; with 0, this process decodes.
+        threaded: whether this process may have threads, as for remote files; workers then come from a fork server.
     """
     pool = _open_pool(workers, sampler.batch_size * image_size * image_size * 3)
     loader = DataLoader(
@@ -59,17 +59,17 @@ def batch_loader(
 
 
 def _open_pool(workers: int, batch_bytes: int) -> SharedMemoryPool | None:
-    """Reserve shared memory for the batches of workers, or log why there is none."""
+    """Reserve shared memory for the batches of workers, or log a warning if there is too little."""
     if not workers:
         return None
-    # The training loop holds two batches, the one it is at and the next; those of several workers in turn.
+    # The training loop holds two batches, the current one and the next, from different workers if there are several.
     slots = PREFETCH + -(-2 // workers)
     try:
         return SharedMemoryPool(workers, slots, batch_bytes)
     except OSError as error:
         log.warning(
-            "No %d MiB of memory for the batches of %d workers (%s): they send them through pipes, which is slower. "
-            "Set data.batch_size or data.num_workers lower.",
+            "Cannot reserve %d MiB of shared memory for the batches of %d workers (%s). They are sent through pipes, "
+            "which is slower. Lower data.batch_size or data.num_workers.",
             workers * slots * batch_bytes >> 20,
             workers,
             error.strerror,

@@ -21,16 +21,18 @@ from flowers.errors import InputError
 
 
 class SplitRecords:
-    """The records of each split at one resolution. Shards are opened, and labels read, at first use.
+    """Opens shards and selects the records of each split, at one resolution.
+
+    Shards are opened, and labels read, at first use.
 
     Args:
         root: the data set's directory.
-        image_size: the resolution.
-        settings: which records each split holds.
+        image_size: the resolution, in pixels a side.
+        settings: the records that each split holds.
         on_bad_record: stop at a record that cannot be read, or skip it.
-        check_crc: when payloads are checked.
-        cache_dir: for indexes and remote shards.
-        reader: what reads local shards.
+        check_crc: when the CRC of a payload is checked.
+        cache_dir: the directory for indexes and remote shards.
+        reader: the reader of local shards.
     """
 
     def __init__(
@@ -51,13 +53,13 @@ class SplitRecords:
         self.cache_dir = cache_dir
         self.reader = reader
         self.skipped: set[str] = set()
-        """The problems of the shards and records that were skipped."""
+        """The problems of skipped shards and records."""
         self._readers: dict[tuple[Split, ...], ShardReader] = {}
         self._catalogs: dict[tuple[Split, ...], Catalog] = {}
 
     @cached_property
     def class_names(self) -> list[str]:
-        """The class names in label order."""
+        """Return the class names in label order."""
         return read_class_names(self.root)
 
     def dataset(self, split: Split, transform: SeededTransform) -> FlowersDataset:
@@ -76,7 +78,7 @@ class SplitRecords:
         """Select the records of a split.
 
         Raises:
-            InputError: there are none, or folds were asked for and a record cannot be read.
+            InputError: the split is empty, or folds are set and a record cannot be read.
         """
         catalog = self._catalog(split) if self.settings.needs_catalog(split) else None
         selection = select_records(split, self.settings, len(self._reader(self.settings.sources(split))), catalog)
@@ -85,7 +87,7 @@ class SplitRecords:
         return selection
 
     def labels(self, split: Split) -> NDArray[np.int64]:
-        """Return the labels of a split's readable records, int64."""
+        """Return the labels of a split's readable records, int64 `[N]`."""
         catalog, chosen = self._choose(split)
         return catalog.labels[chosen]
 
@@ -112,13 +114,13 @@ class SplitRecords:
         if sources not in self._catalogs:
             self._catalogs[sources] = read_catalog(self.dataset(split, SeededTransform([], 0)))
             self.skipped.update(self._catalogs[sources].problems)
-            self._check_whole()
+            self._check_all_readable()
         return self._catalogs[sources]
 
-    def _check_whole(self) -> None:
+    def _check_all_readable(self) -> None:
         if self.settings.folds is not None and self.skipped:
             raise InputError(
                 f"data.folds={self.settings.folds}: expected every record to be readable, found {len(self.skipped)} "
-                f"problems, the first of them: {min(self.skipped)} Folds without such a record would differ between "
+                f"problems. The first: {min(self.skipped)} Without these records, folds would differ between "
                 "resolutions. Fix the data set (python src/prepare.py verify root=DIR), or train without folds."
             )

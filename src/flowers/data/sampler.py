@@ -13,15 +13,15 @@ from torch.utils.data import DistributedSampler, SequentialSampler
 Balance = Literal["sqrt", "full"]
 
 PADDING = -1
-"""In place of a record's number: no record, so that every rank has as many whole batches."""
+"""The record number of a padding row. Padding gives every rank the same number of full batches."""
 
 
 class SampleIndex(NamedTuple):
-    """Identifies a sample: its augmentation depends on these three and the seed, and on nothing else.
+    """Identifies a sample. Its augmentation depends on these three numbers and the seed, and on nothing else.
 
     epoch: the epoch.
-    number: the record's.
-    repeat: how often the epoch had this record before.
+    number: the record's number.
+    repeat: how often the epoch has drawn this record before.
     """
 
     epoch: int
@@ -30,9 +30,9 @@ class SampleIndex(NamedTuple):
 
 
 def class_weights(labels: NDArray[np.int64], balance: Balance) -> NDArray[np.float64]:
-    """Return each record's weight in sampling, float64 `[N]`, by the records' labels, int64 `[N]`, none below 0.
+    """Return each record's sampling weight, float64 `[N]`, for labels, int64 `[N]`, all at least 0.
 
-    With `sqrt` a class is drawn in proportion to the square root of its count, with `full` each class equally often.
+    With `sqrt`, a class is drawn in proportion to the square root of its count; with `full`, each class equally often.
     """
     counts = np.bincount(labels)[labels].astype(np.float64)
     return 1 / np.sqrt(counts) if balance == "sqrt" else 1 / counts
@@ -47,12 +47,12 @@ def epoch_order(
     global_batch_size: int,
     weights: NDArray[np.float64] | None = None,
 ) -> NDArray[np.int64]:
-    """Return the record numbers of an epoch's global batches, one after the other, int64 `[K * global_batch_size]`.
+    """Return the record numbers of an epoch's global batches, concatenated, int64 `[K * global_batch_size]`.
 
-    In order, that is each of `numbers`, int64 `[N]`, once. Shuffled, it is as many of them as fill global
-    batches: the rest, less than one, is dropped, and none a second time before all others were. Fewer
-    than one global batch are kept. With `weights`, float64 `[N]`, as many are drawn in proportion to them.
-    `PADDING` fills the last batch.
+    Without `shuffle`, these are `numbers`, int64 `[N]`, in order. With `shuffle`, the remainder that does not
+    fill a global batch is dropped, and no record is dropped a second time before all others were. If there is less than
+    one global batch, nothing is dropped. With `weights`, float64 `[N]`, the same number of records is drawn in
+    proportion to them. `PADDING` fills the last batch.
     """
     generator = np.random.default_rng([seed, epoch])
     kept = _kept_count(len(numbers), global_batch_size, shuffle)
@@ -66,14 +66,14 @@ def epoch_order(
 
 
 def _kept_count(count: int, global_batch_size: int, shuffle: bool) -> int:
-    """Return how many of `count` records an epoch has: shuffled, those that fill global batches, if they fill one."""
+    """Return how many of `count` records an epoch has: with `shuffle`, full global batches if there is at least one."""
     return count - count % global_batch_size if shuffle and count >= global_batch_size else count
 
 
 def _rotate(numbers: NDArray[np.int64], seed: int, epoch: int, kept: int) -> NDArray[np.int64]:
-    """Keep `kept` of the numbers. Those dropped are a window that moves on over one permutation, epoch by epoch."""
+    """Return `kept` of the numbers. The dropped ones are a window over one permutation that moves on each epoch."""
     dropped = len(numbers) - kept
-    # A stream of its own: the seed's first is epoch 0's, for numpy takes [seed] for [seed, 0].
+    # A separate stream: NumPy treats [seed] as [seed, 0], which is epoch 0's generator.
     (generator,) = np.random.default_rng(seed).spawn(1)
     return np.roll(generator.permutation(numbers), -epoch * dropped)[dropped:]
 
@@ -81,7 +81,7 @@ def _rotate(numbers: NDArray[np.int64], seed: int, epoch: int, kept: int) -> NDA
 def _resample(
     numbers: NDArray[np.int64], weights: NDArray[np.float64], count: int, generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Draw `count` of the numbers in proportion to their weights, each floor or ceil of its expected times.
+    """Draw `count` of the numbers in proportion to their weights, each floor or ceil of its expected number of times.
 
     Systematic resampling over a shuffled order: Kitagawa 1996, "Monte Carlo Filter and Smoother for Non-Gaussian
     Nonlinear State Space Models", J. Comput. Graph. Stat. 5(1).
@@ -89,14 +89,14 @@ def _resample(
     shuffled = generator.permutation(len(numbers))
     edges = np.cumsum(weights[shuffled]) * (count / weights.sum())
     points = np.arange(count) + generator.random()
-    # Without the last edge, which rounding may put before the last point.
+    # The last edge is omitted, because rounding may put it before the last point.
     return numbers[shuffled[np.searchsorted(edges[:-1], points, side="right")]]
 
 
 def count_earlier(order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Count how often each entry of `order`, int64 `[N]`, stands in it before, int64 `[N]`."""
+    """Return how often each entry of `order`, int64 `[N]`, occurs before its own position, int64 `[N]`."""
     count = len(order)
-    # A stable argsort, by distinct keys: numpy sorts values several times as fast as it finds their order.
+    # A stable argsort by distinct keys: NumPy's sort is several times as fast as its argsort.
     number, position = np.divmod(np.sort(order * count + np.arange(count)), count)
     earlier = np.empty_like(order)
     earlier[position] = np.arange(count) - np.searchsorted(number, number)
@@ -104,22 +104,22 @@ def count_earlier(order: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 class EpochSampler(DistributedSampler[SampleIndex]):
-    """Yields one rank's sample indices, epoch by epoch, in whole batches, as many as every other rank's.
+    """Yields one rank's sample indices of an epoch, in full batches, the same number on every rank.
 
-    The k-th batches of all ranks together are the k-th global batch, which depends on `ranks * batch_size` only. Like
-    any `DistributedSampler`, it is left in place by Lightning, which gives other samplers one of its own.
+    The k-th batches of all ranks together are the k-th global batch, which depends only on `ranks * batch_size`.
+    Lightning keeps a `DistributedSampler` such as this one, and replaces other samplers by its own.
 
     Args:
         numbers: the record numbers to draw from, int64 `[N]`.
-        seed: of the order.
-        shuffle: for training; otherwise each record once, in order.
-        batch_size: samples a batch, on each rank.
-        rank: this process's.
-        ranks: how many there are.
-        epoch: the first; Lightning calls `set_epoch` from then on.
-        start_batch: how many batches of that epoch were seen before the run was resumed: they are left out. The length
-            stays the whole epoch's.
-        weights: of the numbers in training, float64 `[N]`; None: each counts the same.
+        seed: the seed of the order.
+        shuffle: whether to shuffle, for training; if not, each record is read once, in order.
+        batch_size: the samples per batch on each rank.
+        rank: the rank of this process.
+        ranks: the number of ranks.
+        epoch: the first epoch; Lightning calls `set_epoch` for the following ones.
+        start_batch: the number of batches of the first epoch that were seen before the run was resumed. They are
+            skipped, but still count in the sampler's length.
+        weights: the sampling weights of `numbers` in training, float64 `[N]`; None if all are equal.
     """
 
     def __init__(
@@ -146,6 +146,7 @@ class EpochSampler(DistributedSampler[SampleIndex]):
         self.weights = weights
 
     def set_epoch(self, epoch: int) -> None:
+        """Set the epoch. An epoch other than the current one starts at its first batch."""
         if epoch != self.epoch:
             self.epoch, self.start_batch = epoch, 0
 
@@ -156,7 +157,7 @@ class EpochSampler(DistributedSampler[SampleIndex]):
 
     @property
     def drawn_epoch(self) -> int:
-        """The epoch whose order and augmentations are drawn."""
+        """Return the epoch whose order and augmentations are drawn."""
         return self.epoch
 
     def __iter__(self) -> Iterator[SampleIndex]:
@@ -181,12 +182,13 @@ class EpochSampler(DistributedSampler[SampleIndex]):
 
 
 class FixedSampler(EpochSampler, SequentialSampler):  # type: ignore[misc]
-    """Draws epoch 0 again in every epoch: the same images, augmented alike, so that a model can overfit them.
+    """Repeats epoch 0 in every epoch, with the same images and augmentations, so that a model can overfit them.
 
-    Under `trainer.overfit_batches` Lightning replaces every sampler that is no SequentialSampler. This one is, so that
-    the folds, the class balance and each process's part of a batch stay what they are.
+    Under `trainer.overfit_batches` Lightning replaces every sampler that is not a SequentialSampler. This class is one,
+    so that folds, class balance and each process's part of a batch are unchanged.
     """
 
     @property
     def drawn_epoch(self) -> int:
+        """Return 0."""
         return 0

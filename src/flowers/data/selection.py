@@ -1,4 +1,4 @@
-"""Select the records of a split: train and val as stored, or joined, or cut into folds; with weights that balance."""
+"""Select the records of a split, as stored, with train and val joined, or by folds, and their sampling weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SelectionSettings:
     """The settings that decide which records a split holds, and how often training draws each.
 
     Raises:
-        InputError: they contradict each other.
+        InputError: the settings contradict each other.
     """
 
     train_on: TrainOn
@@ -36,33 +36,33 @@ class SelectionSettings:
         if (folds is None) != (fold is None) or (folds is not None and fold is not None and fold >= folds):
             raise InputError(
                 f"data.fold={fold}, data.folds={folds}: expected both or neither, and a fold from 0 to folds - 1. "
-                "Set data.folds=5 data.fold=0, say."
+                "For example, set data.folds=5 data.fold=0."
             )
         if folds is not None and self.train_on != "train":
             raise InputError(
-                f"data.train_on={self.train_on}: expected train with data.folds={folds}: the folds are train and val "
-                "together, less the one that is validated on. Leave one of them out."
+                f"data.train_on={self.train_on}: expected train with data.folds={folds}, because folds divide train "
+                "and val together. Remove one of the two settings."
             )
 
     def sources(self, split: Split) -> tuple[Split, ...]:
-        """Return the splits on disk whose records, one after the other, a split is selected from."""
+        """Return the stored splits from which a split is selected. Their records are concatenated in this order."""
         joined = self.folds is not None or (split == "train" and self.train_on == "train+val")
         return ("train", "val") if joined and split != "test" else (split,)
 
     def needs_catalog(self, split: Split) -> bool:
-        """Return whether selecting a split takes the ids and labels of its sources."""
+        """Return whether selecting a split requires the ids and labels of its sources."""
         return (self.folds is not None and split != "test") or (self.balance is not None and split == "train")
 
     def order(self) -> dict[str, Any]:
-        """Return the settings that the order of an epoch depends on, by their keys in the configuration."""
+        """Return the settings that the order of an epoch depends on, by configuration key."""
         return {f"data.{name}": value for name, value in asdict(self).items()}
 
 
 class Selection(NamedTuple):
     """The records of a split.
 
-    numbers: of its records within its sources, int64 `[N]`.
-    weights: of each in training, float64 `[N]`; None if all count the same.
+    numbers: the record numbers within the split's sources, int64 `[N]`.
+    weights: the sampling weights in training, float64 `[N]`; None if all are equal.
     """
 
     numbers: NDArray[np.int64]
@@ -74,12 +74,12 @@ def select_records(split: Split, settings: SelectionSettings, count: int, catalo
 
     Args:
         split: the split.
-        settings: how to select.
-        count: the number of records in its sources.
-        catalog: their ids and labels, if `settings.needs_catalog(split)`.
+        settings: the selection's settings.
+        count: the number of records in the split's sources.
+        catalog: the ids and labels of the sources, if `settings.needs_catalog(split)`.
 
     Raises:
-        InputError: there are too few records for the folds, or an id is there twice.
+        InputError: there are too few records for the folds, or an id occurs twice.
     """
     if not settings.needs_catalog(split):
         return Selection(np.arange(count))

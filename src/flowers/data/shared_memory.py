@@ -1,7 +1,7 @@
-"""Shared memory in which workers make batches, allocated once and reused.
+"""Shared memory in which workers build batches, allocated once and reused.
 
-A DataLoader's worker copies each batch into new shared memory, whose pages the kernel must first find and clear: at
-512 px that takes as long as decoding the images (docs/data.md has the figures).
+By default, a DataLoader's worker copies each batch into new shared memory, whose pages the kernel must first find and
+clear. At 512 px that takes as long as decoding the images (docs/data.md has the measurements).
 """
 
 from __future__ import annotations
@@ -23,14 +23,19 @@ from flowers.system.memfd import SharedMemory
 
 
 class SharedMemoryPool:
-    """Holds `slots` slots of shared memory for each worker: the worker takes one, the main process frees it.
+    """A pool of shared memory with `slots` slots for each worker. The worker takes a slot, the main process frees it.
 
-    A slot is freed with the last tensor that uses its memory, so a batch may be kept for any time. A worker whose slots
-    are all taken has to do without. Each slot's flag is set by its worker only and cleared by the main process only: no
-    lock is needed.
+    A slot is freed with the last tensor that uses its memory, so a batch may be kept for any time. If all its slots are
+    taken, a worker sends its batch without the pool. No lock is needed, because a slot's flag is set only by its worker
+    and cleared only by the main process.
+
+    Args:
+        workers: the number of workers.
+        slots: the number of slots for each worker.
+        slot_bytes: the size of a slot, in bytes.
 
     Raises:
-        OSError: there is not so much memory.
+        OSError: there is too little memory.
     """
 
     _pools: ClassVar[weakref.WeakValueDictionary[int, SharedMemoryPool]] = weakref.WeakValueDictionary()
@@ -46,11 +51,11 @@ class SharedMemoryPool:
 
     @classmethod
     def of(cls, key: int) -> SharedMemoryPool:
-        """Return this process's pool of that key."""
+        """Return this process's pool with that key."""
         return cls._pools[key]
 
     def take(self, worker: int) -> int | None:
-        """Take a free slot of this worker, or return None if all are taken."""
+        """Take a free slot of a worker and return its number, or return None if all are taken."""
         taken = self._memory.array(0, self._flags)
         for slot in range(worker * self.slots, (worker + 1) * self.slots):
             if not taken[slot]:
@@ -59,16 +64,16 @@ class SharedMemoryPool:
         return None
 
     def array(self, slot: int, shape: Sequence[int]) -> NDArray[np.uint8]:
-        """Return a slot's memory, uint8 of that shape."""
+        """Return a slot's memory as an array, uint8 of that shape."""
         return self._memory.array(self._flags + slot * self.slot_bytes, math.prod(shape)).reshape(shape)
 
     def tensor(self, slot: int, shape: Sequence[int]) -> Tensor:
-        """Return a slot's memory as a tensor, uint8 of that shape; the slot is freed with the tensor's storage."""
+        """Return a slot's memory as a tensor, uint8 of that shape. The slot is freed with the tensor's storage."""
         array = self.array(slot, shape)
         weakref.finalize(array, _free, self._memory.array(0, self._flags), slot, os.getpid()).atexit = False
         return torch.from_numpy(array)
 
 
 def _free(taken: NDArray[np.uint8], slot: int, owner: int) -> None:
-    if os.getpid() == owner:  # a forked child drops its copy of the tensor, while its parent's is still in use
+    if os.getpid() == owner:  # a forked child drops its copy while its parent's is still in use
         taken[slot] = 0

@@ -1,6 +1,6 @@
 """Seed Albumentations for each image, and crop images as timm does.
 
-The augmentation of an image does not depend on who reads it, or when.
+The augmentation of an image does not depend on the worker that reads it, or on when it is read.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ Image = NDArray[np.uint8]
 
 
 class SeededTransform:
-    """Applies Albumentations transforms, one after the other, as a pure function of image and sample index.
+    """Applies Albumentations transforms in sequence, as a pure function of image and sample index.
 
-    Left to itself, Albumentations draws from generators that every DataLoader worker copies, and so
-    repeats the same augmentations in each epoch. Here all draw from one generator, which is set to a place of its own
-    for each image: Philox (Salmon et al. 2011) is a function of key and counter, so that costs a microsecond.
+    By default, Albumentations draws from generators that every DataLoader worker copies, and so repeats the same
+    augmentations in each epoch. Here all transforms draw from one generator, which is set to a separate state for each
+    image. That takes a microsecond, because Philox is a function of key and counter (Salmon et al. 2011, "Parallel
+    random numbers: as easy as 1, 2, 3").
 
-    The transforms keep that generator: they serve no other SeededTransform afterwards.
+    The transforms keep this generator, so they must not be used in another SeededTransform.
     """
 
     def __init__(self, transforms: Sequence[A.BasicTransform | A.BaseCompose], seed: int) -> None:
@@ -37,7 +38,7 @@ class SeededTransform:
 
     def _start(self) -> None:
         self._bits = np.random.Philox(key=self._seed)
-        # Nothing is left over in it from the image before.
+        # An empty buffer: nothing is left over from the image before.
         self._state: Any = {**self._bits.state, "buffer_pos": 4, "has_uint32": 0}
         generator = np.random.Generator(self._bits)
         self._random = _PythonRandom(generator)
@@ -52,10 +53,10 @@ class SeededTransform:
         self._start()
 
     def __call__(self, image: Image, index: Sequence[int]) -> Image:
-        """Transform an image, uint8 `[H, W, 3]`, with all randomness drawn for `index`, three numbers."""
+        """Transform an image, uint8 `[H, W, 3]`, with the randomness of `index`, three numbers."""
         self._state["state"]["counter"][1:] = index
         self._bits.state = self._state
-        self._random.gauss_next = None  # of the two that `gauss` makes at once
+        self._random.gauss_next = None  # `gauss` makes two numbers at once and keeps one
         data: dict[str, Image] = {"image": image}
         for transform in self._transforms:
             data = transform(**data)
@@ -63,7 +64,7 @@ class SeededTransform:
 
 
 class _PythonRandom(random.Random):
-    """Draws Python's random numbers from a NumPy generator: Python's own would take 5 µs to be seeded anew."""
+    """Draws Python's random numbers from a NumPy generator, because seeding Python's own takes 5 µs."""
 
     def __init__(self, generator: np.random.Generator) -> None:
         super().__init__(0)
@@ -71,21 +72,21 @@ class _PythonRandom(random.Random):
 
     gauss_next: float | None
 
-    def random(self) -> float:  # Random's other methods draw from this one, if a subclass has it
+    def random(self) -> float:  # Random's other methods call this one if a subclass defines it
         return self._generator.random()
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
-        return random.Random, ()  # a SeededTransform that is unpickled makes it anew
+        return random.Random, ()  # an unpickled SeededTransform creates it again
 
 
 class TimmCenterCrop(A.Sequential):  # type: ignore[misc]
-    """Resizes square images and takes their middle, as timm does to evaluate a backbone.
+    """Resizes square images and crops their centre, as timm does to evaluate a backbone.
 
-    The backbone's data config has the interpolation and the fraction that is kept.
+    The interpolation and the crop fraction come from the backbone's data config.
 
     Args:
         backbone: a timm model's name.
-        size: the side of the images afterwards, in pixels.
+        size: the side of the cropped images, in pixels.
 
     Raises:
         InputError: timm has no such model.
@@ -94,15 +95,15 @@ class TimmCenterCrop(A.Sequential):  # type: ignore[misc]
     def __init__(self, backbone: str, size: Positive) -> None:
         fraction, interpolation = _timm_data_config(backbone)
         side = int(size / fraction)
-        # Pillow, which timm uses, filters more pixels where it reduces an image. OpenCV does so with areas alone.
+        # Pillow, which timm uses, widens its filter to downscale an image. OpenCV does so only with area interpolation.
         resize = A.Resize(side, side, interpolation=interpolation, area_for_downscale="image")
         start = round((side - size) / 2)
         super().__init__([resize, A.Crop(start, start, start + size, start + size)], p=1)
 
 
 def _timm_data_config(backbone: str) -> tuple[float, int]:
-    """Return the fraction of a side that timm keeps for a backbone, and OpenCV's number of its interpolation."""
-    import timm  # takes a second, which readers of shards can do without
+    """Return timm's crop fraction for a backbone, and its interpolation as an OpenCV constant."""
+    import timm  # takes a second, and is needed only here
     from timm.data import resolve_data_config
 
     try:
@@ -111,7 +112,7 @@ def _timm_data_config(backbone: str) -> tuple[float, int]:
         weights = None
     if weights is None:
         raise InputError(
-            f"data/eval=timm: expected a backbone of timm's with a data config, found {backbone}. Choose another "
+            f"data/eval=timm: expected a timm backbone with a data config, found {backbone}. Choose another "
             "model.backbone, or data/eval=resize."
         )
     config = resolve_data_config(pretrained_cfg=weights.to_dict(), use_test_size=True)

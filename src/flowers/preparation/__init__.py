@@ -1,1 +1,1 @@
-"""Your own photographs to shards in Kaggle's layout."""
+"""Convert photographs to shards in Kaggle's layout, and verify data sets."""

@@ -1,4 +1,4 @@
-"""The same tasks as an Apache Beam pipeline, on whatever runs one: DirectRunner, DataflowRunner, FlinkRunner."""
+"""Run independent tasks as an Apache Beam pipeline, on any runner: DirectRunner, DataflowRunner, FlinkRunner."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from flowers.errors import InputError
 def run_on_beam(
     runner: str, options: Sequence[str], work: Callable[[Any], int], tasks: Sequence[Any], description: str, total: int
 ) -> None:
-    """Call `work` with every task on a Beam runner, and wait for the end.
+    """Call `work` with every task on a Beam runner, and wait until all are done.
 
     Args:
         runner: the runner's name.
-        options: its flags, as `--project=x`.
-
-    The rest is as `flowers.preparation.runner.Spread` says; the runner shows the progress.
+        options: the runner's flags, such as `--project=x`.
+        work: the function, as `flowers.preparation.runner.TaskRunner` describes it.
+        tasks: the tasks.
+        description: the name of the pipeline's step.
+        total: unused, because the runner shows the progress.
 
     Raises:
-        InputError: Beam is not installed, knows no such runner, or a task raised one.
+        InputError: Beam is not installed or has no such runner, or a task raised one.
     """
     beam = _import_beam()
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -49,7 +51,7 @@ def _import_beam() -> Any:
 
 
 def _input_error(error: Exception) -> str | None:
-    """Find the message of an `InputError` that a task raised: runners add to its text, or wrap it in a traceback's."""
+    """Return the message of an `InputError` that a task raised, without the text or traceback that runners add."""
     text = f"{type(error).__module__}.{type(error).__qualname__}: {error}"
     ours = re.escape(InputError.__module__)
     found = re.search(rf"{ours}\.\w+: (?P<message>.*?)( \[while running|\n\n|\Z)", text, re.DOTALL)

@@ -1,4 +1,4 @@
-"""Find the shards and splits of a data set that should be there and are not."""
+"""Find the missing shards and splits of a data set."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from flowers.preparation.findings import Finding
 from flowers.preparation.manifest import Manifest
 
 Shards = dict[tuple[int, Split], list[ShardFile]]
-"""By resolution and split."""
+"""The shards by resolution and split."""
 
 Missing = dict[tuple[int, Split], dict[int, int]]
-"""The numbers of missing shards, with the number of records that each should have or 0, by resolution and split."""
+"""The numbers of missing shards by resolution and split, each with its record count, or 0 if that is unknown."""
 
 
 def list_all_shards(root: Path, sizes: Sequence[int]) -> tuple[Shards, list[Finding]]:
-    """List the shards, none of a split that is missing, and what is wrong with the splits that cannot be read."""
+    """List the shards of all splits, none for a missing split, and report the splits that cannot be read."""
     shards: Shards = {}
     findings = []
     for size in sizes:
@@ -39,24 +39,24 @@ def list_all_shards(root: Path, sizes: Sequence[int]) -> tuple[Shards, list[Find
 
 
 def missing_shards(shards: Shards, manifest: Manifest | None) -> Missing:
-    """Find the shards that should be there and are not, by resolution and split; none of a split that is missing."""
+    """Find the missing shards by resolution and split. A split without any shards is not included."""
     expected = _numbered_shards(shards) if manifest is None else _planned_shards(manifest)
-    there = {place: {shard.number for shard in found} for place, found in shards.items()}
+    present = {place: {shard.number for shard in found} for place, found in shards.items()}
     return {
         place: {number: count for number, count in expected[place[1]].items() if number not in numbers}
-        for place, numbers in there.items()
+        for place, numbers in present.items()
         if numbers
     }
 
 
 def _planned_shards(manifest: Manifest) -> dict[Split, dict[int, int]]:
-    """Return the numbers of a split's shards and how many records each has by the manifest."""
+    """Return the numbers of each split's shards and their record counts, from the manifest."""
     counts = Counter((image.split, image.shard) for image in manifest.images)
     return {split: {shard: count for (of, shard), count in counts.items() if of == split} for split in SPLITS}
 
 
 def _numbered_shards(shards: Shards) -> dict[Split, dict[int, int]]:
-    """Return the same without a manifest: the shards that any resolution has, and the gaps between their numbers."""
+    """Return the same without a manifest, from the shards of all resolutions and the gaps between their numbers."""
     counts: dict[Split, dict[int, int]] = {split: {} for split in SPLITS}
     for (_, split), found in shards.items():
         counts[split] |= {shard.number: shard.count or 0 for shard in found if shard.number is not None}
@@ -64,9 +64,9 @@ def _numbered_shards(shards: Shards) -> dict[Split, dict[int, int]]:
 
 
 def _fill_gaps(counts: dict[int, int]) -> dict[int, int]:
-    """Add the numbers between the least and the greatest, with 0 records.
+    """Add the numbers between the lowest and the highest, with 0 records.
 
-    Where that would more than double them, they are left as they are: such numbers (dates, say) are not consecutive.
+    If that would more than double them, nothing is added: such numbers (dates, for example) are not consecutive.
     """
     first, last = min(counts, default=0), max(counts, default=-1)
     if last - first + 1 > 2 * len(counts):
@@ -75,6 +75,7 @@ def _fill_gaps(counts: dict[int, int]) -> dict[int, int]:
 
 
 def missing_shard_findings(root: Path, missing: Missing) -> Iterator[Finding]:
+    """Yield a finding for each missing shard."""
     for (size, split), counts in missing.items():
         for number, count in sorted(counts.items()):
             directory = size_directory(root, size) / split
@@ -83,12 +84,12 @@ def missing_shard_findings(root: Path, missing: Missing) -> Iterator[Finding]:
 
 
 def find_missing_splits(root: Path, shards: Shards, manifest: Manifest | None) -> Iterator[Finding]:
-    """Find the splits that are missing. Without a manifest, test may be missing everywhere."""
-    wanted = {"train", "val", *(split for (_, split), found in shards.items() if found)}
+    """Yield a finding for each missing split. Without a manifest, test may be missing at all resolutions."""
+    expected_splits = {"train", "val", *(split for (_, split), found in shards.items() if found)}
     if manifest:
-        wanted = {image.split for image in manifest.images}
+        expected_splits = {image.split for image in manifest.images}
     for (size, split), found in shards.items():
-        if split in wanted and not found:
+        if split in expected_splits and not found:
             path = size_directory(root, size) / split
             expected = f"expected shards named like {shard_name(0, size, 798)}, found none. Copy or download the split."
             yield Finding("split", f"{path}: {expected}", str(path))

@@ -1,6 +1,6 @@
-"""Find what is wrong between the readable records of a data set: within a split, between splits, between resolutions.
+"""Find contradictions between the readable records of a data set: within and between splits, and between resolutions.
 
-The functions are pure: from arrays of numbered ids and labels to findings.
+The functions are pure: they map arrays of numbered ids and labels to findings.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flowers.data.layout import (
 )
 
 NO_LABEL = -1
-"""In place of a label: there is none, or none that can be."""
+"""The label of a record whose label is missing or invalid."""
 
 
 Kind = Literal["split", "shard", "record", "duplicate", "leak", "resolution", "manifest"]
@@ -28,7 +28,7 @@ Kind = Literal["split", "shard", "record", "duplicate", "leak", "resolution", "m
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A problem: its kind, its place as far as that is known, and a message with all of it."""
+    """A problem: its kind, its location as far as it is known, and a complete message."""
 
     kind: Kind
     message: str
@@ -39,15 +39,16 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A split at one resolution; its `N` records are those whose id could be read, in order.
+    """A split at one resolution. Its `N` records are those whose id could be read, in order.
 
     files: the shards.
-    found: the records that were found, readable or not.
-    unread: those that damaged or missing shards are known to have had, without an id to know them by.
-    shards, records: of each record its shard's place in `files` and its number in it, int64 `[N]`.
-    ids: a number for each record's id, the same in all parts, int64 `[N]`.
-    labels: int64 `[N]`, `NO_LABEL` where there is none or none that can be.
-    findings: what is wrong with single shards and records.
+    found: the number of records that were found, readable or not.
+    unread: the number of records that damaged or missing shards should hold, but whose ids are unknown.
+    shards: each record's shard, as a position in `files`, int64 `[N]`.
+    records: each record's number in its shard, int64 `[N]`.
+    ids: each record's id, as a number that is the same in all parts, int64 `[N]`.
+    labels: each record's label, int64 `[N]`, `NO_LABEL` if it is missing or invalid.
+    findings: the problems of single shards and records.
     """
 
     size: int
@@ -72,16 +73,16 @@ class Part:
         return len(np.unique(self.labels[self.labels != NO_LABEL]))
 
     def where(self, row: int) -> str:
-        """Return a record's place for messages, as `ShardReader.where` does."""
+        """Return a record's location for messages, as `ShardReader.where` does."""
         return f"{self.files[self.shards[row]]}: record {self.records[row]}"
 
     def finding(self, kind: Kind, row: int, identity: str, problem: str) -> Finding:
-        """Return the finding of a record's problem."""
+        """Return a finding about a record."""
         file = str(self.files[self.shards[row]])
         return Finding(kind, f"{self.where(row)}: {problem}", file, int(self.records[row]), identity)
 
     def first_rows(self, id_count: int) -> NDArray[np.int64]:
-        """Return the row of each id's first record, int64 `[id_count]`, -1 if it has none."""
+        """Return the row of each id's first record, int64 `[id_count]`, or -1 if it has none."""
         rows = np.full(id_count, -1)
         ids, first = np.unique(self.ids, return_index=True)
         rows[ids] = first
@@ -102,7 +103,7 @@ def find_problems(parts: Sequence[Part], ids: Sequence[str]) -> list[Finding]:
 
 
 def _duplicates(part: Part, first: NDArray[np.int64], ids: Sequence[str]) -> Iterator[Finding]:
-    """Find records whose id stood in the split before."""
+    """Find records whose id occurs earlier in the split."""
     for row in np.flatnonzero(first[part.ids] != np.arange(len(part.ids))).tolist():
         number = int(part.ids[row])
         earlier = part.where(int(first[number]))
@@ -113,7 +114,7 @@ def _duplicates(part: Part, first: NDArray[np.int64], ids: Sequence[str]) -> Ite
 def _leaks(
     parts: Sequence[Part], rows: dict[tuple[int, Split], NDArray[np.int64]], ids: Sequence[str]
 ) -> Iterator[Finding]:
-    """Find ids that are in more than one split, at whatever resolutions: once each."""
+    """Find ids that are in more than one split, at any resolutions. Each is reported once."""
     counts = np.zeros(len(ids), np.int64)
     for split in SPLITS:
         present = [rows[part.size, split] >= 0 for part in parts if part.split == split]
@@ -129,13 +130,13 @@ def _leaks(
 
 
 def _missing(parts: Sequence[Part], first: NDArray[np.int64], ids: Sequence[str]) -> Iterator[Finding]:
-    """Find ids of one split that some resolutions lack; `first` is int64 `[parts, ids]`."""
+    """Find ids of one split that some resolutions lack. `first` is int64 `[parts, ids]`."""
     present = first >= 0
     known = present.any(axis=0)
     absent = known & ~present
     for row, part in enumerate(parts):
         if absent[row].sum() <= part.unread:
-            absent[row] = False  # what could not be read explains them, and is reported already
+            absent[row] = False  # unreadable records explain them, and are already reported
     for number in np.flatnonzero(absent.any(axis=0)).tolist():
         has = [part.size for part, there in zip(parts, present[:, number], strict=True) if there]
         lacks = [part for part, missing in zip(parts, absent[:, number], strict=True) if missing]
@@ -146,14 +147,14 @@ def _missing(parts: Sequence[Part], first: NDArray[np.int64], ids: Sequence[str]
 
 
 def _differing(parts: Sequence[Part], first: NDArray[np.int64], ids: Sequence[str]) -> Iterator[Finding]:
-    """Find ids of one split whose label differs between resolutions; `first` is int64 `[parts, ids]`."""
-    # Row -1, of an id that is not there, is the label appended.
+    """Find ids of one split whose label differs between resolutions. `first` is int64 `[parts, ids]`."""
+    # Row -1, for a missing id, selects the appended label.
     labels = np.stack([np.append(part.labels, NO_LABEL)[rows] for part, rows in zip(parts, first, strict=True)])
     highest = labels.max(axis=0)
     for number in np.flatnonzero(((labels != highest) & (labels != NO_LABEL)).any(axis=0)).tolist():
         column = labels[:, number].tolist()
         counts = Counter(label for label in column if label != NO_LABEL)
-        odd = column.index(counts.most_common()[-1][0])  # the part that is likeliest wrong
+        odd = column.index(counts.most_common()[-1][0])  # the part that is most likely wrong
         found = ", ".join(f"{label} at {part.size}" for part, label in zip(parts, column, strict=True) if label >= 0)
         problem = f"expected one label at every resolution, found for {ids[number]}: {found}."
         yield parts[odd].finding("resolution", int(first[odd, number]), ids[number], problem)

@@ -1,14 +1,14 @@
-"""From a source of photographs to a data set in Kaggle's layout: scan, plan, write. Killed, it goes on where it was.
+"""Convert photographs to a data set in Kaggle's layout: scan, plan, write. A killed run continues where it stopped.
 
-    OUTPUT/scan/*.csv       what each photograph is, in parts; gone when all is written
-    OUTPUT/plan.csv         every decision; renamed to manifest.csv as the last act of all
-    OUTPUT/prepare.json     the settings; there once the plan is whole
-    OUTPUT/classes.txt      the class names; there before the first shard
+    OUTPUT/scan/*.csv       the scans of the photographs, in parts; removed when all shards are written
+    OUTPUT/plan.csv         every decision; renamed to manifest.csv as the last step
+    OUTPUT/prepare.json     the settings; written when the plan is complete
+    OUTPUT/classes.txt      the class names; written before the first shard
     OUTPUT/unreadable.csv, OUTPUT/tfrecords-jpeg-SxS/{train,val,test}/*.tfrec
 
-A directory with a plan and no manifest is unfinished: nothing opens it as a data set (`flowers.data.layout`).
+A directory with a plan and no manifest is unfinished, and cannot be opened as a data set (`flowers.data.layout`).
 
-The steps pass files or small tasks, not objects, so that they may run on other processes and other machines.
+The steps exchange files or small tasks, not objects, so that they can run in other processes and on other machines.
 """
 
 from __future__ import annotations
@@ -36,46 +36,47 @@ from flowers.preparation.plan import (
     settings_json,
     source_differences,
 )
-from flowers.preparation.runner import Spread
+from flowers.preparation.runner import TaskRunner
 from flowers.preparation.scan import changed_photographs, scan_source
 from flowers.preparation.source import Source, class_names, describe_ignored, list_source
 from flowers.preparation.tables import entries, read_table, write_table
 from flowers.preparation.writing import ShardTask, missing_shards, write_shards
-from flowers.system.atomic import remove_parts, whole_name, write_atomic
+from flowers.system.atomic import final_name, remove_parts, write_atomic
 
 log = logging.getLogger(__name__)
 
 _BEFORE_PLAN = {".lock", "scan", "unreadable.csv", "plan.csv", "prepare.json"}
 
 
-def prepare_folder(source: str, output: str, settings: Settings, spread: Spread) -> None:
-    """Write a data set in Kaggle's layout from photographs, going on where an earlier call stopped.
+def prepare_folder(source: str, output: str, settings: Settings, run_tasks: TaskRunner) -> None:
+    """Write a data set in Kaggle's layout from photographs, continuing where an earlier call stopped.
 
     Args:
-        source: a directory of class folders or a CSV file of `path,label`; local or an fsspec URL.
-        output: the data set's directory, likewise.
-        settings: what decides over the output.
-        spread: what runs the tasks: `run_on_processes`, or `run_on_beam` on a runner. The output is the same.
+        source: a directory of class folders or a CSV file of `path,label`, local or an fsspec URL.
+        output: the data set's directory, local or an fsspec URL.
+        settings: the settings that determine the output.
+        run_tasks: the function that runs the tasks: `run_on_processes`, or `run_on_beam` on a runner. The output does
+            not depend on it.
 
     Raises:
-        InputError: the source or the settings cannot give a data set, images cannot be read, or `output` cannot be
-            written or holds something else: what another source or other settings gave.
+        InputError: the source or the settings do not give a data set, images cannot be read, or `output` cannot be
+            written or holds the result of another source, of other settings, or something else.
     """
     target = UPath(open_path(output, "output"))
     _check_output(target, UPath(open_path(source, "source")))
     found = list_source(source)
-    with _alone(target):
+    with _lock_output(target):
         _remove_unfinished(target)
         planned = (target / "prepare.json").exists()
-        plan = _planned(found, target, settings) if planned else _new_plan(found, target, settings, spread)
+        plan = _read_plan(found, target, settings) if planned else _create_plan(found, target, settings, run_tasks)
         tasks = missing_shards(target, plan, settings.sizes)
         if planned:
             _check_unchanged(found, target, plan, tasks)
         if (target / "manifest.csv").exists() and not tasks:
-            log.info("%s is finished already: nothing to do. For another, set output to a new directory.", target)
+            log.info("%s is already finished: nothing to do. For another one, set output to a new directory.", target)
             return
         _write_class_names(target, plan)
-        write_shards(found, target, tasks, settings.sizes, spread)
+        write_shards(found, target, tasks, settings.sizes, run_tasks)
         _finish(target)
     counts = Counter(image.split for image in plan)
     log.info("Wrote %s: %s images.", target, ", ".join(f"{counts[split]} {split}" for split in SPLITS))
@@ -85,37 +86,37 @@ def prepare_folder(source: str, output: str, settings: Settings, spread: Spread)
 
 
 def _check_output(output: UPath, source: UPath) -> None:
-    """Refuse an output within the source, or with anything in it but what an earlier call has begun."""
-    if f"{_resolved(output)}/".startswith(f"{_resolved(source)}/"):
+    """Raise if the output is within the source, or holds anything but the files of an earlier call."""
+    if f"{_resolve(output)}/".startswith(f"{_resolve(source)}/"):
         raise InputError(
-            f"output={output}: expected a directory outside the source, found one in it, where folders are taken for "
-            "classes. Set output to another."
+            f"output={output}: expected a directory outside the source, found one in it, where folders are classes. "
+            "Set output to another directory."
         )
     try:
         names = [entry.name for entry in entries(output)]
     except OSError as error:
-        raise _cannot_write(output, error) from None
-    others = [name for name in names if whole_name(name) not in _BEFORE_PLAN]
+        raise _write_error(output, error) from None
+    others = [name for name in names if final_name(name) not in _BEFORE_PLAN]
     if others and "prepare.json" not in names:
         raise InputError(
-            f"{output}: expected nothing, or what an earlier run has begun, found {first_few(others, ', ')}. "
+            f"{output}: expected an empty directory or an unfinished output, found {first_few(others, ', ')}. "
             "Set output to a new directory."
         )
     check_plan(output, names)
 
 
-def _resolved(path: UPath) -> UPath:
-    """Return the path without links; of a URL, as it is."""
+def _resolve(path: UPath) -> UPath:
+    """Resolve the links of a local path. A URL is returned unchanged."""
     return path.resolve() if isinstance(path, Path) else path.absolute()
 
 
 @contextmanager
-def _alone(output: UPath) -> Iterator[None]:
-    """Make the directory, lock a local one against a second run, and report why it cannot be written."""
+def _lock_output(output: UPath) -> Iterator[None]:
+    """Create the directory, lock a local one against a second run, and raise `InputError` if it is not writable."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _cannot_write(output, error) from None
+        raise _write_error(output, error) from None
     try:
         if isinstance(output, Path):
             with FileLock(output / ".lock", timeout=0):
@@ -123,23 +124,23 @@ def _alone(output: UPath) -> Iterator[None]:
         else:
             yield
     except Timeout:
-        raise InputError(f"{output}: another run is writing into it. Wait for its end, or stop it.") from None
+        raise InputError(f"{output}: another run is writing into it. Wait until it ends, or stop it.") from None
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        raise _cannot_write(output, error) from None
+        raise _write_error(output, error) from None
 
 
 def _remove_unfinished(output: UPath) -> None:
-    """Remove the files that a killed run was writing: locally, where no other run writes now."""
+    """Remove the unfinished files of a killed run, from a local directory: there, no other run is writing now."""
     if isinstance(output, Path):
         for pattern in ("*.part", "scan/*.part", "tfrecords-jpeg-*/*/*.part"):
             for part in output.glob(pattern):
-                remove_parts(part.with_name(whole_name(part.name)))
+                remove_parts(part.with_name(final_name(part.name)))
 
 
-def _cannot_write(output: UPath, error: OSError) -> InputError:
-    return InputError(f"{output}: cannot be written: {error.strerror or error}. Fix that, or set output to another.")
+def _write_error(output: UPath, error: OSError) -> InputError:
+    return InputError(f"{output}: cannot be written: {error.strerror or error}. Fix that, or change output.")
 
 
 def _write_class_names(output: UPath, plan: Sequence[PlannedImage]) -> None:
@@ -147,84 +148,84 @@ def _write_class_names(output: UPath, plan: Sequence[PlannedImage]) -> None:
 
 
 def _finish(output: UPath) -> None:
-    """Finish the data set; the manifest comes last of all."""
+    """Finish the data set. The manifest comes last."""
     if entries(output / "scan"):
         output.fs.rm((output / "scan").path, recursive=True)
     if not (output / "manifest.csv").exists():
         (output / "plan.csv").rename(output / "manifest.csv")
 
 
-def _planned(source: Source, output: UPath, settings: Settings) -> list[PlannedImage]:
-    """Return the plan of an earlier call, whose settings and source must be those of this one."""
+def _read_plan(source: Source, output: UPath, settings: Settings) -> list[PlannedImage]:
+    """Return the plan of an earlier call. Raise if its settings or source differ from those of this call."""
     finished = output / "manifest.csv"
     plan = read_table(finished if finished.exists() else output / "plan.csv", PlannedImage)
     differences = [
         *settings_differences(read_settings(output / "prepare.json"), settings),
-        *source_differences([*plan, *_skipped(output)], source.photographs),
+        *source_differences([*plan, *_read_unreadable(output)], source.photographs),
     ]
-    _refuse(output, differences)
+    _check_no_differences(output, differences)
     return plan
 
 
-def _skipped(output: UPath) -> list[UnreadableImage]:
+def _read_unreadable(output: UPath) -> list[UnreadableImage]:
     return read_table(output / "unreadable.csv", UnreadableImage) if (output / "unreadable.csv").exists() else []
 
 
 def _check_unchanged(source: Source, output: UPath, plan: Sequence[PlannedImage], tasks: Sequence[ShardTask]) -> None:
-    """Refuse photographs that changed at equal size; those that are yet to be written are read and checked then."""
+    """Raise if written photographs changed at equal size. The others are checked when they are written."""
     due = {(task.split, task.shard) for task in tasks}
     written = [image for image in plan if (image.split, image.shard) not in due]
-    _refuse(output, changed_photographs(source.directory, written, _skipped(output)))
+    _check_no_differences(output, changed_photographs(source.directory, written, _read_unreadable(output)))
 
 
-def _refuse(output: UPath, differences: Sequence[str]) -> None:
+def _check_no_differences(output: UPath, differences: Sequence[str]) -> None:
     if differences:
         raise InputError(
-            f"{output}: expected the same settings and source as when it was begun, found\n  {first_few(differences)}\n"
-            "Put them back, set output to a new directory, or remove this one to have it written anew."
+            f"{output}: expected the settings and source of the earlier run, found\n  {first_few(differences)}\n"
+            "Restore them, set output to a new directory, or remove this one to write it again."
         )
 
 
-def _new_plan(source: Source, output: UPath, settings: Settings, spread: Spread) -> list[PlannedImage]:
-    """Scan the photographs, decide, and write the plan."""
+def _create_plan(source: Source, output: UPath, settings: Settings, run_tasks: TaskRunner) -> list[PlannedImage]:
+    """Scan the photographs, and make and write the plan."""
     if source.ignored:
-        log.info("Passed over in %s: %s.", source.directory, describe_ignored(source.ignored))
-    scans = scan_source(source, output, spread)
+        log.info("Ignored in %s: %s.", source.directory, describe_ignored(source.ignored))
+    scans = scan_source(source, output, run_tasks)
     faults = {path: scan.fault for path, scan in scans.items() if scan.fault}
     bad = [UnreadableImage(p.path, p.label, p.bytes, faults[p.path]) for p in source.photographs if p.path in faults]
-    (output / "unreadable.csv").unlink(missing_ok=True)  # an earlier call's
+    (output / "unreadable.csv").unlink(missing_ok=True)  # left by an earlier call
     if bad:
         write_table(output / "unreadable.csv", UnreadableImage, bad)
     _check_readable(source, bad, output, settings)
     plan = make_plan([p for p in source.photographs if p.path not in faults], scans, settings)
     _report(plan)
     write_table(output / "plan.csv", PlannedImage, plan)
-    write_atomic(output / "prepare.json", settings_json(settings))  # last: with it, the plan holds
+    write_atomic(output / "prepare.json", settings_json(settings))  # last: it marks the plan as complete
     return plan
 
 
 def _check_readable(source: Source, bad: Sequence[UnreadableImage], output: UPath, settings: Settings) -> None:
-    found = f"{len(bad)} of {len(source.photographs)} files are no images, or damaged"
+    found = f"{len(bad)} of {len(source.photographs)} files are not images, or are damaged"
     if bad and settings.on_bad_image == "stop":
         raise InputError(
             f"{source.directory}: {found}:\n  {first_few([f'{image.path}: {image.fault}' for image in bad])}\n"
-            f"All of them are in {output / 'unreadable.csv'}. Fix or remove them, or leave them out with "
-            "on_bad_image=skip; the others need no second scan."
+            f"All of them are listed in {output / 'unreadable.csv'}. Fix or remove them, or skip them with "
+            "on_bad_image=skip; the others are not scanned again."
         )
     if bad:
-        log.warning("Left out: %s. They are in %s.", found, output / "unreadable.csv")
+        log.warning("Skipped: %s. They are listed in %s.", found, output / "unreadable.csv")
     names = {photograph.label for photograph in source.photographs}
     paths = {image.path for image in bad}
     left = {photograph.label for photograph in source.photographs if photograph.path not in paths}
     if names - left:
         raise InputError(
-            f"{source.directory}: expected an image of every class that can be read, found none of "
-            f"{first_few(sorted(names - left), ', ')}. Add some, or remove the class."
+            f"{source.directory}: expected a readable image of every class, found none of "
+            f"{first_few(sorted(names - left), ', ')}. Add images, or remove the class."
         )
 
 
 def _report(plan: Sequence[PlannedImage]) -> None:
-    """Say what the user should look at."""
+    """Log what the user should check: near-duplicates, contradictory labels, and classes without images."""
     sizes = [count for count in Counter(image.group for image in plan).values() if count > 1]
     if sizes:
         log.info(

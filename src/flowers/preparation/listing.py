@@ -1,5 +1,6 @@
-"""All files below a directory, local or remote. A folder that cannot be listed is an error: its photographs would be
-missing.
+"""List all files below a directory, local or remote.
+
+A folder that cannot be listed is an error: its photographs would be missing.
 """
 
 from __future__ import annotations
@@ -22,30 +23,30 @@ from flowers.errors import InputError
 class Listing:
     """The files below a directory.
 
-    sizes: in bytes, by path relative to the directory, with `/`; 0 of a broken link.
+    sizes: the sizes in bytes, by path relative to the directory with `/`; 0 for a broken link.
     folders: the names of the directory's own folders.
-    again: links that lead to what the same class has already, and are not followed.
+    repeated_links: the number of links that are not followed, because the same class already has their target.
     """
 
     sizes: dict[str, int] = field(default_factory=dict)
     folders: set[str] = field(default_factory=set)
-    again: int = 0
+    repeated_links: int = 0
 
 
 def list_files(directory: UPath) -> Listing:
     """List all files below a directory of class folders.
 
-    Local links are followed, but each folder is read once, and each file once in a class.
+    Local links are followed, but each folder is read once, and each file once per class.
 
     Raises:
         InputError: a link leads to another class's folder.
-        OSError: a folder cannot be listed; it is the error's `filename`.
+        OSError: a folder cannot be listed; the error's `filename` is the folder.
     """
     return _Walk(directory).listing if isinstance(directory, Path) else _list_remote(directory)
 
 
 class _Walk:
-    """A walk below a local directory: first what lies there, then what links lead to, in order of path."""
+    """Walks a local directory: first its own files and folders, then the targets of links, in order of path."""
 
     def __init__(self, root: Path) -> None:
         self.listing = Listing()
@@ -53,7 +54,7 @@ class _Walk:
         self._folders: dict[str, str] = {}
         """The path of each folder that was read, by its real path."""
         self._files: set[tuple[str, str]] = set()
-        """(class, real path) of each file."""
+        """The class and the real path of each file."""
         self._folder_links: list[str] = []
         self._file_links: list[str] = []
         self._read_below("")
@@ -64,7 +65,7 @@ class _Walk:
             self._add_linked_file(path)
 
     def _read_below(self, start: str) -> None:
-        """Read a folder and all that lies in it."""
+        """Read a folder and everything below it."""
         waiting = [start]
         while waiting:
             folder = waiting.pop()
@@ -74,7 +75,7 @@ class _Walk:
             try:
                 entries = list(os.scandir(self._root / folder))
             except PermissionError:
-                if not _is_hidden(folder):  # such as a disk's .Trash, which is passed over anyway
+                if not _is_hidden(folder):  # such as a disk's .Trash, which is skipped anyway
                     raise
                 entries = []
                 self.listing.sizes[folder] = 0
@@ -84,7 +85,7 @@ class _Walk:
                     waiting.append(path)
 
     def _add(self, entry: os.DirEntry[str], path: str, real: str) -> bool:
-        """Note a file, or a link to follow later; whether this is a folder to read now."""
+        """Record a file, or a link to follow later. Return whether the entry is a folder to read now."""
         is_folder = _is_folder(entry)
         if is_folder and path == entry.name:
             self.listing.folders.add(path)
@@ -96,28 +97,28 @@ class _Walk:
         return is_folder and not entry.is_symlink()
 
     def _is_new(self, folder: str, real: str) -> bool:
-        """Note that a folder is read; whether it was not before. Of another class, it is refused."""
-        if _is_hidden(folder):  # passed over in the end, and perhaps where the class folders' links lead
+        """Record that a folder is read. Return whether it is new, and raise if another class already has it."""
+        if _is_hidden(folder):  # skipped later, and possibly the target of the class folders' links
             return True
         known = self._folders.setdefault(real, folder)
         if known != folder and _class_of(known) != _class_of(folder):
             raise InputError(
-                f"{self._root / folder}: expected a folder of one class, found one that is {self._root / known}, too, "
-                f"by a link. Remove the link, or give a CSV file with the columns path,label."
+                f"{self._root / folder}: expected a folder of one class, found the same folder as "
+                f"{self._root / known} through a link. Remove the link, or give a CSV file with the columns path,label."
             )
-        self.listing.again += known != folder
+        self.listing.repeated_links += known != folder
         return known == folder
 
     def _follow(self, link: str) -> None:
         here, real = os.path.realpath((self._root / link).parent), os.path.realpath(self._root / link)
-        # A link to a folder that it lies in, or that all of this lies in, would never end.
+        # Following a link to one of its own parents, or to a parent of the root, would never end.
         if not any(Path(inside).is_relative_to(real) for inside in (here, self._real_root)):
             self._read_below(link)
 
     def _add_linked_file(self, path: str) -> None:
         place = (_class_of(path), os.path.realpath(self._root / path))
         if place in self._files:
-            self.listing.again += 1
+            self.listing.repeated_links += 1
             return
         self._files.add(place)
         self.listing.sizes[path] = _size(self._root / path)
@@ -135,7 +136,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError as error:
-        if error.errno == errno.ELOOP:  # a link to itself: a broken one
+        if error.errno == errno.ELOOP:  # a link to itself, which counts as broken
             return False
         raise
 
@@ -150,7 +151,7 @@ def _size(file: Path) -> int:
 
 
 def _list_remote(directory: UPath) -> Listing:
-    """List the same remotely, from as few listings as possible: asking for each file's size takes a round trip."""
+    """List a remote directory with as few requests as possible: asking for each file's size takes a round trip."""
     listing = Listing()
     for path, is_folder, size in _find(directory.fs, directory.path):
         inside = posixpath.relpath(path, directory.path)
@@ -162,7 +163,7 @@ def _list_remote(directory: UPath) -> Listing:
 
 
 def _find(fs: AbstractFileSystem, directory: str) -> Iterator[tuple[str, bool, int]]:
-    """Yield (path, whether it is a folder, size) for everything below a remote directory."""
+    """Yield the path, whether it is a folder, and the size in bytes of everything below a remote directory."""
     own = type(fs).find is not AbstractFileSystem.find or (
         isinstance(fs, AsyncFileSystem) and type(fs)._find is not AsyncFileSystem._find
     )
@@ -170,7 +171,7 @@ def _find(fs: AbstractFileSystem, directory: str) -> Iterator[tuple[str, bool, i
         for path, entry in fs.find(directory, detail=True, withdirs=True).items():
             yield path, entry["type"] == "directory", int(entry["size"] or 0)
         return
-    waiting = [directory]  # fsspec's own `find` leaves out folders that cannot be listed, whatever it is asked for
+    waiting = [directory]  # fsspec's own `find` always skips folders that cannot be listed
     while waiting:
         folder = waiting.pop()
         try:

@@ -1,4 +1,7 @@
-"""The tables that a prepared data set keeps: what became of each photograph. Apart from plan.py: it imports little."""
+"""Read the tables of a prepared data set, which record the result for each photograph.
+
+This module is separate from `plan.py` because it imports little.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ from typing import Any
 from upath import UPath
 
 from flowers.data.layout import Split
-from flowers.data.storage.remote import unreadable
+from flowers.data.storage.remote import read_error
 from flowers.errors import InputError
 from flowers.preparation.tables import read_table
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedImage:
-    """A row of `manifest.csv`: an image, and where it went. A shard's rows stand in the order of its records."""
+    """A row of `manifest.csv`: an image, its split and its shard. A shard's rows are in the order of its records."""
 
     id: str
     path: str
@@ -32,7 +35,7 @@ class PlannedImage:
 
 @dataclass(frozen=True, slots=True)
 class UnreadableImage:
-    """A row of `unreadable.csv`: an image that was left out, and why."""
+    """A row of `unreadable.csv`: an image that was skipped, and why (`fault`)."""
 
     path: str
     label: str
@@ -42,7 +45,7 @@ class UnreadableImage:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The declared content of a finished data set: the images, at these sizes."""
+    """The declared content of a finished data set: its images, and their sizes in pixels a side."""
 
     path: UPath
     images: list[PlannedImage]
@@ -50,7 +53,7 @@ class Manifest:
 
 
 def read_manifest(root: UPath) -> Manifest | None:
-    """Read the manifest of a data set; None where `prepare.py folder` did not write it.
+    """Read the manifest of a data set, or return None if `prepare.py folder` did not write the data set.
 
     Raises:
         InputError: `manifest.csv` or `prepare.json` is damaged, or cannot be read.
@@ -65,14 +68,14 @@ def read_settings(path: UPath) -> Mapping[str, Any]:
     """Read `prepare.json`.
 
     Raises:
-        InputError: it is no JSON object, or cannot be read.
+        InputError: the file is not a JSON object, or cannot be read.
     """
     try:
         settings = json.loads(path.read_bytes())
     except OSError as error:
-        raise unreadable(path, error) from None
+        raise read_error(path, error) from None
     except ValueError as error:
-        raise InputError(f"{path}: expected settings in JSON, found {error}. Put the file back as it was.") from None
+        raise InputError(f"{path}: expected settings in JSON, found {error}. Restore the file.") from None
     if not isinstance(settings, dict):
-        raise InputError(f"{path}: expected settings as a JSON object, found {settings!r}. Put it back as it was.")
+        raise InputError(f"{path}: expected settings as a JSON object, found {settings!r}. Restore the file.")
     return settings

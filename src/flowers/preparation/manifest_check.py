@@ -14,7 +14,7 @@ from flowers.preparation.findings import NO_LABEL, Finding, Part
 from flowers.preparation.manifest import Manifest, PlannedImage
 
 ABSENT = -2
-"""In place of the label of an id that is not there."""
+"""The label of an id that is missing."""
 
 
 def compare_settings(
@@ -37,7 +37,7 @@ def _class_names(manifest: Manifest) -> list[str]:
 
 
 def compare_manifest(manifest: Manifest, parts: Sequence[Part], ids: Sequence[str]) -> Iterator[Finding]:
-    """Compare what all resolutions agree on with the manifest; `find_problems` compares them with each other."""
+    """Compare what all resolutions agree on with the manifest. `find_problems` compares them with each other."""
     numbers = {identity: number for number, identity in enumerate(ids)}
     labels = {split: _agreed_labels([part for part in parts if part.split == split], len(ids)) for split in SPLITS}
     classes = {name: label for label, name in enumerate(_class_names(manifest))}
@@ -54,13 +54,13 @@ def compare_manifest(manifest: Manifest, parts: Sequence[Part], ids: Sequence[st
                 absent[image.split].append(finding)
     for split, findings in absent.items():
         unread = [part.unread for part in parts if part.split == split]
-        if unread and len(findings) > min(unread):  # what could not be read explains them, and is reported already
+        if unread and len(findings) > min(unread):  # unreadable records explain the others, and are already reported
             yield from findings
     yield from _unexpected(parts, list(numbers.values()), ids)
 
 
 def _image_problem(image: PlannedImage, label: int, found: Mapping[Split, int]) -> str | None:
-    """Describe the problem of a planned image, given its label in each split that has it; None if there is none."""
+    """Describe the problem of a planned image, or return None. `found` is its label in each split that has it."""
     expected = f"expected {image.id} ({image.path}) in {image.split}"
     if image.split not in found:
         return f"{expected}, found it {'in ' + ' and '.join(found) if found else 'nowhere'}."
@@ -70,7 +70,7 @@ def _image_problem(image: PlannedImage, label: int, found: Mapping[Split, int]) 
 
 
 def _unexpected(parts: Sequence[Part], numbers: Sequence[int], ids: Sequence[str]) -> Iterator[Finding]:
-    """Find ids, given by number, that the manifest does not have: at their first place."""
+    """Report ids, given by number, that are not in the manifest, each at its first record."""
     rows = [part.first_rows(len(ids)) for part in parts]
     for number in numbers:
         part, row = next((part, int(of[number])) for part, of in zip(parts, rows, strict=True) if of[number] >= 0)
@@ -78,7 +78,7 @@ def _unexpected(parts: Sequence[Part], numbers: Sequence[int], ids: Sequence[str
 
 
 def _agreed_labels(parts: Sequence[Part], id_count: int) -> NDArray[np.int64]:
-    """Return each id's label in all parts of a split, int64 `[id_count]`: `NO_LABEL` if they differ, else `ABSENT`."""
+    """Return each id's label in a split, int64 `[id_count]`: `NO_LABEL` if parts differ, `ABSENT` if none has it."""
     agreed = np.full(id_count, ABSENT)
     for part in parts:
         before = agreed[part.ids]

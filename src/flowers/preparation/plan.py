@@ -1,4 +1,4 @@
-"""The plan: everything that is decided before the first shard is written. Finished, it is the manifest."""
+"""Make the plan of a data set before the first shard is written. The plan of a finished data set is its manifest."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from flowers.settings import Positive, Seed
 
 ID_DIGITS = 9  # as in the competition's data
 
-LEAST_RECORDS = 32
-"""In a shard: a small set gets fewer shards, so that none is all but empty."""
+MIN_RECORDS = 32
+"""Records in a shard, at least: a small data set gets fewer shards, so that none is nearly empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,12 @@ class Settings:
     test: Annotated[float, Field(ge=0, lt=1)]
     seed: Seed
     shards: Positive
-    duplicate_distance: Annotated[int, Field(ge=0, le=80)]  # from about there on, unrelated photographs are as near
+    duplicate_distance: Annotated[int, Field(ge=0, le=80)]  # beyond about 80, unrelated photographs are as near
     on_bad_image: Literal["stop", "skip"]
 
     @classmethod
-    def of(cls, config: Mapping[Any, Any]) -> Settings:
-        """Return from `configs/prepare_folder.yaml`, as it is composed: sizes in order, and each once.
+    def from_config(cls, config: Mapping[Any, Any]) -> Settings:
+        """Return the settings of a composed `configs/prepare_folder.yaml`, with the sizes sorted and without repeats.
 
         Raises:
             InputError: val and test leave nothing for train.
@@ -50,14 +50,14 @@ class Settings:
         settings = cls(**{**values, "sizes": tuple(sorted(set(values["sizes"])))})
         if settings.val + settings.test >= 1:
             raise InputError(
-                f"val={settings.val} test={settings.test}: expected less than 1 together. Leave some for train."
+                f"val={settings.val} test={settings.test}: expected less than 1 together. Leave a part for train."
             )
         return settings
 
 
 @dataclass(frozen=True, slots=True)
 class FolderSettings(Settings):
-    """The settings of `python src/prepare.py folder`: those of the plan, and where and by what it is carried out."""
+    """The settings of `python src/prepare.py folder`: those of the plan, the source, the output and the runner."""
 
     source: str
     output: str
@@ -66,10 +66,15 @@ class FolderSettings(Settings):
 
 
 def make_plan(photographs: Sequence[Photograph], scans: Mapping[str, Scan], settings: Settings) -> list[PlannedImage]:
-    """Decide on everything: a pure function of the readable photographs, what their scan has shown, and the settings.
+    """Assign each photograph an id, a split, a group and a shard: a pure function of its arguments.
+
+    Args:
+        photographs: the readable photographs.
+        scans: their scans, by path.
+        settings: the settings.
 
     Raises:
-        InputError: a split that was asked for would be empty.
+        InputError: a requested split would be empty.
     """
     numbers = {name: label for label, name in enumerate(class_names(photograph.label for photograph in photographs))}
     labels = np.array([numbers[photograph.label] for photograph in photographs], np.int64)
@@ -92,22 +97,22 @@ def make_plan(photographs: Sequence[Photograph], scans: Mapping[str, Scan], sett
 
 def _check_splits(splits: NDArray[np.int64], settings: Settings) -> None:
     counts = np.bincount(splits, minlength=len(SPLITS))
-    for split, share, count in (("val", settings.val, counts[1]), ("test", settings.test, counts[2])):
-        if share > 0 and count == 0:
+    for split, fraction, count in (("val", settings.val, counts[1]), ("test", settings.test, counts[2])):
+        if fraction > 0 and count == 0:
             raise InputError(
-                f"{split}={share}: expected enough images for it, found {len(splits)}, of which no class can spare one "
+                f"{split}={fraction}: expected enough images for it, found {len(splits)}, but no class can spare one "
                 f"(near-duplicates stay together). Add images, raise {split}, or set {split}=0."
             )
 
 
 def deal(members: NDArray[np.int64], shards: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-    """Deal a split's members to shards in an order drawn from `rng`: as many to each, or one more."""
-    count = max(1, min(shards, len(members) // LEAST_RECORDS))
+    """Deal a split's members, int64 `[N]`, to shards in random order. The sizes of the shards differ by at most one."""
+    count = max(1, min(shards, len(members) // MIN_RECORDS))
     return np.array_split(rng.permutation(members), count) if len(members) else []
 
 
 def image_ids(paths: Sequence[str]) -> list[str]:
-    """Return an id for each path, from the path alone: 9 hex digits, more for all of them if two were the same."""
+    """Return an id for each path, from the path alone: 9 hex digits, or more for all ids if two would be equal."""
     digests = [hashlib.sha256(path.encode()).hexdigest() for path in paths]
     digits = ID_DIGITS
     while len({digest[:digits] for digest in digests}) < len(set(paths)):
@@ -121,7 +126,7 @@ def settings_json(settings: Settings) -> str:
 
 
 def settings_differences(found: Mapping[str, Any], settings: Settings) -> list[str]:
-    """`seed: 42 there, 43 here`, for every setting that differs from those found in an output's `prepare.json`."""
+    """Describe each setting that differs from an output's `prepare.json`, as `seed: 42 there, 43 here`."""
     wanted = json.loads(settings_json(settings))
     keys = [*wanted, *(key for key in found if key not in wanted)]
     return [
@@ -132,7 +137,7 @@ def settings_differences(found: Mapping[str, Any], settings: Settings) -> list[s
 def source_differences(
     planned: Sequence[PlannedImage | UnreadableImage], photographs: Sequence[Photograph]
 ) -> list[str]:
-    """Return what has been added to, removed from or changed in the source since it was planned."""
+    """Describe each photograph that was added, removed or changed since the plan was made."""
     before = {image.path: (image.label, image.bytes) for image in planned}
     now = {image.path: (image.label, image.bytes) for image in photographs}
     return [
@@ -147,7 +152,7 @@ def source_differences(
 
 
 def equal_files_of_several_classes(plan: Sequence[PlannedImage]) -> list[str]:
-    """Return files that are equal byte for byte but have different labels, each set of them as one line."""
+    """Return files that are equal byte for byte but have different labels, one line for each set of them."""
     alike: dict[str, list[PlannedImage]] = {}
     for image in sorted(plan, key=lambda image: image.path):
         alike.setdefault(image.sha256, []).append(image)
@@ -165,6 +170,6 @@ def groups_of_several_classes(plan: Sequence[PlannedImage]) -> int:
 
 
 def classes_without(plan: Sequence[PlannedImage], split: Split) -> list[str]:
-    """Return the classes of which a split has no image."""
-    there = {image.label for image in plan if image.split == split}
-    return [name for name in class_names(image.label for image in plan) if name not in there]
+    """Return the classes that have no image in a split."""
+    present = {image.label for image in plan if image.split == split}
+    return [name for name in class_names(image.label for image in plan) if name not in present]

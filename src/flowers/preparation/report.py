@@ -1,4 +1,4 @@
-"""Write what verification has found as JSON."""
+"""Write the findings of a verification as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flowers.system.atomic import write_atomic
 
 
 def write_report(path: Path, verification: Verification) -> None:
-    """Write everything that was found as JSON.
+    """Write a verification's parts and findings as JSON.
 
     Raises:
         InputError: the file cannot be written.
@@ -28,4 +28,4 @@ def write_report(path: Path, verification: Verification) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(report, indent=2) + "\n")
     except OSError as error:
-        raise InputError(f"report={path}: cannot be written: {error.strerror}. Set it to a file that can.") from None
+        raise InputError(f"report={path}: cannot be written: {error.strerror}. Set report to another file.") from None

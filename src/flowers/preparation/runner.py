@@ -1,4 +1,4 @@
-"""Run independent tasks, on the cores of this machine or elsewhere."""
+"""Run independent tasks on the cores of this machine or elsewhere."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 from flowers.progress import progress
 from flowers.system.processes import map_on_processes
 
-Spread = Callable[[Callable[[Any], int], Sequence[Any], str, int], None]
-"""Calls a function with every task, wherever that is: `spread(work, tasks, description, total)`.
+TaskRunner = Callable[[Callable[[Any], int], Sequence[Any], str, int], None]
+"""A function that calls `work` with every task: `run_tasks(work, tasks, description, total)`.
 
-`work(task)` returns how many images of the `total` it has done. The tasks are independent.
+`work(task)` returns the number of images that it has processed, of `total`. The tasks are independent.
 """
 
 
@@ -19,7 +19,7 @@ def run_on_processes(work: Callable[[Any], int], tasks: Sequence[Any], descripti
     """Call `work` with every task on this machine's cores; a progress bar counts images.
 
     Raises:
-        InputError: a task raised one, or the system has killed a worker.
+        InputError: a task raised one, or the system killed a worker.
     """
     for _ in progress(map_on_processes(work, tasks), description, total, size=int):
         pass

@@ -1,4 +1,4 @@
-"""Read every record of every shard, and keep the ids and labels: a number in place of each id."""
+"""Read every record of every shard, and collect the labels and the ids, with a number in place of each id."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ScanTask:
 
 
 class Row(NamedTuple):
-    """A record whose id could be read: its number in the shard, the id, the label, `NO_LABEL` where there is none."""
+    """A record whose id could be read: its number in the shard, the id, and the label, or `NO_LABEL` without one."""
 
     record: int
     id: str
@@ -41,7 +41,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ShardFacts:
-    """The content of a shard: `found` records, readable or not; `rows` of those whose id could be read."""
+    """The content of a shard: the number `found` of records, and the `rows` of those whose id could be read."""
 
     task: ScanTask
     found: int
@@ -50,12 +50,18 @@ class ShardFacts:
 
 
 def scan_shard(task: ScanTask, class_count: int, decode: bool) -> ShardFacts:
-    """Read every record of a shard."""
+    """Read every record of a shard.
+
+    Args:
+        task: the shard.
+        class_count: the number of classes; labels must be below it.
+        decode: whether to decode the images.
+    """
     path = task.shard.local
     try:
         index = index_shard(path)
     except OSError as error:
-        message = f"{path}: expected a shard, found what cannot be read ({error.strerror}). Copy or download it again."
+        message = f"{path}: expected a shard, found an unreadable file ({error.strerror}). Copy or download it again."
         return ShardFacts(task, 0, [], [Finding("shard", message, str(path))])
     problem = shard_problem(index, task.shard.count)
     findings = [Finding("shard", problem, str(path))] if problem else []
@@ -80,7 +86,7 @@ def scan_shard(task: ScanTask, class_count: int, decode: bool) -> ShardFacts:
 
 
 def gather(facts: Iterable[ShardFacts]) -> tuple[list[Part], list[str]]:
-    """Gather the parts from their shards' facts in order, and the data set's ids by number."""
+    """Return the parts, from the facts of their shards in order, and the data set's ids by number."""
     numbers: dict[str, int] = {}
     parts = []
     for (size, split), shards in groupby(facts, key=lambda shard: (shard.task.size, shard.task.split)):

@@ -25,7 +25,7 @@ _COLUMNS = ("path", "label")
 
 @dataclass(frozen=True, slots=True)
 class Photograph:
-    """An image file: its path relative to the source's directory with `/`, its class, its size in bytes."""
+    """An image file: its path relative to the source's directory with `/`, its class, and its size in bytes."""
 
     path: str
     label: str
@@ -34,7 +34,7 @@ class Photograph:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """All photographs in order of path, the directory that their paths start from, and what was passed over."""
+    """All photographs in order of path, the directory that their paths are relative to, and counts of ignored files."""
 
     directory: UPath
     photographs: list[Photograph]
@@ -45,15 +45,15 @@ def list_source(text: str) -> Source:
     """List the photographs of a directory of class folders, or of a CSV file.
 
     Raises:
-        InputError: there is no such source, it has no classes, a class is empty or cannot be named in `classes.txt`,
-            the CSV lacks a column or lists what is not there, or something cannot be read.
+        InputError: there is no such source, it has no classes, a class is empty or its name does not fit on one line
+            of `classes.txt`, the CSV lacks a column or lists missing files, or something cannot be read.
     """
     path = UPath(open_path(text, "source"))
     try:
         source = _list(path, text)
     except OSError as error:
         raise InputError(
-            f"{error.filename or text}: expected what can be read, found this: {error.strerror or error}. Give "
+            f"{error.filename or text}: expected to read it, found this: {error.strerror or error}. Grant "
             "yourself access (chmod -R u+rX), or remove it."
         ) from None
     _check_names(source, text)
@@ -75,8 +75,8 @@ def _list_folders(directory: UPath) -> Source:
     listing = list_files(directory)
     photographs: list[Photograph] = []
     ignored: Counter[str] = Counter()
-    if listing.again:
-        ignored["linked a second time"] = listing.again
+    if listing.repeated_links:
+        ignored["linked a second time"] = listing.repeated_links
     for path, size in sorted(listing.sizes.items()):
         label, inside, _ = path.partition("/")
         if any(part.startswith(".") for part in path.split("/")):
@@ -94,7 +94,7 @@ def _list_folders(directory: UPath) -> Source:
 
 
 def _check_folders(directory: UPath, classes: list[str], empty: list[str], ignored: Counter[str]) -> None:
-    found = f" Passed over: {describe_ignored(ignored)}." if ignored else ""
+    found = f" Ignored: {describe_ignored(ignored)}." if ignored else ""
     if not classes:
         raise InputError(
             f"{directory}: expected a folder for each class (rose/1.jpg), found no folder.{found} "
@@ -102,8 +102,8 @@ def _check_folders(directory: UPath, classes: list[str], empty: list[str], ignor
         )
     if set(classes) <= _SPLIT_NAMES:
         raise InputError(
-            f"{directory}: expected a folder for each class, found the splits {', '.join(classes)}. The split is made "
-            "here: bring the class folders together, or give a CSV file with the columns path,label."
+            f"{directory}: expected a folder for each class, found the splits {', '.join(classes)}. This command makes "
+            "the split itself. Merge the class folders, or give a CSV file with the columns path,label."
         )
     if empty:
         raise InputError(
@@ -113,14 +113,14 @@ def _check_folders(directory: UPath, classes: list[str], empty: list[str], ignor
 
 
 def describe_ignored(ignored: Counter[str]) -> str:
-    """`3 hidden, 2 .txt`."""
+    """Describe the ignored files, for example as `3 hidden, 2 .txt`."""
     return ", ".join(f"{count} {kind}" for kind, count in ignored.most_common())
 
 
 def _list_csv(file: UPath) -> Source:
     directory = file.parent
     lines = _read_csv(file)
-    with ThreadPoolExecutor(32) as pool:  # remote files take a round trip each
+    with ThreadPoolExecutor(32) as pool:  # each remote file takes a round trip
         sizes = list(pool.map(lambda line: _size(directory / line[1]), lines))
     missing = [f"line {number}: {path}" for (number, path, _), size in zip(lines, sizes, strict=True) if size is None]
     if missing:
@@ -137,7 +137,7 @@ def _size(path: UPath) -> int | None:
 
 
 def _read_csv(file: UPath) -> list[tuple[int, str, str]]:
-    """(line number, path, label) of every row, without the spaces around them."""
+    """Return the line number, path and label of every row, without surrounding spaces."""
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -147,7 +147,7 @@ def _read_csv(file: UPath) -> list[tuple[int, str, str]]:
     if not set(_COLUMNS) <= set(reader.fieldnames or ()):
         raise InputError(
             f"{file}: expected the columns path,label in line 1, found {','.join(reader.fieldnames or ()) or 'none'}. "
-            "Name them so, separated by a comma."
+            "Give them these names, separated by a comma."
         )
     lines: dict[str, tuple[int, str, str]] = {}
     for row in reader:
@@ -160,7 +160,7 @@ def _read_csv(file: UPath) -> list[tuple[int, str, str]]:
         path = posixpath.normpath(written)
         if path in lines:
             raise InputError(
-                f"{file}: line {number}: {path} is listed already in line {lines[path][0]}. An image has one label: "
+                f"{file}: line {number}: {path} is already listed in line {lines[path][0]}. An image has one label: "
                 "remove one of the lines."
             )
         lines[path] = (number, path, label)
@@ -172,9 +172,7 @@ def _read_csv(file: UPath) -> list[tuple[int, str, str]]:
 def _check_names(source: Source, text: str) -> None:
     broken = sorted({name for p in source.photographs for name in (p.label, p.path) if "\n" in name or "\r" in name})
     if broken:
-        raise InputError(
-            f"{text}: expected names of one line, for tables have one a line; found {broken[0]!r}. Rename it."
-        )
+        raise InputError(f"{text}: expected names without line breaks, found {broken[0]!r}. Rename it.")
     unwritable = [p.path for p in source.photographs if not _is_text(p.path) or not _is_text(p.label)]
     if unwritable:
         raise InputError(
@@ -183,7 +181,7 @@ def _check_names(source: Source, text: str) -> None:
 
 
 def _is_text(name: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in name)  # what stands for undecodable bytes
+    return not any("\ud800" <= character <= "\udfff" for character in name)  # surrogates stand for undecodable bytes
 
 
 def class_names(labels: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Rows of one kind as CSV files, and the directories that hold them; local or on an object store."""
+"""Read and write dataclasses as CSV files, and list directories, local or on an object store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 from upath import UPath
 
-from flowers.data.storage.remote import unreadable
+from flowers.data.storage.remote import read_error
 from flowers.errors import InputError
 from flowers.system.atomic import write_atomic
 
@@ -19,7 +19,7 @@ Row = TypeVar("Row")
 
 
 def write_table(path: UPath, kind: type[Any], rows: Sequence[Any]) -> None:
-    """Write dataclasses of one kind as CSV, whole or not at all."""
+    """Write dataclasses of type `kind` as a CSV file, atomically."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, [field.name for field in fields(kind)], lineterminator="\n")
     writer.writeheader()
@@ -28,25 +28,25 @@ def write_table(path: UPath, kind: type[Any], rows: Sequence[Any]) -> None:
 
 
 def read_table(path: UPath, kind: type[Row]) -> list[Row]:
-    """Read what `write_table` wrote.
+    """Read a table that `write_table` wrote.
 
     Raises:
-        InputError: it is no longer that, or cannot be read.
+        InputError: the table is damaged, or cannot be read.
     """
     try:
         rows = csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""))
         return TypeAdapter(list[kind]).validate_python(list(rows))  # type: ignore[valid-type]
     except OSError as error:
-        raise unreadable(path, error) from None
+        raise read_error(path, error) from None
     except (ValueError, csv.Error) as error:
         columns = ",".join(field.name for field in fields(kind))  # type: ignore[arg-type]
         raise InputError(
-            f"{path}: expected the table that was written, of the columns {columns}, found this: "
-            f"{' '.join(str(error).split())[:300]} Put the file back as it was."
+            f"{path}: expected a table with the columns {columns}, found this: "
+            f"{' '.join(str(error).split())[:300]} Restore the file."
         ) from None
 
 
 def entries(directory: UPath) -> list[UPath]:
-    """List what a directory holds now: nothing if it does not exist, as object stores have no empty directories."""
-    directory.fs.invalidate_cache()  # other processes write, too
+    """List a directory; an empty list if it does not exist, because object stores have no empty directories."""
+    directory.fs.invalidate_cache()  # other processes write to it, too
     return sorted(directory.iterdir(), key=lambda path: path.name) if directory.is_dir() else []

@@ -37,7 +37,7 @@ class VerifySettings:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """A data set's parts, and its problems."""
+    """The result of a verification: the data set's parts and its problems."""
 
     class_count: int
     parts: list[Part]
@@ -48,13 +48,13 @@ def local_root(text: str) -> Path:
     """Return the directory that `root` names, as a path or a `file://` URL.
 
     Raises:
-        InputError: it is not local.
+        InputError: the directory is not local.
     """
     root = open_path(text, "root")
     if not isinstance(root, Path):
         raise InputError(
-            f"root={text}: expected a local directory, found a URL. Every byte is read: copy the data set to a local "
-            "directory and set root to that."
+            f"root={text}: expected a local directory, found a URL. Verification reads every byte. Copy the data set "
+            "to a local directory, and set root to it."
         )
     return root
 
@@ -63,11 +63,11 @@ def verify(root: Path, *, decode: bool) -> Verification:
     """Check every record of a data set in Kaggle's layout, on all cores.
 
     Args:
-        root: its directory.
-        decode: whether each JPEG is decoded; if not, its payload's CRC, features and label are still checked.
+        root: the data set's directory.
+        decode: whether to decode each JPEG. If not, the CRC, the features and the label are still checked.
 
     Raises:
-        InputError: there is no data set, it cannot be read, or its classes.txt is none.
+        InputError: there is no data set, it cannot be read, or its `classes.txt` is invalid.
     """
     sizes = image_sizes(root)
     if not sizes:

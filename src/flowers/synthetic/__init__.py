@@ -1,4 +1,4 @@
-"""The garden: a procedural stand-in for the competition's photographs. Its figures say nothing about real flowers."""
+"""The garden: a synthetic stand-in for the competition's photographs. Metrics on it say nothing about real flowers."""
 
 from flowers.synthetic.generation import Garden, generate
 

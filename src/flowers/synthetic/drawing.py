@@ -1,4 +1,4 @@
-"""Drawing one photograph-like image of a species: pose, light, background and occlusion vary, traits do not."""
+"""Draw a photograph-like image of a species. Pose, light, background and occlusion vary, the traits do not."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from flowers.synthetic.species import LINE_PERIOD, PetalTip, Species
 Image = NDArray[np.uint8]
 
 SIDE = 512
-"""Images are drawn at this many pixels a side, and reduced from there."""
+"""The side in pixels at which images are drawn, before they are reduced."""
 
 _SUBPIXEL_BITS = 4  # cv2 takes polygon corners as fixed-point numbers with this many fractional bits
-_BACKGROUND_SIDE = 128  # drawn small and enlarged: that is the lens's blur
+_BACKGROUND_SIDE = 128  # drawn small and enlarged, which blurs it like a lens
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """One flower head: centre and radius in pixels, `squash` its foreshortening, angles in radians."""
+    """A flower head, with its centre and radius in pixels, its foreshortening `squash`, and its angles in radians."""
 
     x: float
     y: float
@@ -33,18 +33,18 @@ class Head:
 
 
 def draw_image(species: Species, rng: np.random.Generator) -> Image:
-    """Return one image of `species`, uint8 `[512, 512, 3]` RGB; everything that is not a trait comes from `rng`."""
-    image = _background(rng)
+    """Draw an image of `species`, uint8 `[512, 512, 3]` RGB. Everything that is not a trait comes from `rng`."""
+    image = _draw_background(rng)
     heads = _pose(species, rng)
     _draw_stems(image, heads, species, rng)
     for head in heads:
         _draw_head(image, head, species, rng)
     _occlude(image, species, rng)
-    return _light(image, rng)
+    return _apply_light(image, rng)
 
 
 def reduce_image(image: Image, size: int) -> Image:
-    """Reduce an image to `size` pixels a side, blurred first, so that detail too fine for `size` does not alias."""
+    """Reduce an image, uint8 `[S, S, 3]`, to `size` pixels a side, blurred first to avoid aliasing."""
     if size == len(image):
         return image
     blurred = cv2.GaussianBlur(image, (0, 0), 0.5 * len(image) / size)
@@ -52,7 +52,7 @@ def reduce_image(image: Image, size: int) -> Image:
 
 
 def _pose(species: Species, rng: np.random.Generator) -> list[Head]:
-    """Return where the heads stand: one for a single flower, several for the other inflorescences."""
+    """Place the heads: one for a single flower, several for the other inflorescences."""
     x, y = rng.uniform(0.38, 0.62, 2) * SIDE
     size = rng.uniform(0.8, 1.25)
     lean = rng.uniform(0, math.pi)
@@ -75,7 +75,7 @@ def _pose(species: Species, rng: np.random.Generator) -> list[Head]:
 
 
 def _petal_outline(tip: PetalTip, width: float) -> NDArray[np.float64]:
-    """Return a petal's outline `[N, 2]` along +x from the centre, of length 1 and the given width."""
+    """Return a petal's outline, float64 `[N, 2]`, along +x from the centre, of length 1 and the given width."""
     t = np.linspace(0, 1, 14)
     half = {
         "round": np.sin(math.pi * t**0.75) ** 0.7,
@@ -98,7 +98,7 @@ def _rgb(colour: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def _place(outline: NDArray[np.float64], head: Head, angle: float, scale: float) -> NDArray[np.float64]:
-    """Return an outline in the head's own plane, turned by `angle`, foreshortened, moved to the image."""
+    """Rotate an outline by `angle` in the head's plane, foreshorten it, and move it to the head's position."""
     cos, sin = math.cos(angle), math.sin(angle)
     flat = outline @ np.array([[cos, sin], [-sin, cos]]) * scale * head.radius
     cos, sin = math.cos(head.lean), math.sin(head.lean)
@@ -145,7 +145,7 @@ def _draw_centre(image: Image, head: Head, species: Species, rng: np.random.Gene
 
 
 def _draw_lines(image: Image, before: Image, head: Head, species: Species, rng: np.random.Generator) -> None:
-    """Modulate the petals with hair-fine lines of the same spacing and depth, in rings or straight across."""
+    """Modulate the petals with hair-fine lines of the same spacing and depth, as rings or straight."""
     reach = int(head.radius * 1.15)
     left, top = max(0, int(head.x) - reach), max(0, int(head.y) - reach)
     window = np.s_[top : int(head.y) + reach, left : int(head.x) + reach]
@@ -168,8 +168,8 @@ def _leaf(x: float, y: float, length: float, width: float, angle: float) -> NDAr
     return placed
 
 
-def _background(rng: np.random.Generator) -> Image:
-    """Out-of-focus ground: blotches of leaf, earth or sky, and blades across them."""
+def _draw_background(rng: np.random.Generator) -> Image:
+    """Draw out-of-focus ground: blotches of leaf, earth or sky, and blades across them."""
     tone = np.array(((0.20, 0.33, 0.14), (0.36, 0.28, 0.18), (0.52, 0.62, 0.72), (0.13, 0.17, 0.13))[rng.integers(4)])
     blotches = np.clip(tone + rng.normal(0, 0.09, (7, 7, 3)), 0, 1).astype(np.float32)
     small = cv2.resize(blotches, (_BACKGROUND_SIDE, _BACKGROUND_SIDE), interpolation=cv2.INTER_CUBIC)
@@ -196,7 +196,7 @@ def _draw_stems(image: Image, heads: list[Head], species: Species, rng: np.rando
 
 
 def _occlude(image: Image, species: Species, rng: np.random.Generator) -> None:
-    """Up to two leaves or blades of grass in front of the flower, reaching in from an edge."""
+    """Draw up to two leaves or blades of grass in front of the flower, reaching in from an edge."""
     for _ in range(int(rng.integers(0, 3))):
         edge = rng.uniform(0, 2 * math.pi)
         x, y = SIDE / 2 + 0.68 * SIDE * np.array([math.cos(edge), math.sin(edge)])
@@ -205,8 +205,8 @@ def _occlude(image: Image, species: Species, rng: np.random.Generator) -> None:
         _fill(image, _leaf(x, y, length, width, edge + math.pi + rng.normal(0, 0.5)), colour)
 
 
-def _light(image: Image, rng: np.random.Generator) -> Image:
-    """Exposure, colour of the light, a slope of brightness across the image, sensor noise."""
+def _apply_light(image: Image, rng: np.random.Generator) -> Image:
+    """Apply exposure, the colour of the light, a brightness gradient across the image, and sensor noise."""
     across, down = rng.uniform(-0.22, 0.22, 2)
     ramp = np.linspace(-1, 1, SIDE)
     slope = (1 + across * ramp[None, :] + down * ramp[:, None]).astype(np.float32)
@@ -215,7 +215,7 @@ def _light(image: Image, rng: np.random.Generator) -> Image:
     grain = rng.standard_normal((SIDE, SIDE), np.float32)
     grain *= np.float32(rng.uniform(0.5, 3))
     channels = (
-        cv2.add(cv2.multiply(channel, slope, dtype=cv2.CV_32F, scale=float(share)), grain, dtype=cv2.CV_8U)
-        for channel, share in zip(cv2.split(image), tint, strict=True)
+        cv2.add(cv2.multiply(channel, slope, dtype=cv2.CV_32F, scale=float(factor)), grain, dtype=cv2.CV_8U)
+        for channel, factor in zip(cv2.split(image), tint, strict=True)
     )
     return cv2.merge(list(channels)).astype(np.uint8, copy=False)

@@ -29,11 +29,11 @@ from flowers.system.processes import map_on_processes
 log = logging.getLogger(__name__)
 
 SHARDS = 16
-"""Shards a split, as in the competition's data."""
+"""Shards per split, as in the competition's data."""
 
 JPEG_QUALITY = 90
 
-_VERSION = 1  # of the drawing: raised when the same seed draws other images
+_VERSION = 1  # of the drawing: increased when the same seed draws other images
 _MANIFEST = "garden.json"
 
 
@@ -42,10 +42,10 @@ class Garden:
     """The synthetic data set, as a callable that generates it in a directory: see `generate`.
 
     Args:
-        seed: of labels and drawings.
+        seed: the seed of labels and drawings.
         train: the number of images of the train split.
-        val: of the val split.
-        test: of the test split.
+        val: the number of images of the val split.
+        test: the number of images of the test split.
         sizes: the resolutions, in pixels a side.
     """
 
@@ -56,15 +56,16 @@ class Garden:
     sizes: Sequence[Positive]
 
     def __call__(self, root: Path) -> None:
-        """Generate the data set in `root`, unless it is there."""
+        """Generate the data set in `root`, unless it exists."""
         generate(self, root)
 
     def manifest(self) -> str:
+        """Return the text of `garden.json`, which identifies the data set."""
         return json.dumps({"version": _VERSION, **asdict(self), "sizes": sorted(self.sizes)}, indent=2) + "\n"
 
 
 def generate(garden: Garden, root: Path) -> None:
-    """Write the garden into `root` unless it is there. Any number of processes may call this at once.
+    """Write the garden into `root` unless it exists. Any number of processes may call this at once.
 
     Raises:
         InputError: `root` holds another garden, or something else, or cannot be written.
@@ -75,8 +76,8 @@ def generate(garden: Garden, root: Path) -> None:
         _check_same(garden, root)
     except OSError as error:
         raise InputError(
-            f"{root}: expected room and the right to write the garden there, found this: {error.strerror or error} "
-            f"({error.filename}). Set data.root or paths.data_dir to another place."
+            f"{root}: expected to write the garden here, found this: {error.strerror or error} "
+            f"({error.filename}). Set data.root or paths.data_dir to another directory."
         ) from error
 
 
@@ -121,7 +122,7 @@ def _write(garden: Garden, root: Path) -> None:
 
 
 def _write_shard(garden: Garden, species: Sequence[Species], root: Path, place: tuple[Split, int]) -> None:
-    """Draw the images of one shard, `place` being its split and number, and write them at every size."""
+    """Draw the images of one shard and write them at every size. `place` is the shard's split and number."""
     split, shard = place
     cv2.setNumThreads(1)  # the processes are the parallelism
     labels = split_labels(garden, split)
@@ -138,14 +139,14 @@ def _write_shard(garden: Garden, species: Sequence[Species], root: Path, place: 
 
 
 def image_id(garden: Garden, split: Split, number: int) -> str:
-    """Return an image's id: 9 hex digits, unlike any other's, in no order that a model could learn."""
+    """Return an image's id: 9 hex digits, unique, in no order that a model could learn."""
     counts = (garden.train, garden.val, garden.test)
     place = sum(counts[: SPLITS.index(split)]) + number
     return f"{(place * 0x9E3779B97 + 0x5DEECE66D) % 2**36:09x}"  # an odd factor: a bijection
 
 
 def split_labels(garden: Garden, split: Split) -> list[int]:
-    """Return the label of every image of a split, in the split's order; of test, too, whose shards have none."""
+    """Return the label of every image of a split, in order. Test has labels here too, but not in its shards."""
     total = {"train": garden.train, "val": garden.val, "test": garden.test}[split]
     counts = proportional_counts(kaggle_train_counts(), total)
     labels = np.repeat(np.arange(len(counts)), counts)
@@ -154,13 +155,13 @@ def split_labels(garden: Garden, split: Split) -> list[int]:
 
 
 def proportional_counts(weights: Sequence[int], total: int, minimum: int = 3) -> list[int]:
-    """Share `total` out in proportion to `weights`, at least `minimum` each where `total` allows.
+    """Divide `total` in proportion to `weights`, at least `minimum` each if `total` suffices.
 
-    By largest remainders (Hamilton's method) after the minimum is given to everyone.
+    After everyone has the minimum, the rest is divided by the largest-remainder method (Hamilton's method).
     """
     minimum = min(minimum, total // len(weights))
     rest = total - minimum * len(weights)
-    shares = np.array(weights) / sum(weights) * rest
-    counts = np.floor(shares).astype(int)
-    counts[np.argsort(counts - shares, kind="stable")[: rest - counts.sum()]] += 1
+    exact = np.array(weights) / sum(weights) * rest
+    counts = np.floor(exact).astype(int)
+    counts[np.argsort(counts - exact, kind="stable")[: rest - counts.sum()]] += 1
     return [int(count) + minimum for count in counts]

@@ -1,4 +1,4 @@
-"""Draw the traits of the garden's species from a seed, as far apart as they can be."""
+"""Draw the traits of the garden's species from a seed, as different from each other as possible."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ LOOKALIKE_PAIRS = 10
 """Pairs of species that differ only in the direction of hair-fine lines on their petals."""
 
 LINE_PERIOD = 3.6
-"""Pixels at 512 px between those lines: 1.4 at 192 px, under the 2 that sampling can carry, and 2.3 at 331 px."""
+"""Pixels between these lines at 512 px: 2.3 at 331 px, but 1.4 at 192 px, below the sampling limit of 2."""
 
 
 @dataclass(frozen=True, slots=True)
 class Species:
-    """One species' traits. Lengths are fractions of the flower's radius, colours RGB in 0..1."""
+    """The traits of a species. Lengths are fractions of the flower's radius, colours are RGB in 0..1."""
 
     inflorescence: Inflorescence
     petals: int
@@ -70,7 +70,7 @@ def _random_species(rng: np.random.Generator) -> Species:
 
 
 def _traits(species: Species) -> np.ndarray:
-    """Return a species as a point: how far apart two of them look is about how far apart these are."""
+    """Return a species as a point, float64 `[22]`. The distance of two points approximates how different they look."""
     kinds = sorted(set(INFLORESCENCES))
     return np.array(
         [
@@ -91,9 +91,9 @@ def _traits(species: Species) -> np.ndarray:
 def draw_species(seed: int, count: int) -> list[Species]:
     """Draw `count` species for `seed`, in label order.
 
-    Candidates are drawn at random; each next species is the candidate farthest from those already
-    taken (Gonzalez' farthest-point rule), so that no two look alike by chance. Then
-    `LOOKALIKE_PAIRS` pairs of neighbours are made to look alike on purpose.
+    Candidates are drawn at random. Each next species is the candidate farthest from those already
+    taken (farthest-point rule: Gonzalez 1985, "Clustering to minimize the maximum intercluster distance"), so that no
+    two look alike by chance. Then `LOOKALIKE_PAIRS` pairs of neighbours are made to look alike on purpose.
     """
     rng = np.random.default_rng([seed, count])
     candidates = [_random_species(rng) for _ in range(20 * count)]
@@ -108,7 +108,7 @@ def draw_species(seed: int, count: int) -> list[Species]:
 
 
 def _with_lookalikes(species: list[Species], rng: np.random.Generator) -> list[Species]:
-    """Replace some neighbours by twins whose fine petal lines run round in one, outwards in the other."""
+    """Replace some neighbours by twins that differ only in their petals' fine lines: rings or straight."""
     result = list(species)
     for first in 2 * rng.permutation(len(species) // 2)[:LOOKALIKE_PAIRS]:
         broad = replace(species[first], inflorescence="single", petals=5, rows=1, petal_width=1.15, spotted=False)

@@ -1,7 +1,7 @@
-"""Files that are whole or not there: what a killed process or a power cut leaves never passes for a finished file.
+"""Write files atomically: a killed process or a power cut never leaves a partial file under a final name.
 
-A file is written under a name of its own, `NAME.TOKEN.part`, and gets its name when all of it is on the disk. A killed
-process leaves the `.part` file. Readers pass over such files; `remove_parts` removes them.
+A file is written as `NAME.TOKEN.part`, and gets its final name when all of it is on the disk. A killed process leaves
+the `.part` file. Readers ignore such files, and `remove_parts` removes them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _PART = re.compile(r"(?P<name>.+?)(\.[0-9a-f]{16}|\.\d+)?\.part")  # earlier ver
 
 @contextmanager
 def open_atomic(path: Path | UPath) -> Iterator[IO[bytes]]:
-    """Open a new file to write bytes to; it gets its name when the block ends without an error.
+    """Open a new file to write bytes to. It gets its final name when the block ends without an error.
 
     Raises:
-        OSError: it cannot be written, or is not as large as what was written.
+        OSError: the file cannot be written, or its size differs from the number of bytes written.
     """
     with atomic_path(path) as part:
         with part.open("wb") as file:
@@ -39,54 +39,53 @@ def open_atomic(path: Path | UPath) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def atomic_path(path: Place) -> Iterator[Place]:
-    """Yield a path beside `path` to write a file or a local directory at; it gets its name when the block ends.
+    """Yield a temporary path beside `path` for a file or a local directory, renamed to `path` when the block ends.
 
-    With an error, it is removed instead. Two writers of one path do not disturb each other: the last to end wins.
+    If the block raises, it is removed instead. Two writers of one path do not disturb each other: the last to end wins.
 
     Raises:
-        OSError: nothing was written there, or it cannot be kept.
+        OSError: nothing was written at the temporary path, or it cannot be renamed.
     """
     part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
     try:
         yield part
-        _give_name(part, path)
+        _rename(part, path)
     except BaseException as error:
-        if isinstance(error, OSError) and error.errno and error.filename is None:  # of a write, which knows no name
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # raised by write()
             error.filename = str(path)
         _remove(part)
         raise
 
 
-def _give_name(part: Path | UPath, path: Path | UPath) -> None:
+def _rename(part: Path | UPath, path: Path | UPath) -> None:
     if isinstance(part, Path):
         _sync(part)
         part.replace(part.with_name(path.name))
-        with suppress(OSError):  # some file systems cannot: there, a power cut may bring back the earlier file
+        with suppress(OSError):  # not all file systems can; there, a power cut may bring back the earlier file
             _sync(part.parent)
     else:
         size = part.stat().st_size
-        part.rename(
-            part.with_name(path.name)
-        )  # a copy on object stores, which have no replace; there, too, never a half
+        # Object stores have no replace and copy the file, but never leave a partial one either.
+        part.rename(part.with_name(path.name))
         _check_size(path, size)
 
 
 def write_atomic(path: Path | UPath, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all."""
+    """Write a text file in UTF-8, atomically."""
     with open_atomic(path) as file:
         file.write(text.encode())
 
 
-def whole_name(name: str) -> str:
-    """Return the name that a `.part` file would have got; any other name as it is."""
+def final_name(name: str) -> str:
+    """Return the final name of a `.part` file. Any other name is returned unchanged."""
     match = _PART.fullmatch(name)
     return match["name"] if match else name
 
 
 def remove_parts(path: Path) -> None:
-    """Remove what killed writers of `path` have left. Call it only where no other process writes there."""
+    """Remove the `.part` files that killed writers of `path` left. No other process may be writing `path`."""
     for part in path.parent.glob("*.part") if path.parent.is_dir() else ():
-        if whole_name(part.name) == path.name:
+        if final_name(part.name) == path.name:
             _remove(part)
 
 

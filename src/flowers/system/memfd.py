@@ -16,18 +16,21 @@ from flowers.system.memory import available_memory
 
 
 class SharedMemory:
-    """Memory that a process shares with those it starts, by any method; it is freed with the last of them.
+    """Memory that a process shares with the processes it starts, by any start method. The last of them frees it.
 
-    On Linux it is of no file system (memfd), so that a small /dev/shm does not bound it, and it is reserved at once:
-    where there is not enough, making it fails, while a page that is missing later would be a bus error.
+    On Linux it belongs to no file system (memfd), so a small /dev/shm does not limit it. All of it is reserved at once:
+    if there is too little, the constructor raises, whereas a page that is missing later would cause a bus error.
+
+    Args:
+        size: the size in bytes.
 
     Raises:
-        OSError: there is not so much memory.
+        OSError: there is too little memory.
     """
 
     def __init__(self, size: int) -> None:
         if size > available_memory():
-            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))  # reserving it would end in a SIGKILL
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))  # to reserve it would end in a SIGKILL
         if hasattr(os, "memfd_create"):
             file = os.memfd_create("flowers")
         else:
@@ -48,7 +51,7 @@ class SharedMemory:
 
     def __del__(self) -> None:
         if "_memory" in self.__dict__:
-            os.close(self._file)  # arrays keep the memory
+            os.close(self._file)  # arrays keep the memory itself alive
 
     def __getstate__(self) -> dict[str, Any]:
         return {"file": reduction.DupFd(self._file), "size": self._size}
@@ -57,5 +60,5 @@ class SharedMemory:
         self._map(state["file"].detach(), state["size"])
 
     def array(self, start: int, size: int) -> NDArray[np.uint8]:
-        """Return `size` bytes from `start` on, as an array."""
+        """Return `size` bytes from `start` on as an array, uint8 `[size]`, which shares the memory."""
         return np.frombuffer(self._memory, np.uint8, size, start)

@@ -10,12 +10,12 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def memory_limit(cgroups: Path = CGROUPS) -> int:
-    """Return the bytes that this container or job may use, or the machine's memory if that is less."""
+    """Return the memory limit of this container or job in bytes, or the machine's memory if that is less."""
     return min([_physical(), *(limit for limit, _ in _groups(cgroups, _own_groups()))])
 
 
 def available_memory(cgroups: Path = CGROUPS) -> int:
-    """Return the bytes that this process can still take without swapping or being killed."""
+    """Return the bytes that this process can still allocate without swapping or being killed."""
     return max(0, min([_free(), *(limit - used for limit, used in _groups(cgroups, _own_groups()))]))
 
 
@@ -24,7 +24,7 @@ def _physical() -> int:
 
 
 def _free(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Return the bytes that the system can give without swapping, caches included, or all of them if unknown."""
+    """Return the bytes that are available without swapping, caches included, or all memory if that is unknown."""
     lines = meminfo.read_text().splitlines() if meminfo.exists() else []
     found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     return found[0] if found else _physical()
@@ -35,9 +35,9 @@ def _own_groups(place: Path = Path("/proc/self/cgroup")) -> str:
 
 
 def _groups(cgroups: Path, own: str) -> Iterator[tuple[int, int]]:
-    """Yield limit and use, in bytes, of the control groups that this process is in, listed as in /proc/self/cgroup.
+    """Yield limit and use, in bytes, of this process's control groups, given as the text of /proc/self/cgroup.
 
-    A group's limit holds for the groups in it, too. A container may see its own group as the root.
+    A group's limit also applies to the groups below it. A container may see its own group as the root.
     """
     for line in own.splitlines():
         _, controllers, path = line.split(":", 2)
@@ -56,15 +56,15 @@ def _groups(cgroups: Path, own: str) -> Iterator[tuple[int, int]]:
 
 
 def _limit_and_use(group: Path, limit: str, use: str, total: str) -> tuple[int, int] | None:
-    """Read a control group's limit and use from these files; None where it sets no limit.
+    """Read a control group's limit and use from the files of these names, or return None if it sets no limit.
 
-    Cached files do not count as used: the kernel drops them when it needs room. `total` is the prefix of the numbers in
-    `memory.stat` that include the groups below.
+    Cached files do not count as used, because the kernel drops them when memory is short. `total` is the prefix of the
+    numbers in `memory.stat` that include the groups below.
     """
     try:
         bound = int((group / limit).read_text())
         used = int((group / use).read_text())
         numbers = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # not there, or "max"
+    except (OSError, ValueError):  # missing, or "max"
         return None
     return bound, used - sum(int(numbers.get(f"{total}{name}", 0)) for name in ("active_file", "inactive_file"))

@@ -1,4 +1,4 @@
-"""Paths as they are printed."""
+"""Shorten paths for printing."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from pathlib import Path
 
 
 def shorten(path: Path) -> Path:
-    """Return a path relative to the working directory if it is below it."""
+    """Return a path relative to the working directory if it is below it, and otherwise unchanged."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

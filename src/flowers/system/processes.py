@@ -1,4 +1,4 @@
-"""Worker processes: a pool of them for independent tasks, and how they end with the process they work for."""
+"""Run tasks in a pool of worker processes, and end worker processes together with their parent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 def map_on_processes(work: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
     """Yield `work(task)` for every task, in order, computed on the cores of this machine.
 
-    If a task raises, or the caller stops iterating, the remaining tasks are dropped.
+    If a task raises, or the caller stops iterating, the remaining tasks are cancelled.
 
     Raises:
         InputError: the system killed a worker.
@@ -36,16 +36,16 @@ def map_on_processes(work: Callable[[Task], Result], tasks: Sequence[Task]) -> I
                 yield futures.popleft().result()
         except BrokenProcessPool:
             raise InputError(
-                "A worker process was killed, as the system does where memory runs out. Run it again: it goes on where "
-                "it stopped. On fewer cores it needs less: taskset -c 0 python src/prepare.py ..."
+                "A worker process was killed, probably because memory ran out. Run the command again: it continues "
+                "where it stopped. It needs less memory on fewer cores: taskset -c 0 python src/prepare.py ..."
             ) from None
 
 
 @contextmanager
 def _process_pool(tasks: int) -> Iterator[ProcessPoolExecutor]:
-    """Open a pool with a process for each core, but no more than `tasks`. If the block raises, they end at once.
+    """Open a pool with a process for each core, but at most `tasks`. If the block raises, the processes end at once.
 
-    Left to itself, the pool would first run all tasks.
+    By default, the pool would first finish all tasks.
     """
     # Spawned, not forked: the caller may have threads running.
     context = multiprocessing.get_context("spawn")
@@ -62,12 +62,12 @@ def _process_pool(tasks: int) -> Iterator[ProcessPoolExecutor]:
 
 def _start_pool_worker() -> None:
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends silently at Ctrl-C, which the whole process group receives
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # end silently at Ctrl-C, which the whole process group receives
     exit_with_parent()
 
 
 def exit_with_parent() -> None:
-    """Exit this process as soon as its parent ends: otherwise it would wait for tasks forever."""
+    """Exit this process as soon as its parent ends. Otherwise it would wait for tasks forever."""
     threading.Thread(target=_exit_after_parent, daemon=True).start()
 
 
@@ -79,9 +79,9 @@ def _exit_after_parent() -> None:
 
 
 def accept_sigterm_from_parent_only() -> None:
-    """Ignore SIGTERM, unless the parent of this process sends it.
+    """Ignore SIGTERM unless the parent of this process sends it.
 
-    A scheduler sends it to the whole process group: without its workers, a training could not finish the current step.
+    A scheduler sends it to the whole process group, and a training needs its workers to finish the current step.
     """
     parent = multiprocessing.parent_process()
     if parent is None or not hasattr(signal, "sigwaitinfo"):  # macOS has none

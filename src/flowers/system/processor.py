@@ -1,4 +1,4 @@
-"""Find out which processor this is, and how many of its cores this process may use."""
+"""Find out the processor's name, and how many of its cores this process may use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def available_cores() -> int:
-    """Return the number of cores that this process may run on: its container's or job's, not the machine's."""
+    """Return the number of cores that this process may use: those of its container or job, not of the machine."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1  # macOS has no affinity

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a command with the status that shells and schedulers expect of it."""
+"""End a command at SIGTERM and Ctrl-C with the exit status that shells and schedulers expect."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 
 
 class Terminated(SystemExit):
-    """Raised where a signal ends a command. The CLI prints `message`; the process exits with `status`.
+    """Raised when a signal ends a command. The CLI prints `message`, and the process exits with `status`.
 
     Args:
-        number: the signal's.
-        detail: what `message` says beside the signal's name.
-        status: the exit status; None: 128 + `number`, as shells count it.
+        number: the signal's number.
+        detail: text of `message` after the signal's name.
+        status: the exit status; None for 128 + `number`, the convention of shells.
     """
 
     def __init__(self, number: int, detail: str = "", status: int | None = None) -> None:
@@ -24,12 +24,15 @@ class Terminated(SystemExit):
 
 
 def raise_on_signals() -> None:
-    """Raise `Terminated` in the main thread at SIGTERM and Ctrl-C: unfinished files are removed, runs are marked."""
+    """Raise `Terminated` in the main thread at SIGTERM and Ctrl-C.
+
+    Unfinished files are then removed, and runs are marked.
+    """
     handle_signals(_terminate)
 
 
 def handle_signals(handler: Callable[[int, FrameType | None], None]) -> None:
-    """Call `handler` at SIGTERM and Ctrl-C, the latter unless the process ignores it, as a script's background job."""
+    """Call `handler` at SIGTERM, and at Ctrl-C unless the process ignores it, as a script's background job does."""
     signal.signal(signal.SIGTERM, handler)
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, handler)

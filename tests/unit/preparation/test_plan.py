@@ -17,7 +17,7 @@ from flowers.errors import InputError
 from flowers.preparation import plan as planning
 from flowers.preparation.manifest import PlannedImage, UnreadableImage
 from flowers.preparation.plan import (
-    LEAST_RECORDS,
+    MIN_RECORDS,
     Settings,
     classes_without,
     deal,
@@ -87,8 +87,8 @@ def test_shards_are_dealt_evenly_and_none_is_small(count: int, shards: int, seed
     assert sorted(np.concatenate([*dealt, np.array([], int)])) == list(range(7, 7 + count))
     assert len(dealt) <= shards
     assert max(sizes, default=0) - min(sizes, default=0) <= 1
-    assert min(sizes, default=count) >= min(count, LEAST_RECORDS)
-    assert len(dealt) == shards or count < (len(dealt) + 1) * LEAST_RECORDS
+    assert min(sizes, default=count) >= min(count, MIN_RECORDS)
+    assert len(dealt) == shards or count < (len(dealt) + 1) * MIN_RECORDS
 
 
 def test_ids_depend_on_their_path_alone() -> None:
@@ -120,9 +120,9 @@ def test_a_split_that_would_be_empty_is_refused(val: float, test: float, name: s
 
 def test_settings_leave_something_for_train() -> None:
     config = {**dataclasses.asdict(SETTINGS), "sizes": [64, 48, 64]}
-    assert Settings.of(config) == SETTINGS  # sizes in order, and once
+    assert Settings.from_config(config) == SETTINGS  # sizes in order, and once
     with pytest.raises(InputError, match=r"val=0.5 test=0.5: expected less than 1 together"):
-        Settings.of({**config, "val": 0.5, "test": 0.5})
+        Settings.from_config({**config, "val": 0.5, "test": 0.5})
 
 
 def image(path: str, label: str, sha256: str = "", group: int = 0, split: str = "train") -> PlannedImage:

@@ -85,8 +85,8 @@ def test_spaces_around_the_fields_of_a_csv_do_not_count(tmp_path: Path) -> None:
 
 FOLDERS = {
     "no classes": ((), "expected a folder for each class (rose/1.jpg), found no folder. Sort"),
-    "no folders": (("1.jpg",), "found no folder. Passed over: 1 outside the class folders."),
-    "an empty class": (("a/1.jpg", "b/1.heic"), "in every class folder, found none in b. Passed over: 1 .heic. Fill"),
+    "no folders": (("1.jpg",), "found no folder. Ignored: 1 outside the class folders."),
+    "an empty class": (("a/1.jpg", "b/1.heic"), "in every class folder, found none in b. Ignored: 1 .heic. Fill"),
     "splits": (("train/a/1.jpg", "val/a/1.jpg"), "expected a folder for each class, found the splits train, val."),
     "a class of two lines": (("a\nb/1.jpg",), r"found 'a\nb'. Rename it."),
     "a file of two lines": (("a/Icon\r.jpg",), r"found 'a/Icon\r.jpg'. Rename it."),
@@ -111,7 +111,7 @@ TABLES = {
     "no label": ("path,label\n1.jpg,a\n2.jpg,\n", "line 3: expected a path and a label"),
     "a label of spaces": ("path,label\n1.jpg,a\n2.jpg,  \n", "line 3: expected a path and a label"),
     "a short line": ("path,label\n1.jpg\n", "line 2: expected a path and a label"),
-    "listed twice": ("path,label\n1.jpg,a\n./1.jpg,b\n", "line 3: 1.jpg is listed already in line 2."),
+    "listed twice": ("path,label\n1.jpg,a\n./1.jpg,b\n", "line 3: 1.jpg is already listed in line 2."),
     "not there": ("path,label\n1.jpg,a\nx/9.jpg,a\n8.jpg,b\n", "2 of 3 listed files do not exist"),
     "a directory": ("path,label\nd,a\n", "line 2: d"),
     "a label of two lines": ('path,label\n1.jpg,"a\nb"\n', r"found 'a\nb'. Rename it."),

@@ -123,7 +123,7 @@ FAULTS: dict[str, Fault] = {
         lambda root: shard(root).rename(shard(root).with_name("03-192x192-15.tfrec")),
         [("shard", None, False, "expected 15 records as the name says, found 13")],
     ),
-    "a shard that cannot be read": (make_unreadable, [("shard", None, False, "expected a shard, found what cannot")]),
+    "a shard that cannot be read": (make_unreadable, [("shard", None, False, "expected a shard, found an unreadable")]),
     "an id twice in a split": (
         repeat,
         [("duplicate", 12, True, "here and in"), ("resolution", None, True, "at [224], not at [192]")],

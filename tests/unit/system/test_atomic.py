@@ -11,7 +11,7 @@ import pytest
 from upath import UPath
 
 from flowers.system import atomic
-from flowers.system.atomic import atomic_path, open_atomic, remove_parts, whole_name, write_atomic
+from flowers.system.atomic import atomic_path, final_name, open_atomic, remove_parts, write_atomic
 
 
 @pytest.fixture(params=["", "memory://test-atomic"])
@@ -128,5 +128,5 @@ def test_what_killed_writers_left_is_removed_by_name(tmp_path: Path) -> None:
     (tmp_path / f"a.csv.{token[::-1]}.part").mkdir()
     remove_parts(tmp_path / "a.csv")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
-    assert {whole_name(name) for name in left} == {"a.csv"}
+    assert {final_name(name) for name in left} == {"a.csv"}
     remove_parts(tmp_path / "nowhere" / "a.csv")

@@ -1,1 +1,1 @@
-"""Files behind URLs, by fsspec, with a local cache."""
+"""Read files behind URLs through fsspec, with a local cache."""

@@ -1,9 +1,9 @@
 """Read remote shards through a cache on the local disk: each record is fetched once.
 
-A cached shard is a sparse file of the shard's size, in which each record stands where it stands in the shard, so that
-it is read like a local one. A second file marks the records that are there: a byte each, written after the record
-itself and only if that matches its CRCs. Any number of processes may share a cached shard, and be killed at any moment:
-they write the same bytes to the same places.
+A cached shard is a sparse file of the shard's size, with each record at its original offset, so that it is read like a
+local shard. A second file marks the cached records, one byte each. A mark is written after its record, and only if the
+record matches its CRCs. Any number of processes may share a cached shard and be killed at any moment, because they
+write the same bytes to the same offsets.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from flowers.data.tfrecord.reader import ShardReader
 from flowers.errors import BadRecord, InputError
 from flowers.progress import progress
 
-_THREADS = 8  # they wait for the network, each with a chunk in memory
+_THREADS = 8  # limited by the network; each holds a chunk in memory
 _CHUNK = 8 << 20
-"""Bytes that a shard without an index is downloaded in, at a time."""
-_TOGETHER = 32
-"""Neighbouring records that are fetched by one request, at most: more would not arrive at once."""
+"""Bytes per request to download a shard without an index."""
+_RECORDS_PER_REQUEST = 32
+"""Neighbouring records fetched by one request, at most. Larger groups are split to arrive in parallel."""
 
 
 ReaderName = Literal["native", "tfrecord"]
-"""Our own reader, or the one of the `tfrecord` package."""
+"""This project's reader, or the one of the `tfrecord` package."""
 
 
 def open_reader(paths: Sequence[AnyPath], cache_dir: Path, name: ReaderName = "native") -> ShardReader:
     """Return a reader of shards that are all local, or all remote.
 
     Raises:
-        InputError: they cannot be reached, or not by the reader of that name, or the cache cannot be written.
+        InputError: the shards cannot be read, the named reader does not support them, or the cache cannot be written.
     """
     local = [path for path in paths if isinstance(path, Path)]
     if len(local) == len(paths):
@@ -54,8 +54,8 @@ def open_reader(paths: Sequence[AnyPath], cache_dir: Path, name: ReaderName = "n
             return _package_reader(indexes, cache_dir) if name == "tfrecord" else ShardReader(indexes)
         except OSError as error:
             raise InputError(
-                f"{error.filename}: expected a shard that can be read, found this: {error.strerror}. Copy or download "
-                "it again, or give yourself the right to read it."
+                f"{error.filename}: expected to read the shard, found this: {error.strerror}. Copy or download it "
+                "again, or fix its permissions."
             ) from error
     if name == "tfrecord":
         raise InputError(
@@ -75,7 +75,7 @@ def open_reader(paths: Sequence[AnyPath], cache_dir: Path, name: ReaderName = "n
 def _package_reader(indexes: Sequence[ShardIndex], cache_dir: Path) -> ShardReader:
     try:
         from flowers.data.tfrecord.package_reader import TFRecordPackageReader
-    except TypeError as error:  # of protobuf: its global pool has TensorFlow's messages
+    except TypeError as error:  # from protobuf: its global pool has TensorFlow's messages
         raise InputError(
             "data.reader=tfrecord: expected a process without TensorFlow, found that it is imported: both packages "
             "define the same messages. Set data.reader=native."
@@ -85,7 +85,7 @@ def _package_reader(indexes: Sequence[ShardIndex], cache_dir: Path) -> ShardRead
 
 @dataclass(frozen=True, slots=True)
 class CachedShard:
-    """The local copy `path`, whole or in part, of one state of a remote shard, `source`, of `size` bytes."""
+    """The local cache `path`, complete or partial, of one state of a remote shard `source` of `size` bytes."""
 
     source: UPath
     size: int
@@ -93,14 +93,18 @@ class CachedShard:
 
     @staticmethod
     def of(source: UPath, cache_dir: Path) -> CachedShard:
-        """Return the cached shard for a shard as it is now: one that has changed gets another."""
+        """Return the cached shard of a remote shard in its current state. A changed shard gets another one.
+
+        Raises:
+            InputError: the shard cannot be reached.
+        """
         size, state = size_and_state(source)
         state = state or content_state(source, size)
         key = hashlib.sha256(f"{source} {size} {state}".encode()).hexdigest()[:32]
         return CachedShard(source, size, cache_dir / "remote" / key / source.name)
 
     def cached_index(self) -> ShardIndex | None:
-        """Return the index that an earlier `find_index` has cached."""
+        """Return the index that an earlier `find_index` has cached, or None."""
         place = self.path.with_suffix(".tfindex")
         try:
             if not (place.exists() and self.path.exists()):
@@ -109,18 +113,22 @@ class CachedShard:
         except UnicodeDecodeError:
             return None
         except OSError as error:
-            raise self._unwritten(error) from error
+            raise self._cache_error(error) from error
 
     def find_index(self) -> ShardIndex:
-        """Find the shard's index: the one that stands beside it or, failing that, made by downloading the shard."""
+        """Read the index beside the shard or, if there is none, download the shard and index it.
+
+        Raises:
+            InputError: the shard cannot be reached, or the cache cannot be written.
+        """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.path.with_suffix(".lock")):  # else each rank would download it
+            with FileLock(self.path.with_suffix(".lock")):  # otherwise each rank would download it
                 if (index := self.cached_index()) is not None:
                     return index
-                self._marks.unlink(missing_ok=True)  # of a cached shard that was deleted in part
+                self._marks.unlink(missing_ok=True)  # left by a cached shard that was partly deleted
                 with self.path.open("ab") as file:
-                    file.truncate(self.size)  # to a sparse file, which takes no space
+                    file.truncate(self.size)  # a sparse file takes no space
                 beside = read_text(self.source.with_suffix(".tfindex"))
                 index = parse_index(self.source, beside, self.size) if beside else None
                 index = index or self._download()
@@ -128,10 +136,10 @@ class CachedShard:
                     save_index(index, f"# {self.source}", [self.path.with_suffix(".tfindex")])
                 return index
         except OSError as error:
-            raise self._unwritten(error) from error
+            raise self._cache_error(error) from error
 
     def _download(self) -> ShardIndex:
-        for _ in range(2):  # a length that is damaged may have been so by the transfer
+        for _ in range(2):  # the transfer may have damaged a length
             for start in range(0, self.size, _CHUNK):
                 [data] = read_ranges([(self.source, start, min(start + _CHUNK, self.size))])
                 _write(self.path, data, start)
@@ -140,8 +148,8 @@ class CachedShard:
                 break
         frames = ((record, *frame_range(index, record, 1)) for record in range(len(index)))
         with self.path.open("rb") as file:
-            whole = [frame_problem(os.pread(file.fileno(), end - start, start)) is None for _, start, end in frames]
-        _write(self._marks, bytes(whole), 0)
+            valid = [frame_problem(os.pread(file.fileno(), end - start, start)) is None for _, start, end in frames]
+        _write(self._marks, bytes(valid), 0)
         problem = index.problem and index.problem.replace(str(self.path), str(self.source))
         return replace(index, path=self.source, problem=problem)
 
@@ -154,21 +162,21 @@ class CachedShard:
         try:
             marks = self._marks.read_bytes() if self._marks.exists() else b""
         except OSError as error:
-            raise self._unwritten(error) from error
+            raise self._cache_error(error) from error
         return np.frombuffer(marks.ljust(count, b"\0")[:count], np.bool_).copy()
 
     def write(self, record: int, frame: bytes, position: int) -> None:
-        """Write a record, whose frame matches its CRCs, to its place; then mark it as present."""
+        """Write a record whose frame matches its CRCs at byte `position`, then mark it as cached."""
         try:
             _write(self.path, frame, position)
             _write(self._marks, b"\1", record)
         except OSError as error:
-            raise self._unwritten(error) from error
+            raise self._cache_error(error) from error
 
-    def _unwritten(self, error: OSError) -> InputError:
+    def _cache_error(self, error: OSError) -> InputError:
         return InputError(
-            f"{self.path}: expected to keep what was read of {self.source} here, found this: {error}. Make room there, "
-            "or set paths.cache_dir to another place."
+            f"{self.path}: expected to cache records of {self.source} here, found this: {error}. Free disk space, or "
+            "set paths.cache_dir to another directory."
         )
 
 
@@ -183,13 +191,13 @@ def _write(path: Path, data: bytes, position: int) -> None:
 
 
 def frame_range(index: ShardIndex, record: int, count: int) -> tuple[int, int]:
-    """Return where `count` records from `record` on start and end in their shard, headers and footers included."""
+    """Return the start and end in bytes of `count` records from `record` on, headers and footers included."""
     last = record + count - 1
     return int(index.offsets[record]) - HEADER.size, int(index.offsets[last] + index.lengths[last]) + FOOTER.size
 
 
 class RemoteReader(ShardReader):
-    """Reads the payloads of remote shards, by number over all shards in order, and fetches those not yet cached."""
+    """Reads the payloads of remote shards, by number across all shards in order, and fetches those not yet cached."""
 
     def __init__(self, indexes: Sequence[ShardIndex], cached: Sequence[CachedShard]) -> None:
         super().__init__(indexes)
@@ -200,30 +208,31 @@ class RemoteReader(ShardReader):
         return {**super().__getstate__(), "_present": {}}
 
     def state(self) -> str:
+        """Return a string that changes when a shard changes."""
         return repr([str(shard.path) for shard in self.cached])
 
     def prefetch(self, numbers: Iterable[int]) -> None:
-        """Fetch, all at once, those of these records that are not cached; `read` retries those that arrive damaged."""
+        """Fetch the records that are not cached, all at once. `read` retries those that arrive damaged."""
         self._fetch({number for number in numbers if not self._is_present(number)})
 
     def read(self, number: int, *, check: bool = True) -> bytes:
-        """Return payload `number`, as of a local shard. It is checked, whatever `check` is: disks lose power.
+        """Return payload `number`. Its CRC is verified whatever `check` is, because a power cut may damage the cache.
 
         Raises:
-            BadRecord: the payload does not match its CRC, though it was fetched twice.
+            BadRecord: the payload does not match its CRC, even after a second fetch.
             InputError: the shard cannot be reached, or the cache cannot be written.
         """
         if self._is_present(number):
             try:
                 return super().read(number)
             except BadRecord:
-                pass  # a power cut or a disk has damaged the cache: fetch the record anew
+                pass  # a power cut or a disk error has damaged the cache: fetch the record again
         for _ in range(2):
             if not (problems := self._fetch({number})):
                 return super().read(number)
         raise BadRecord(
-            f"{self.where(number)}: {problems[number]} The shard is damaged, or was changed since it was opened: "
-            "upload it again, with the .tfindex beside it if there is one, or start again."
+            f"{self.where(number)}: {problems[number]} The shard is damaged, or has changed since it was opened. "
+            "Upload it again, with the .tfindex beside it if there is one, or start again."
         )
 
     def _is_present(self, number: int) -> bool:
@@ -233,7 +242,7 @@ class RemoteReader(ShardReader):
         return bool(self._present[shard][record])
 
     def _fetch(self, numbers: set[int]) -> dict[int, str]:
-        """Fetch records into the cache; return the problems of those that arrived damaged, by number."""
+        """Fetch records into the cache. Return the problems of those that arrived damaged, by number."""
         runs = list(self._runs(numbers))
         ranges = [(shard, *frame_range(self.indexes[shard], run[0][1], len(run))) for shard, run in runs]
         answers = read_ranges([(self.cached[shard].source, start, end) for shard, start, end in ranges])
@@ -249,11 +258,12 @@ class RemoteReader(ShardReader):
         return problems
 
     def _runs(self, numbers: set[int]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-        """Group records into runs of neighbours: yield the shard of each, and its records' numbers and places in it."""
+        """Group records into runs of neighbours. Yield each run's shard and its pairs (number, number in the shard)."""
         placed = []
         for position, number in enumerate(sorted(numbers)):
             shard, record = self._locate(number)
-            run = (shard, number - position, record // _TOGETHER)  # neighbours' numbers grow as their positions do
+            # The difference is the same for neighbours.
+            run = (shard, number - position, record // _RECORDS_PER_REQUEST)
             placed.append((run, number, record))
         for (shard, _, _), records in groupby(placed, key=itemgetter(0)):
             yield shard, [(number, record) for _, number, record in records]

@@ -1,1 +1,1 @@
-"""The TFRecord file format: framing, checksums, index, tf.train.Example."""
+"""Read and write TFRecord files: framing, checksums, index and tf.train.Example."""

@@ -1,7 +1,7 @@
-"""Serialise, parse and check `tf.train.Example`, which one record of a shard holds.
+"""Serialise, parse and check `tf.train.Example`, the content of a record.
 
-The message classes live in a descriptor pool of their own. TensorFlow and the `tfrecord` package each
-register the same names in protobuf's global pool and therefore cannot be imported together; this
+The message classes live in a descriptor pool of their own. TensorFlow and the `tfrecord` package
+register the same names in protobuf's global pool and therefore cannot be imported together. This
 module works beside either.
 """
 
@@ -23,7 +23,7 @@ _Field = descriptor_pb2.FieldDescriptorProto
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One image of a data set: `image` is a JPEG file's bytes, `label` None where the split has none."""
+    """One image of a data set: `image` is a JPEG file's bytes, `label` is None if the split has no labels."""
 
     id: str
     image: bytes
@@ -31,7 +31,7 @@ class Record:
 
 
 def encode_example(record: Record) -> bytes:
-    """Serialise a record as `tf.train.Example` in Kaggle's layout; without a `class` if it has no label."""
+    """Serialise a record as `tf.train.Example` in Kaggle's layout, without a `class` if it has no label."""
     example = _Example()
     example.features.feature["image"].bytes_list.value.append(record.image)
     example.features.feature["id"].bytes_list.value.append(record.id.encode())
@@ -45,18 +45,19 @@ def decode_example(payload: bytes, *, labelled: bool, where: str) -> Record:
 
     Args:
         payload: the record's bytes.
-        labelled: whether a `class` is expected; without it, one that is there is ignored.
-        where: the record's place, for the message.
+        labelled: whether a `class` is expected; if not, it is ignored.
+        where: the record's location, for messages.
 
     Raises:
-        BadRecord: not an Example, or a feature is missing, of another type, or holds not just one value.
+        BadRecord: the payload is not an Example, or a feature is missing, has another type, or does not hold exactly
+            one value.
     """
     example = _Example()
     try:
         example.ParseFromString(payload)
     except DecodeError as error:
         raise BadRecord(
-            f"{where}: expected a tf.train.Example, found {len(payload)} bytes that are none ({error}). "
+            f"{where}: expected a tf.train.Example, found {len(payload)} bytes that cannot be parsed ({error}). "
             "Write the shard again from its source."
         ) from None
     features = example.features.feature
@@ -67,11 +68,11 @@ def decode_example(payload: bytes, *, labelled: bool, where: str) -> Record:
 
 
 def check_label(record: Record, class_count: int, where: str) -> None:
-    """Raise `BadRecord` unless the record's label is one of `class_count` classes. A missing label is allowed."""
+    """Raise `BadRecord` if the record's label is not one of `class_count` classes. A missing label is allowed."""
     if record.label is not None and not 0 <= record.label < class_count:
         raise BadRecord(
             f"{where}: expected a class from 0 to {class_count - 1}, found {record.label} "
-            f"(id {record.id}). If the data set has more classes, name them in its classes.txt, one a line."
+            f"(id {record.id}). If the data set has more classes, list them in its classes.txt, one per line."
         )
 
 
@@ -79,10 +80,10 @@ def decode_image(record: Record, where: str, out: NDArray[np.uint8]) -> None:
     """Decode the record's image into `out`, uint8 `[S, S, 3]`, RGB.
 
     Raises:
-        BadRecord: not a JPEG, a damaged one, or one of another size.
+        BadRecord: the image is not a JPEG, is damaged, or has another size.
     """
     try:
-        # The header first: a damaged one may claim pixels by the gigabyte.
+        # Check the header first: a damaged one may declare gigabytes of pixels.
         height, width, _, _ = simplejpeg.decode_jpeg_header(record.image)
         if (height, width) == out.shape[:2]:
             simplejpeg.decode_jpeg(record.image, colorspace="RGB", buffer=out)
@@ -90,7 +91,7 @@ def decode_image(record: Record, where: str, out: NDArray[np.uint8]) -> None:
     except ValueError as error:
         raise BadRecord(
             f"{where}: expected a JPEG as the image of id {record.id}, found "
-            f"{len(record.image)} bytes that are none ({str(error).strip()}). Write the shard again."
+            f"{len(record.image)} bytes that cannot be decoded ({str(error).strip()}). Write the shard again."
         ) from None
     raise BadRecord(
         f"{where}: expected an image of {out.shape[1]}x{out.shape[0]} pixels as "

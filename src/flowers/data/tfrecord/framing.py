@@ -1,7 +1,7 @@
-"""Frame records in TFRecord shards, with their checksums.
+"""Read and write the framing of TFRecord files: lengths, payloads and their checksums.
 
-A TFRecord file is a run of `length (uint64) | masked CRC of length (uint32) | payload | masked CRC of
-payload (uint32)`, little-endian, the CRC being CRC-32C (tensorflow/core/lib/io/record_writer.h).
+A TFRecord file is a sequence of `length (uint64) | masked CRC of length (uint32) | payload | masked CRC of
+payload (uint32)`, little-endian. The CRC is CRC-32C (tensorflow/core/lib/io/record_writer.h).
 """
 
 from __future__ import annotations
@@ -23,18 +23,25 @@ from flowers.system.atomic import open_atomic
 HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")
 FRAME = HEADER.size + FOOTER.size
-"""The bytes that a record takes in its shard beside its payload."""
+"""The bytes of a record's header and footer together."""
 
 
 def masked_crc(data: bytes) -> int:
-    """Return TFRecord's masked CRC-32C: rotated and offset, so that the CRC of data with a CRC in it stays useful."""
+    """Return TFRecord's masked CRC-32C of `data`.
+
+    The CRC is rotated and offset, because the plain CRC of data that contains CRCs is unreliable
+    (tensorflow/core/lib/hash/crc32c.h).
+    """
     crc: int = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 @contextmanager
 def open_shard(path: AnyPath) -> Iterator[Callable[[bytes], None]]:
-    """Open a new TFRecord file; yield a function that appends a payload. It gets its name when the block ends."""
+    """Open a new TFRecord file and yield a function that appends a payload.
+
+    The file gets its name when the block ends without an error.
+    """
     with open_atomic(path) as file:
 
         def append(payload: bytes) -> None:
@@ -45,7 +52,7 @@ def open_shard(path: AnyPath) -> Iterator[Callable[[bytes], None]]:
 
 
 def write_shard(path: AnyPath, payloads: Iterable[bytes]) -> None:
-    """Write the payloads as one TFRecord file, under another name until it is whole."""
+    """Write the payloads as one TFRecord file, which gets its name when it is complete."""
     with open_shard(path) as append:
         for payload in payloads:
             append(payload)
@@ -55,7 +62,7 @@ def write_shard(path: AnyPath, payloads: Iterable[bytes]) -> None:
 class ShardIndex:
     """The index of a shard: `offsets` and `lengths` of the payloads in bytes, int64 `[N]` each.
 
-    `problem` says why indexing ended before the end of the file, None if it did not.
+    `problem` explains why indexing stopped before the end of the file. It is None if the whole file was indexed.
     """
 
     path: AnyPath
@@ -68,7 +75,7 @@ class ShardIndex:
 
 
 def index_shard(path: Path) -> ShardIndex:
-    """Find every record of a shard from the lengths alone, each checked against its CRC; payloads are not read."""
+    """Index every record of a shard from the lengths, each checked against its CRC. Payloads are not read."""
     offsets: list[int] = []
     lengths: list[int] = []
     position = 0
@@ -89,7 +96,7 @@ def index_shard(path: Path) -> ShardIndex:
 
 
 def _header_problem(header: bytes, rest: int) -> str | None:
-    """Describe the problem of a record's header, given the number of bytes from its start to the end of the file."""
+    """Describe the problem of a record's header, or return None. `rest` counts the bytes from it to the file's end."""
     if len(header) < HEADER.size:
         return f"the shard is cut off: expected a header of {HEADER.size} bytes, found {len(header)}."
     length, stored = HEADER.unpack(header)
@@ -102,9 +109,14 @@ def _header_problem(header: bytes, rest: int) -> str | None:
 
 
 def shard_problem(index: ShardIndex, declared: int | None) -> str | None:
-    """Describe the problem of a shard whose name declares so many records, or return None."""
-    whole = declared in (None, len(index))
-    if index.problem is None and whole:
+    """Describe the problem of a shard, or return None.
+
+    Args:
+        index: the shard's index.
+        declared: the number of records that the shard's name declares, if any.
+    """
+    count_matches = declared in (None, len(index))
+    if index.problem is None and count_matches:
         return None
     count = f"{index.path}: expected {declared} records as the name says, found {len(index)}."
     fix = (
@@ -112,11 +124,11 @@ def shard_problem(index: ShardIndex, declared: int | None) -> str | None:
         if index.problem
         else "Copy or download the shard again, or rename it to its true count."
     )
-    return " ".join(part for part in (index.problem, "" if whole else count, fix) if part)
+    return " ".join(part for part in (index.problem, "" if count_matches else count, fix) if part)
 
 
 def payload_problem(payload: bytes, footer: bytes) -> str | None:
-    """Describe the problem of a payload, given the 4 bytes behind it, or return None."""
+    """Describe the problem of a payload, or return None. `footer` is the 4 bytes after it."""
     stored, computed = FOOTER.unpack(footer)[0], masked_crc(payload)
     if stored != computed:
         return f"the payload's CRC is wrong: expected {stored:#010x} as stored, found {computed:#010x}."
@@ -124,7 +136,7 @@ def payload_problem(payload: bytes, footer: bytes) -> str | None:
 
 
 def frame_problem(frame: bytes) -> str | None:
-    """Describe the problem of a record, given what should be all of its bytes, or return None."""
+    """Describe the problem of a record, or return None. `frame` is its header, payload and footer."""
     if problem := _header_problem(frame[: HEADER.size], len(frame)):
         return problem
     length = HEADER.unpack_from(frame)[0]

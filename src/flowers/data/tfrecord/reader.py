@@ -1,4 +1,4 @@
-"""Read records by number over all shards of a split, each checked against its CRC."""
+"""Read records by number across all shards of a split, each checked against its CRC."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from flowers.data.tfrecord.framing import FOOTER, ShardIndex, payload_problem
 from flowers.errors import BadRecord, InputError
 
 OPEN_FILES = 128
-"""Of one process at a time: a set may have more shards than a process may open files."""
+"""Files that one process keeps open: a data set may have more shards than a process may open files."""
 
 
 class ShardReader:
-    """Reads the payloads of local shards, by number over all shards in order.
+    """Reads the payloads of local shards, by number across all shards in order.
 
-    Files are opened at first use in each process, and read with `pread`: processes and threads share nothing but the
-    page cache, and a file that is cut short meanwhile is a message, not a bus error.
+    Files are opened at first use in each process, and read with `pread`. Processes and threads therefore share nothing
+    but the page cache, and a file that is cut off while it is open raises an exception. A memory map would cause a bus
+    error.
     """
 
     def __init__(self, indexes: Sequence[ShardIndex]) -> None:
@@ -42,12 +43,12 @@ class ShardReader:
         return self.read(number)
 
     def where(self, number: int) -> str:
-        """Return the record's place for messages: its shard and its number in it."""
+        """Return a record's location for messages: its shard and its number in the shard."""
         shard, record = self._locate(number)
         return f"{self.indexes[shard].path}: record {record}"
 
     def state(self) -> str:
-        """Return a text that changes when a shard does."""
+        """Return a string that changes when a shard changes."""
         found = [(index.path.resolve(), index.path.stat()) for index in self.indexes]
         return repr([(str(path), status.st_size, status.st_mtime_ns) for path, status in found])
 
@@ -55,12 +56,12 @@ class ShardReader:
         """Hint that these records will be read next. No-op for local shards."""
 
     def read(self, number: int, *, check: bool = True) -> bytes:
-        """Return payload `number`, 0 to `len(self) - 1`; without `check`, its CRC is not computed.
+        """Return payload `number`, 0 to `len(self) - 1`. Without `check`, its CRC is not verified.
 
         Raises:
-            BadRecord: the payload does not match its CRC, or is no longer all there.
-            InputError: the shard is gone, or cannot be read.
-            IndexError: there is no such number.
+            BadRecord: the payload does not match its CRC, or was cut off.
+            InputError: the shard is missing, or cannot be read.
+            IndexError: `number` is out of range.
         """
         shard, record = self._locate(number)
         length = int(self.indexes[shard].lengths[record])
@@ -68,15 +69,15 @@ class ShardReader:
         payload = found[:length]
         if len(found) < length + FOOTER.size:
             raise BadRecord(
-                f"{self.where(number)}: expected a payload of {length} bytes, found {len(payload)}: the shard was cut "
-                "off since it was opened. Copy or download it again."
+                f"{self.where(number)}: expected a payload of {length} bytes, found {len(payload)}: the shard has been "
+                "cut off since it was opened. Copy or download it again."
             )
         if check and (problem := payload_problem(payload, found[length:])):
             raise BadRecord(f"{self.where(number)}: {problem} The file is damaged: copy or download it again.")
         return payload
 
     def _read_with_footer(self, shard: int, record: int) -> bytes:
-        """Return a payload and the CRC behind it, unchecked, or less of them if the shard was cut off."""
+        """Return a payload and the CRC after it, unchecked; fewer bytes if the shard was cut off."""
         index = self.indexes[shard]
         return self._pread(shard, int(index.lengths[record]) + FOOTER.size, int(index.offsets[record]))
 
@@ -85,7 +86,7 @@ class ShardReader:
         try:
             return os.pread(file, count, position)
         except OSError as error:
-            raise self._gone(shard, error) from error
+            raise self._read_error(shard, error) from error
 
     def _locate(self, number: int) -> tuple[int, int]:
         if not 0 <= number < len(self):
@@ -100,16 +101,16 @@ class ShardReader:
             try:
                 self._files[shard] = os.open(self._local(shard), os.O_RDONLY)
             except OSError as error:
-                raise self._gone(shard, error) from error
+                raise self._read_error(shard, error) from error
         return self._files[shard]
 
-    def _gone(self, shard: int, error: OSError) -> InputError:
-        # No bad record, which could be skipped: where one shard is gone, all may be.
+    def _read_error(self, shard: int, error: OSError) -> InputError:
+        # Not a BadRecord, which could be skipped: if one shard is missing, all of them may be.
         return InputError(
-            f"{self._local(shard)}: expected the shard that was there when the data set was opened, found this: "
-            f"{error.strerror}. Put it back or mount its disk again, then start again."
+            f"{self._local(shard)}: expected the shard that was opened with the data set, found this: "
+            f"{error.strerror}. Restore it or mount its disk again, then start again."
         )
 
     def _local(self, shard: int) -> Path:
-        """Return the file that a shard is read from."""
+        """Return the local file that a shard is read from."""
         return cast(Path, self.indexes[shard].path)

@@ -38,7 +38,7 @@ def test_a_feature_of_another_type_is_named() -> None:
 
 
 def test_bytes_that_are_no_example() -> None:
-    with pytest.raises(BadRecord, match=r"expected a tf.train.Example, found 3 bytes that are none"):
+    with pytest.raises(BadRecord, match=r"expected a tf.train.Example, found 3 bytes"):
         decode_example(b"\xff\xff\xff", labelled=True, where="here")
 
 
