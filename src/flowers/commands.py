@@ -13,9 +13,9 @@ from omegaconf import DictConfig
 from flowers.cli import command_line, overrides_of, run_command, run_subcommand
 
 if TYPE_CHECKING:
-    from flowers.inference.evaluate import Evaluated
+    from flowers.inference.evaluate import EvaluationResult
     from flowers.reporting.report import Report
-    from flowers.training.train import Trained
+    from flowers.training.train import TrainingResult
 
 
 def train() -> None:
@@ -91,7 +91,7 @@ def _evaluate(config: DictConfig) -> float | None:
     return evaluated.metrics.get(monitored)
 
 
-def _write_report(results: Trained | Evaluated, monitored: str, path: Path) -> Report | None:
+def _write_report(results: TrainingResult | EvaluationResult, monitored: str, path: Path) -> Report | None:
     """Write the report of a training or an evaluation, in the first of its processes."""
     from lightning.pytorch.utilities import rank_zero_only
 

@@ -95,7 +95,7 @@ def test_five_crops_at_another_size(run: Run) -> None:
     ("setting", "message"),
     [
         ("tta.symmetries=diagonal", "tta.symmetries=diagonal: expected 'none', 'flip', 'flips' or 'all'"),
-        ("tta.sizes=[7]", "tta.sizes: expected sides from 32 to 256 pixels, four times what is resized, found 7."),
+        ("tta.sizes=[7]", "tta.sizes: expected sides from 32 to 256 pixels, four times the original side, found 7."),
     ],
 )
 def test_views_that_cannot_be_are_refused(run: Run, setting: str, message: str) -> None:
@@ -134,7 +134,7 @@ def test_folds_of_another_data_set_are_refused(
     run: Run, tmp_path: Path, name: str, command: Callable[[DictConfig], Any]
 ) -> None:
     change_config(run, data__folds=5, data__fold=0)
-    with pytest.raises(InputError, match="expected the data set that the run was trained in folds of"):
+    with pytest.raises(InputError, match="expected the data set of the run's folds"):
         split = ["split=val"] if name == "predict" else []
         command(asked(run, f"data.root={tmp_path}", *split, name=name))
 

@@ -30,7 +30,7 @@ def test_two_trainings_at_once_do_not_share_a_directory(
 ) -> None:
     run = Run(tmp_path / "run")
     command = [*tiny_settings, *SHORT, "callbacks.progress_bar=null", f"hydra.run.dir={run.directory}"]
-    with run.claimed(None):
+    with run.claim(None):
         done = run_script("train", *command)
         assert done.returncode == 1
         assert str(run.directory) in done.stderr

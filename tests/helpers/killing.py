@@ -78,7 +78,7 @@ class Killer(Callback):
         @functools.wraps(draw)
         def noted(*arguments: Any, **settings: Any) -> Mixing:
             drawn = draw(*arguments, **settings)
-            self.line["mixing"] = [drawn.partner.tolist(), drawn.share.tolist(), drawn.box.tolist()]
+            self.line["mixing"] = [drawn.partner.tolist(), drawn.fraction.tolist(), drawn.box.tolist()]
             return drawn
 
         mixing.draw_mixing = noted

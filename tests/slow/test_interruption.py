@@ -41,7 +41,7 @@ def test_a_killed_training_does_not_keep_its_directory(tiny_settings: list[str],
     command.process.join()
     assert run.last.exists() and (run.directory / ".lock").exists()
     other = Run(run.directory)
-    with run.claimed(run.last), pytest.raises(InputError, match=str(run.directory)), other.claimed(run.last):
+    with run.claim(run.last), pytest.raises(InputError, match=str(run.directory)), other.claim(run.last):
         raise AssertionError("the directory was claimed twice")
 
 

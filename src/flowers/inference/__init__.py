@@ -1,1 +1,1 @@
-"""One model used: evaluation, predictions with test-time augmentation, the submission."""
+"""Use a single model: evaluation, predictions with test-time augmentation, submissions and the choice of a backbone."""

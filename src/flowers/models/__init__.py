@@ -1,1 +1,1 @@
-"""Batches to logits."""
+"""Models: from batches of images to logits, and the loss."""

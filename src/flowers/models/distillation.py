@@ -1,8 +1,8 @@
-"""Knowledge distillation: a student learns from a teacher's probabilities beside the labels.
+"""Knowledge distillation: a student learns from a teacher's probabilities in addition to the labels.
 
 Hinton et al. 2015, arXiv:1503.02531. A teacher is a table of probabilities by image id, or a model that sees the
-student's images. It is no part of the student: no checkpoint holds it. All shapes are fixed, and nothing is read
-from the device, so a compiling device makes it part of the step's one program.
+student's images. It is not part of the student, so no checkpoint contains it. All shapes are fixed, and nothing is read
+from the device, so it becomes part of the step's program on a compiling device.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from flowers.interfaces import Batch
 
 
 def soften(probabilities: Tensor, temperature: float) -> Tensor:
-    """Flatten probabilities `[B, K]`: return `softmax(logits / temperature)`, float32, for logits that gave them.
+    """Return `softmax(logits / temperature)`, float32 `[B, K]`, for probabilities `[B, K]` of these logits.
 
-    A row of zeros becomes uniform, and no row becomes NaN: rows that are not valid hold zeros.
+    A row of zeros, as invalid rows have, becomes uniform instead of NaN.
     """
     floats = probabilities.float()
     smallest = torch.finfo(floats.dtype).tiny
@@ -32,12 +32,12 @@ def soften(probabilities: Tensor, temperature: float) -> Tensor:
 def soft_loss(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """Return `temperature ** 2` times the KL divergence of the softened student from the targets, float32 `[B]`.
 
-    The factor keeps the gradients' size at any temperature, so that the weight of the loss means the same.
+    The factor keeps the size of the gradients at any temperature, so that the weight of the loss keeps its meaning.
 
     Args:
-        logits: the student's, `[B, K]` of any float type.
+        logits: the student's logits, `[B, K]` of any float type.
         targets: the teacher's probabilities at this temperature, float32 `[B, K]`.
-        temperature: what the student's logits are divided by.
+        temperature: the divisor of the student's logits.
     """
     student = F.log_softmax(logits.float() / temperature, dim=1)
     teacher = targets.clamp(min=torch.finfo(targets.dtype).tiny).log()  # 0 log 0 is 0
@@ -48,10 +48,10 @@ class SoftTargets:
     """A teacher's probabilities by image id, on the host.
 
     Args:
-        ids: of the images, each once.
+        ids: the images' ids, each once.
         probabilities: float32 `[N, K]`, in the order of the ids.
-        source: where they come from, for messages.
-        licence: of the weights that the teacher started from; empty if it is not known.
+        source: the file or run that they come from, for messages.
+        licence: the licence of the teacher's pretrained weights; empty if it is not known.
     """
 
     def __init__(self, ids: Sequence[str], probabilities: NDArray[np.float32], source: str, licence: str = "") -> None:
@@ -64,7 +64,7 @@ class SoftTargets:
         return f"{len(self._rows):,} predictions of {self.source}"
 
     def look_up(self, ids: Sequence[str]) -> Tensor:
-        """Return the probabilities of a batch, float32 `[B, K]`; zeros for the empty ids of rows that are not valid.
+        """Return the probabilities of a batch, float32 `[B, K]`. Empty ids, as invalid rows have, give zeros.
 
         Raises:
             InputError: the teacher has not predicted an image.
@@ -83,12 +83,12 @@ class SoftTargets:
 
 
 class LiveTeacher:
-    """A model that predicts the student's images as they are trained on. No module of the student's.
+    """A model that predicts the student's training images. It is not a submodule of the student.
 
     Args:
-        model: takes images uint8 `[B, H, W, 3]`, and returns logits `[B, K]`. It is frozen here.
-        source: where it comes from, for messages.
-        licence: of the weights that it started from; empty if it is not known.
+        model: the model, from images uint8 `[B, H, W, 3]` to logits `[B, K]`. It is frozen here.
+        source: the file that it comes from, for messages.
+        licence: the licence of its pretrained weights; empty if it is not known.
     """
 
     def __init__(self, model: nn.Module, source: str, licence: str = "") -> None:
@@ -114,11 +114,11 @@ Teacher = SoftTargets | LiveTeacher
 
 
 class Distillation:
-    """The part that a teacher has in a model's loss; none until there is a teacher.
+    """Adds the loss of a teacher to that of the labels. Without a teacher it changes nothing.
 
     Args:
-        weight: of the teacher's loss; the labels' has the rest.
-        temperature: of the teacher's probabilities, and of the student's that are compared with them.
+        weight: the weight of the teacher's loss. The loss of the labels has the weight `1 - weight`.
+        temperature: the temperature of the teacher's probabilities and of the student's in the teacher's loss.
     """
 
     def __init__(self, weight: float, temperature: float) -> None:
@@ -127,7 +127,7 @@ class Distillation:
         self.teacher: Teacher | None = None
 
     def complete(self, batch: Batch) -> Batch:
-        """Return a batch with the `teacher`'s probabilities, if they are looked up; a complete one as it is.
+        """Add the key `teacher` with the probabilities to a batch, if they are looked up and not yet there.
 
         Raises:
             InputError: the batch has no ids, or the teacher has not predicted one of its images.
@@ -136,13 +136,13 @@ class Distillation:
             return batch
         if "id" not in batch:
             raise InputError(
-                "data: expected batches with ids, by which a teacher's predictions are looked up, found none. Add the "
-                "key id: a list of str. Or let a run without predictions teach live."
+                "data: expected batches with ids, to look up a teacher's predictions, found none. Add the key id: a "
+                "list of str. Or use a run without predictions as a live teacher."
             )
         return {**batch, "teacher": self.teacher.look_up(batch["id"])}
 
     def join(self, targets: Tensor, batch: Batch) -> Tensor:
-        """Return targets `[B, K]`, joined with looked-up ones to `[B, 2 K]`, so that mixing mixes both alike."""
+        """Concatenate targets `[B, K]` with looked-up ones, if there are any, to `[B, 2 K]`, so that both are mixed."""
         if not isinstance(self.teacher, SoftTargets):
             return targets
         looked_up = self.complete(batch)["teacher"].to(targets.device)
@@ -152,10 +152,10 @@ class Distillation:
         """Return the loss of each row, float32 `[B]`.
 
         Args:
-            label_losses: float32 `[B]`.
-            logits: the student's, `[B, K]`.
-            joined: what `join` has returned, mixed.
-            images: returns the images as they are trained on, uint8 `[B, H, W, 3]`.
+            label_losses: the loss of the labels, float32 `[B]`.
+            logits: the student's logits, `[B, K]`.
+            joined: the targets from `join`, after mixing.
+            images: a function that returns the images as the model trains on them, uint8 `[B, H, W, 3]`.
         """
         if self.teacher is None:
             return label_losses
@@ -163,5 +163,5 @@ class Distillation:
             targets = self.teacher.predict(images(), self.temperature)
         else:
             targets = joined[:, logits.shape[1] :]
-        taught = soft_loss(logits, targets, self.temperature)
-        return (1 - self.weight) * label_losses + self.weight * taught
+        teacher_losses = soft_loss(logits, targets, self.temperature)
+        return (1 - self.weight) * label_losses + self.weight * teacher_losses

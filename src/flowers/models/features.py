@@ -17,13 +17,13 @@ PENALTY = 10.0
 
 
 def compute_features(backbone: nn.Module, images: Tensor) -> Tensor:
-    """Return what a timm model's head is given, `[B, F]`, for its input `[B, 3, H, W]`."""
+    """Return the input of a timm model's head, float `[B, F]`, for images float `[B, 3, H, W]`."""
     model: Any = backbone
     return cast(Tensor, model.forward_head(model.forward_features(images), pre_logits=True))
 
 
 def find_linear_head(backbone: nn.Module) -> nn.Linear | None:
-    """Return the one linear layer that turns a timm model's features into logits; None if that is not how it works."""
+    """Return a timm model's head, if it is a single linear layer on the features, else None."""
     names = head_names(backbone)
     head = backbone.get_submodule(names[0]) if len(names) == 1 else None
     return head if isinstance(head, nn.Linear) and hasattr(backbone, "forward_head") else None
@@ -36,21 +36,21 @@ def fit_linear_head(
 
     Args:
         features: float32 `[N, F]`.
-        labels: int64 `[N]`, of two classes at least.
-        class_count: `K`. A class without any image gets the least logit of all, whatever the features.
+        labels: int64 `[N]`, of at least two classes.
+        class_count: `K`. A class without images gets a constant logit: the lowest of all classes on these features.
 
     Returns:
         Weights float32 `[K, F]` and biases float32 `[K]`.
     """
     mean, scale = features.mean(0), float(features.std()) or 1.0
     found = LogisticRegression(C=1 / PENALTY, max_iter=1000).fit((features - mean) / scale, labels)
-    rows = _both_classes(found.coef_) / scale
-    biases = _both_classes(found.intercept_) - rows @ mean
+    rows = _expand_binary(found.coef_) / scale
+    biases = _expand_binary(found.intercept_) - rows @ mean
     weight, bias = np.zeros((class_count, features.shape[1])), np.full(class_count, (features @ rows.T + biases).min())
     weight[found.classes_], bias[found.classes_] = rows, biases
     return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
 
 
-def _both_classes(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a row for each class, where scikit-learn gives the difference of two classes alone."""
+def _expand_binary(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a row for each class. For two classes, scikit-learn gives only their difference."""
     return np.concatenate([-values, values]) / 2 if len(values) == 1 else values

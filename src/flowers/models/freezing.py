@@ -1,4 +1,4 @@
-"""Train a part of a backbone, and keep the statistics of its batch norm."""
+"""Freeze parts of a backbone, or the statistics of its batch norm."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Trained = Literal["all", "head", "head_and_norm"]
 
 
 def freeze(backbone: nn.Module, trained: Trained) -> None:
-    """Freeze all weights of a timm model but those that are trained.
+    """Freeze all weights of a timm model except those that are trained.
 
     Args:
         backbone: the model.
-        trained: `head`: the classifying layers, a linear probe. `head_and_norm`: also the scales and offsets of its
-            normalisation, as FixRes does to fit a model to another resolution (arXiv:1906.06423).
+        trained: `all`; `head`: the classification layers (linear probe); `head_and_norm`: also the scales and offsets
+            of its normalisation, as in FixRes, which adapts a model to another resolution (arXiv:1906.06423).
     """
     if trained == "all":
         return
@@ -33,7 +33,7 @@ def freeze(backbone: nn.Module, trained: Trained) -> None:
 
 
 def set_batch_norm_eval(backbone: nn.Module) -> None:
-    """Make batch norm use its running statistics, and leave them as they are."""
+    """Make batch norm use its running statistics without updating them."""
     for module in backbone.modules():
         if isinstance(module, _BatchNorm):
             module.eval()

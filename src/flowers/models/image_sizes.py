@@ -1,4 +1,4 @@
-"""Find out whether a backbone takes images of a size, before training and without computing anything."""
+"""Check whether a backbone takes images of a size, before training and without computing values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flowers.errors import InputError
 from flowers.models.backbone import weights_config
 
 _REACH = 64
-"""How far from a size that does not work others are tried, in pixels."""
+"""The largest distance, in pixels, at which other sizes are tried if one does not work."""
 
 
 def check_image_sizes(backbone: nn.Module, sizes: Mapping[str, Iterable[int]]) -> None:
@@ -20,7 +20,7 @@ def check_image_sizes(backbone: nn.Module, sizes: Mapping[str, Iterable[int]]) -
 
     Args:
         backbone: a timm model on the CPU.
-        sizes: the sides in pixels, by the setting that they come from.
+        sizes: the sides in pixels, by the name of their setting.
     """
     for setting, sides in sizes.items():
         for side in sides:
@@ -34,21 +34,21 @@ def check_image_sizes(backbone: nn.Module, sizes: Mapping[str, Iterable[int]]) -
 
 
 def explain_size(backbone: nn.Module, side: int) -> str | None:
-    """Explain why a backbone cannot take images of a side, in pixels; None if it can."""
+    """Explain why a backbone does not take images with a side in pixels; return None if it does."""
     try:
         _forward(_without_values(backbone), side, "meta")
         return None
-    except Exception:  # an error of shapes, or of a model that needs values: with those it is decided
+    except Exception:  # wrong shapes, or a model that needs values: try again with values
         pass
     try:
         _forward(copy.deepcopy(backbone), side, "cpu")
         return None
-    except Exception as error:  # models raise many kinds
+    except Exception as error:  # models raise many types of errors
         return str(error).partition("\n")[0] or type(error).__name__
 
 
 def nearest_sizes(backbone: nn.Module, side: int) -> list[int]:
-    """Find the nearest sides, smaller and larger, that a backbone takes; empty if there are none near."""
+    """Find the nearest smaller and larger sides in pixels that a backbone takes; empty if none are near."""
     own = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
     candidates = {size for size in range(side - _REACH, side + _REACH) if size % 16 == 0 or size % 14 == 0}
     candidates |= {own[0]} if own else set()  # multiples of the usual patches, and what the model was made for
@@ -66,7 +66,7 @@ def _forward(backbone: nn.Module, side: int, device: str) -> None:
 
 
 def _without_values(module: nn.Module) -> nn.Module:
-    """Copy a module with all its tensors on the meta device, which has shapes and no values."""
+    """Copy a module with all its tensors on the meta device, which has shapes but no values."""
     memo: dict[int, object] = {}
     for parameter in module.parameters():
         memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)

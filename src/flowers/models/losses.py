@@ -1,4 +1,4 @@
-"""Targets and the loss."""
+"""Compute training targets and losses."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 
 def smooth_targets(labels: Tensor, class_count: int, smoothing: float) -> Tensor:
-    """Labels int64 `[B]` as probabilities float32 `[B, K]`: `1 - smoothing` for the label, the rest spread over all.
+    """Return smoothed targets float32 `[B, K]` for labels int64 `[B]`.
 
-    Szegedy et al. 2016, arXiv:1512.00567. A label outside 0..K-1 (of a row that is not valid) gives no class any.
+    The label gets `1 - smoothing`, and the rest is spread over all classes (Szegedy et al. 2016, arXiv:1512.00567). A
+    label outside 0..K-1, as an invalid row may have, matches no class.
     """
     classes = torch.arange(class_count, device=labels.device)
     hot = (labels[:, None] == classes).to(torch.float32)
@@ -21,20 +22,20 @@ def smooth_targets(labels: Tensor, class_count: int, smoothing: float) -> Tensor
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """The cross-entropy of each row, float32 `[B]`: logits `[B, K]` of any float type, targets float32 `[B, K]`."""
+    """Return each row's cross-entropy, float32 `[B]`: logits `[B, K]` of any float type, targets float32 `[B, K]`."""
     return -(targets * F.log_softmax(logits.float(), dim=1)).sum(dim=1)
 
 
 class LabelLoss(nn.Module):
-    """Makes targets of labels, and computes the cross-entropy that is trained with.
+    """Converts labels to targets, and computes the cross-entropy loss.
 
     Args:
         class_count: `K`.
         label_smoothing: the fraction of a target that is spread over all classes.
-        class_weight_power: a class of `n` images has the weight `n ** -power`, scaled so that the mean over the
-            training images is 1. 0: all classes alike.
-        logit_adjustment: how often the logarithm of a class's frequency is added to its logit in training, so that
-            rare classes are not predicted too seldom (Menon et al. 2021, arXiv:2007.07314). 0: not at all.
+        class_weight_power: the exponent of the class weights. A class of `n` images has the weight `n ** -power`,
+            scaled so that the mean over the training images is 1. 0: equal weights.
+        logit_adjustment: the factor on the logarithm of a class's frequency, which is added to its logit in training,
+            so that rare classes are not predicted too seldom (Menon et al. 2021, arXiv:2007.07314). 0: none.
     """
 
     def __init__(
@@ -56,12 +57,12 @@ class LabelLoss(nn.Module):
 
     @property
     def needs_class_sizes(self) -> bool:
-        """Tell whether the loss depends on how many images each class has."""
+        """Return whether the loss depends on the number of images of each class."""
         return self.class_weight_power > 0 or self.logit_adjustment > 0
 
     def set_class_sizes(self, sizes: Sequence[int]) -> None:
-        """Fit the loss to the number of training images of each class, in label order."""
-        counts = torch.tensor(sizes, dtype=torch.float64).clamp(min=1)  # a class without any is never a target
+        """Set the number of training images of each class, in label order."""
+        counts = torch.tensor(sizes, dtype=torch.float64).clamp(min=1)  # a class without images is never a target
         self.class_weights.copy_(class_weights(counts, self.class_weight_power))
         self.log_prior.copy_((counts / counts.sum()).log())
 
@@ -85,18 +86,18 @@ def class_weights(sizes: Tensor, power: float) -> Tensor:
 
 
 def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
-    """The mean of the valid values, a scalar; 0 where none is valid."""
+    """Return the mean of values float `[B]` over valid rows, bool `[B]`: a scalar, 0 if no row is valid."""
     weights = valid.to(values.dtype)
     return (values * weights).sum() / weights.sum().clamp(min=1)
 
 
 def has_loss(outputs: Any) -> bool:
-    """Tell whether a training step returned a loss, which a model may leave out."""
+    """Return whether a training step returned a loss. Models may return none."""
     return isinstance(outputs, dict) and isinstance(outputs.get("loss"), Tensor)
 
 
 def loss_on_host(outputs: dict[str, Any]) -> Tensor:
-    """Return the loss of a training step on the CPU, reading it from the device only once."""
+    """Return the loss of a training step as a scalar on the CPU. It is read from the device only once."""
     if "loss_on_host" not in outputs:
         outputs["loss_on_host"] = outputs["loss"].detach().cpu()
     loss: Tensor = outputs["loss_on_host"]

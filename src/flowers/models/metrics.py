@@ -1,4 +1,4 @@
-"""Exact figures of a split from a confusion matrix that stays on the device until the epoch ends."""
+"""Exact metrics of a split, from a confusion matrix that stays on the device until the epoch ends."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from torchmetrics import Metric
 
 
 def accuracy(confusion: Tensor) -> Tensor:
-    """The share of records on the diagonal; `confusion` counts truth (row) by prediction (column), int64 `[K, K]`."""
+    """Return the fraction of records on the diagonal of a confusion matrix, int64 `[K, K]`, truth by prediction."""
     return confusion.diagonal().sum() / confusion.sum().clamp(min=1)
 
 
 def macro_f1(confusion: Tensor) -> Tensor:
-    """The mean F1 of the classes that occur, as truth or as prediction: scikit-learn's `f1_score(average="macro")`.
+    """Return the mean F1 of the classes in a confusion matrix, int64 `[K, K]`, truth by prediction.
 
-    Only sums and `where`: no shape depends on the data.
+    Classes that occur neither as truth nor as prediction do not count, as in scikit-learn's
+    `f1_score(average="macro")`. No shape depends on the data, because there are only sums and `where`.
     """
     hits = confusion.diagonal()
     occurrences = confusion.sum(0) + confusion.sum(1)
@@ -24,7 +25,7 @@ def macro_f1(confusion: Tensor) -> Tensor:
 
 
 class SplitMetrics(Metric):
-    """Loss, accuracy and macro F1 over the valid rows of a split, each row counted once on any number of devices."""
+    """Computes loss, accuracy and macro F1 over the valid rows of a split. On several devices, each row counts once."""
 
     full_state_update = False
 
@@ -38,18 +39,18 @@ class SplitMetrics(Metric):
 
     def reset(self) -> None:
         super().reset()  # copies zeros to the device
-        # Zeros that the device computes are to a compiling device like a step's results: the same program takes both.
+        # A compiling device treats computed zeros like a step's results, so the same program takes both.
         self.confusion, self.loss_sum = torch.zeros_like(self.confusion), torch.zeros_like(self.loss_sum)
 
     def update(self, losses: Tensor, predicted: Tensor, labels: Tensor, valid: Tensor) -> None:
-        """Count a batch: losses float `[B]`, predicted and labels int64 `[B]`, valid bool `[B]`."""
+        """Add a batch: losses float `[B]`, predicted and labels int64 `[B]`, valid bool `[B]`."""
         cells = torch.where(valid, labels * self.class_count + predicted, 0)
         counts = torch.zeros_like(self.confusion).view(-1).index_add(0, cells, valid.to(torch.int64))
         self.confusion += counts.view_as(self.confusion)
         self.loss_sum += (losses.float() * valid).sum()
 
     def compute(self) -> dict[str, Tensor]:
-        """The figures, on the host: the sums leave the device here, and nowhere else."""
+        """Return the metrics, scalars on the host. The sums leave the device only here."""
         confusion, loss_sum = self.confusion.cpu(), self.loss_sum.cpu()
         return {
             "loss": loss_sum / confusion.sum().clamp(min=1),

@@ -1,7 +1,7 @@
-"""Mixup and CutMix with one formula: each image keeps a share of every pixel and gives the rest to a partner.
+"""Mixup and CutMix with one formula: each pixel is a weighted mean of an image and its partner.
 
-mixup: Zhang et al. 2018, arXiv:1710.09412. CutMix: Yun et al. 2019, arXiv:1905.04899. What to mix is drawn on
-the host from a seed; the mixing itself has fixed shapes and no branch on data, as a compiling device wants it.
+Mixup: Zhang et al. 2018, arXiv:1710.09412. CutMix: Yun et al. 2019, arXiv:1905.04899. The parameters are drawn on the
+host from a seed. The mixing itself has fixed shapes and no branches on data, as compiling devices need.
 """
 
 from __future__ import annotations
@@ -15,29 +15,30 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Mixing:
-    """One batch's mixing.
+    """The mixing parameters of one batch.
 
-    partner: int64 `[B]`, the row that each row mixes with.
-    share: float32 `[1]`, what a row keeps of itself outside the box; 1 for CutMix. Not a scalar: XLA builds a scalar
-        of 0 or 1 into the program, and so compiles again when another one comes.
-    box: int64 `[4]`, top, bottom, left, right in pixels: all the partner's; empty for mixup.
+    partner: int64 `[B]`, the row that each row is mixed with.
+    fraction: float32 `[1]`, the weight of a row's own pixels outside the box; 1 for CutMix. Not a scalar: XLA builds a
+        scalar of 0 or 1 into the program, and compiles again for another one.
+    box: int64 `[4]`, top, bottom, left, right in pixels. Inside it all pixels are the partner's. Empty for mixup.
     """
 
     partner: Tensor
-    share: Tensor
+    fraction: Tensor
     box: Tensor
 
     def to(self, device: torch.device) -> Mixing:
-        return Mixing(self.partner.to(device), self.share.to(device), self.box.to(device))
+        """Return the parameters on a device."""
+        return Mixing(self.partner.to(device), self.fraction.to(device), self.box.to(device))
 
 
 @dataclass(frozen=True, slots=True)
 class Mixer:
-    """Draws the mixing of each batch of a run, the same for a run that is resumed.
+    """Draws the mixing parameters of each batch. A resumed run draws the same ones.
 
-    mixup_alpha, cutmix_alpha: of the Beta distributions of the two; 0: none.
-    epochs: after so many epochs images are mixed no more; None: always.
-    seed: of the draws.
+    mixup_alpha, cutmix_alpha: the parameters of the Beta distributions of Mixup and CutMix; 0: none.
+    epochs: the number of epochs with mixing, after which images are not mixed; None: all.
+    seed: the random seed.
     """
 
     mixup_alpha: float = 0.0
@@ -46,9 +47,10 @@ class Mixer:
     seed: int = 0
 
     def draw(self, batch_size: int, height: int, width: int, *, epoch: int, batch_idx: int) -> Mixing | None:
-        """Draw a batch's mixing; None if the run mixes nothing.
+        """Draw the mixing parameters of a batch; return None if the run does no mixing.
 
-        After the last epoch that is mixed each row is mixed with itself: to a compiling device the same program.
+        After the last epoch with mixing, each row is mixed with itself, so that a compiling device needs no other
+        program.
         """
         if self.mixup_alpha == 0 and self.cutmix_alpha == 0:
             return None
@@ -60,14 +62,14 @@ class Mixer:
 
 
 def keep_unmixed(batch_size: int) -> Mixing:
-    """Return the mixing that leaves every row as it is."""
+    """Return mixing parameters that leave every row unchanged."""
     return Mixing(torch.arange(batch_size), torch.ones(1), torch.zeros(4, dtype=torch.int64))
 
 
 def draw_mixing(
     rng: np.random.Generator, batch_size: int, height: int, width: int, *, mixup_alpha: float, cutmix_alpha: float
 ) -> Mixing:
-    """Draw a batch's mixing: mixup or CutMix, with equal chances where both have an alpha above zero."""
+    """Draw the parameters of Mixup or CutMix for a batch, with equal chances if both alphas are above zero."""
     partner = rng.permutation(batch_size)
     cutmix = cutmix_alpha > 0 and (mixup_alpha <= 0 or rng.random() < 0.5)
     alpha = cutmix_alpha if cutmix else mixup_alpha
@@ -75,13 +77,13 @@ def draw_mixing(
     box = _draw_box(rng, height, width, 1 - kept) if cutmix else (0, 0, 0, 0)
     return Mixing(
         partner=torch.from_numpy(partner.astype(np.int64)),
-        share=torch.tensor([1.0 if cutmix else kept], dtype=torch.float32),
+        fraction=torch.tensor([1.0 if cutmix else kept], dtype=torch.float32),
         box=torch.tensor(box, dtype=torch.int64),
     )
 
 
 def _draw_box(rng: np.random.Generator, height: int, width: int, area: float) -> tuple[int, int, int, int]:
-    """A box of about `area` of the image, its centre anywhere, cut at the edges."""
+    """Draw a box of about the fraction `area` of the image, with its centre anywhere, clipped at the edges."""
     half_height, half_width = area**0.5 * height / 2, area**0.5 * width / 2
     y, x = rng.uniform(0, height), rng.uniform(0, width)
     top, bottom = np.clip([y - half_height, y + half_height], 0, height)
@@ -92,14 +94,14 @@ def _draw_box(rng: np.random.Generator, height: int, width: int, area: float) ->
 def mix(images: Tensor, targets: Tensor, valid: Tensor, mixing: Mixing) -> tuple[Tensor, Tensor, Tensor]:
     """Mix a batch: images float `[B, C, H, W]`, targets `[B, K]` that sum to 1, valid bool `[B]`; same shapes out.
 
-    A target keeps just the share of the image that is its own; a row is valid if its partner is, too.
+    The weights of the two targets are the fractions of the two images. A row stays valid only if its partner is valid.
     """
     height, width = images.shape[-2:]
     top, bottom, left, right = mixing.box
     rows = torch.arange(height, device=images.device)[:, None]
     columns = torch.arange(width, device=images.device)[None, :]
     inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
-    keep = torch.where(inside, torch.zeros_like(mixing.share), mixing.share)
+    keep = torch.where(inside, torch.zeros_like(mixing.fraction), mixing.fraction)
     kept = keep.mean()
     keep = keep.to(images.dtype)
     mixed_images = images * keep + images[mixing.partner] * (1 - keep)

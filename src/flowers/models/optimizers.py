@@ -1,4 +1,4 @@
-"""Make the optimizer and the schedule of a model from their configured factories."""
+"""Create the optimizer and the schedule of a model from their configured factories."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from flowers.errors import InputError
 from flowers.settings import NonNegative, PositiveFloat
 
 OptimizerFactory = Callable[[Any], Optimizer]
-"""Makes an optimizer from parameters, or from parameter groups."""
+"""A function from parameters, or from parameter groups, to an optimizer."""
 
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
-"""Makes a schedule by step from an optimizer."""
+"""A function from an optimizer to a schedule per step."""
 
 
 def check_optimizer_name(name: str) -> str:
-    """Return the name of one of timm's optimizers.
+    """Check the name of one of timm's optimizers, and return it.
 
     Raises:
         InputError: timm has no such optimizer, or it needs second derivatives, which training does not compute.
@@ -49,23 +49,23 @@ def check_optimizer_name(name: str) -> str:
 
 
 OptimizerName = Annotated[str, AfterValidator(check_optimizer_name)]
-"""The name of one of timm's optimizers, checked with the other settings: before any data are read."""
+"""The name of one of timm's optimizers, which is checked with the other settings, before any data are read."""
 
 
 def make_timm_optimizer(
     parameters: Iterable[Any], opt: OptimizerName, lr: PositiveFloat, weight_decay: NonNegative, **arguments: Any
 ) -> Optimizer:
-    """Make one of timm's optimizers by its name.
+    """Create one of timm's optimizers by its name.
 
     Args:
-        parameters: the model's, or groups of them: a group's own settings win.
-        opt: the name, as in `timm.optim.list_optimizers()`.
+        parameters: the model's parameters, or parameter groups, whose own settings take precedence.
+        opt: the optimizer's name, as in `timm.optim.list_optimizers()`.
         lr: the learning rate.
-        weight_decay: of the groups that have none of their own.
-        arguments: more arguments of the optimizer, `betas` for one.
+        weight_decay: the weight decay of groups without their own.
+        arguments: further arguments of the optimizer, such as `betas`.
 
     Raises:
-        InputError: the optimizer needs a package or a device that is not there.
+        InputError: the optimizer needs a package or a device that is not available.
     """
     try:
         made = timm.optim.create_optimizer_v2(parameters, opt=opt, lr=lr, weight_decay=weight_decay, **arguments)
@@ -80,15 +80,15 @@ def make_timm_optimizer(
 def configure(
     optimizer: OptimizerFactory, scheduler: SchedulerFactory | None, parameters: Iterable[Any]
 ) -> OptimizerLRScheduler:
-    """Return what Lightning expects of `configure_optimizers`, with a schedule by step.
+    """Return the value that Lightning expects from `configure_optimizers`, with a schedule per step.
 
     Args:
-        optimizer: the configured factory.
-        scheduler: the same; None: a constant learning rate.
-        parameters: the model's, or groups of them; a group's `lr_scale` is a factor on its learning rate.
+        optimizer: the configured factory of the optimizer.
+        scheduler: the configured factory of the schedule; None: a constant learning rate.
+        parameters: the model's parameters, or parameter groups. A group's `lr_scale` is a factor on its learning rate.
 
     Raises:
-        InputError: an argument is out of the range that the optimizer or the schedule takes, or the schedule has the
+        InputError: the optimizer or the schedule rejects an argument, or the schedule follows a metric, or it sets the
             same rate for groups that should differ.
     """
     made: Optimizer = _make("optimizer", optimizer, parameters)
@@ -107,10 +107,10 @@ def configure(
 
 
 def _scale_rate(group: dict[str, Any]) -> None:
-    """Apply a group's `lr_scale` to its learning rate; AdamW and SGD decay its weights as much as those of others.
+    """Apply a group's `lr_scale` to its learning rate. AdamW and SGD decay its weights as much as those of others.
 
-    Weight decay is multiplied by the rate: decay would stop in the first layers. On XLA a decay below the resolution of
-    float32 would also make another program of the step.
+    Both multiply the weight decay by the rate, so it is divided by the scale here: else the first layers would hardly
+    decay. On XLA a decay below the resolution of float32 would also change the step's program.
     """
     scale = group.get("lr_scale", 1.0)
     group["lr"] *= scale
@@ -119,20 +119,20 @@ def _scale_rate(group: dict[str, Any]) -> None:
 
 
 def _check_rates(optimizer: Optimizer, schedule: object) -> None:
-    """Raise `InputError` if a schedule has set one peak for groups whose rates differ, as OneCycleLR does."""
+    """Raise `InputError` if a schedule has set the same peak for groups with different rates, as OneCycleLR does."""
     peaks = [group.get("initial_lr", group["lr"]) / group.get("lr_scale", 1.0) for group in optimizer.param_groups]
     if not all(math.isclose(peak, peaks[0], rel_tol=1e-6) for peak in peaks):
         raise InputError(
-            f"scheduler: expected a schedule that keeps the rates of layers apart, found {type(schedule).__name__}, "
+            f"scheduler: expected a schedule that keeps a rate for each group, found {type(schedule).__name__}, "
             "which sets one for all. Choose scheduler=cosine, or set model.layer_decay=1 model.head_lr_scale=1."
         )
 
 
 def _make(key: str, factory: Callable[[Any], Any], argument: Any) -> Any:
-    """Call an optimizer's or a schedule's factory; `key` is where it is configured."""
+    """Call the factory of an optimizer or a schedule. `key` is its setting, for messages."""
     try:
         return factory(argument)
-    except (TypeError, ValueError) as error:  # an argument that it does not take, or of another type or range
+    except (TypeError, ValueError) as error:  # an unknown argument, or a wrong type or range
         target: Any = factory
         while isinstance(target, functools.partial):
             target = target.func
@@ -146,21 +146,22 @@ def _make(key: str, factory: Callable[[Any], Any], argument: Any) -> Any:
 def parameter_groups(
     model: nn.Module, heads: Collection[str] = (), layer_decay: float = 1.0, head_lr_scale: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Split trained parameters by their learning rate, and into matrices and what weight decay would only harm.
+    """Group trained parameters by learning rate and by weight decay.
 
-    That is biases, normalisation and what the model names itself: positions, class tokens.
+    Biases, normalisation and the parameters in the model's `no_weight_decay()`, such as position embeddings and class
+    tokens, have no weight decay.
 
     Args:
         model: a timm model.
-        heads: the names of its classifying layers.
-        layer_decay: each layer's rate is that of the next layer times this. 1: all alike.
+        heads: the names of its classification layers.
+        layer_decay: the ratio of each layer's rate to that of the next layer. 1: equal rates.
         head_lr_scale: a factor on the rate of the heads.
 
     Returns:
         Groups for an optimizer. `lr_scale` is a factor on the optimizer's `lr`, which `configure` applies.
     """
     no_weight_decay: Any = getattr(model, "no_weight_decay", tuple)
-    spared = no_weight_decay()
+    no_decay_patterns = no_weight_decay()
     scales = layer_scales(model, layer_decay)
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
@@ -168,8 +169,8 @@ def parameter_groups(
             continue
         in_head = name.rpartition(".")[0] in heads
         scale = scales.get(name, 1.0) * (head_lr_scale if in_head else 1.0)
-        spare = parameter.ndim <= 1 or any(fnmatchcase(name, pattern) for pattern in spared)
-        group = groups.setdefault((scale, spare), {"params": []} | ({"weight_decay": 0.0} if spare else {}))
+        no_decay = parameter.ndim <= 1 or any(fnmatchcase(name, pattern) for pattern in no_decay_patterns)
+        group = groups.setdefault((scale, no_decay), {"params": []} | ({"weight_decay": 0.0} if no_decay else {}))
         group["params"].append(parameter)
         if scale != 1:
             group["lr_scale"] = scale
@@ -177,7 +178,7 @@ def parameter_groups(
 
 
 def layer_scales(model: nn.Module, decay: float) -> dict[str, float]:
-    """Return the factor on the learning rate of each parameter by name: 1 for the last layer, less for earlier ones.
+    """Return the factor on the learning rate of each parameter by name: 1 in the last layer, less in earlier ones.
 
     The layers are timm's. Clark et al. 2020, arXiv:2003.10555, section 3.1; Bao et al. 2022, arXiv:2106.08254.
 

@@ -1,4 +1,4 @@
-"""Prepare pixels on the device: normalise them, and resize them for progressive training."""
+"""Prepare pixels on the device: normalise them, and resize them in training (progressive resizing)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 
 class Normalise(nn.Module):
-    """Turns uint8 images into a backbone's input: channels-last without a copy.
+    """Converts uint8 images to a backbone's input, which is channels-last without a copy.
 
     Args:
-        config: timm's data about the weights, with `mean` and `std` of pixels in 0..1, one value for each channel.
+        config: timm's metadata of the weights, with `mean` and `std` of pixels in 0..1, one value for each channel.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -26,20 +26,20 @@ class Normalise(nn.Module):
         self.register_buffer("std", std.view(1, 3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return images uint8 `[B, H, W, 3]` as float32 `[B, 3, H, W]`."""
+        """Return images uint8 `[B, H, W, 3]` as normalised float32 `[B, 3, H, W]`."""
         return (image.permute(0, 3, 1, 2).to(torch.float32) - self.mean) / self.std
 
     def restore(self, images: Tensor) -> Tensor:
-        """Return the images uint8 `[B, H, W, 3]` of a backbone's input float `[B, 3, H, W]`, mixed or not."""
+        """Return a backbone's input float `[B, 3, H, W]`, mixed or not, as images uint8 `[B, H, W, 3]`."""
         pixels = images.float() * self.std + self.mean
         return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def size_of_epoch(sizes: Sequence[int], epoch: int, epochs: int) -> int:
-    """Return the side of the training images in an epoch: the sizes take turns, each for the same part of the run.
+    """Return the side of the training images in an epoch, in pixels. Each size is used for an equal part of the run.
 
     Progressive resizing: Tan & Le 2021, arXiv:2104.00298. Within an epoch the size is fixed, so that a compiling device
-    makes one program for each size. Epochs beyond the last have the last size.
+    needs one program for each size. Epochs beyond the last have the last size.
     """
     return sizes[min(epoch * len(sizes) // max(epochs, 1), len(sizes) - 1)]
 

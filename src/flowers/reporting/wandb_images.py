@@ -75,7 +75,7 @@ def find_wandb_logger(trainer: L.Trainer) -> FallbackWandbLogger | None:
 
 def log_media(logger: FallbackWandbLogger, media: Mapping[str, Any], step: int) -> None:
     """Log images and tables at a step of the training, unless W&B's process is dead."""
-    with logger.outliving_its_process():
+    with logger.ignore_dead_process():
         logger.experiment.log({**media, "trainer/global_step": step})
 
 

@@ -18,7 +18,7 @@ from flowers.training.loggers import FallbackWandbLogger, finished_wandb_run, wa
 from flowers.training.outcomes import Outcomes
 from flowers.training.predictions import read_outcomes, read_provenance
 from flowers.training.runs import Run
-from flowers.training.train import Trained
+from flowers.training.train import TrainingResult
 
 if TYPE_CHECKING:
     from flowers.ensembling.ensemble import Ensemble
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @rank_zero_only
-def log_results(trained: Trained, report: Report | None) -> None:
+def log_results(trained: TrainingResult, report: Report | None) -> None:
     """Log what a training leaves to its W&B run, if it has one.
 
     The summary gets the metrics of the best checkpoint as `best/...`. Artifacts refer to the data set's shards and to
@@ -35,7 +35,7 @@ def log_results(trained: Trained, report: Report | None) -> None:
     logger = next((logger for logger in trained.loggers if isinstance(logger, FallbackWandbLogger)), None)
     if logger is None:
         return
-    with logger.outliving_its_process():
+    with logger.ignore_dead_process():
         run = logger.experiment
         run.summary.update({f"best/{name}": value for name, value in trained.metrics.items() if "/" in name})
         logger.try_within_limit(lambda: _log_all(logger, trained, report))
@@ -43,7 +43,7 @@ def log_results(trained: Trained, report: Report | None) -> None:
 
 def log_ensemble_results(logger: FallbackWandbLogger, result: Ensemble, report: Report) -> None:
     """Log an ensemble's tables and charts, its predictions, and which models they were made with, for the lineage."""
-    with logger.outliving_its_process():
+    with logger.ignore_dead_process():
         logger.try_within_limit(lambda: _log_ensemble(logger, result, report))
 
 
@@ -67,7 +67,7 @@ def log_predictions(run: Run, files: Sequence[Path]) -> None:
         return
     with finished_wandb_run():
         logger = wandb_logger(str(run.directory), **place)
-        with logger.outliving_its_process():
+        with logger.ignore_dead_process():
             logger.try_within_limit(lambda: _log_predictions(logger.experiment, files))
 
 
@@ -87,7 +87,7 @@ def _log_predictions(run: Any, files: Sequence[Path]) -> None:
     run.log_artifact(artifact)
 
 
-def _log_all(logger: FallbackWandbLogger, trained: Trained, report: Report | None) -> None:
+def _log_all(logger: FallbackWandbLogger, trained: TrainingResult, report: Report | None) -> None:
     if trained.outcomes is not None:
         log_media(logger, _media(trained.outcomes, report), trained.steps)
     _log_data_set(logger.experiment, trained)
@@ -128,7 +128,7 @@ def _mistakes(report: Report) -> wandb.Table:
     return table
 
 
-def _log_data_set(run: Any, trained: Trained) -> None:
+def _log_data_set(run: Any, trained: TrainingResult) -> None:
     """Log the shards that the run was trained on: by path and checksum if they are local, by address otherwise."""
     data = trained.datamodule
     if not isinstance(data, FlowersDataModule):

@@ -1,1 +1,1 @@
-"""The run."""
+"""Train models, and manage run directories, checkpoints, predictions files and loggers."""

@@ -1,4 +1,4 @@
-"""Callbacks that watch a run: its speed and its loss."""
+"""Callbacks that monitor a run: its throughput, and losses that are not finite."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flowers.models.losses import has_loss, loss_on_host
 
 
 class Throughput(Callback):
-    """Logs `train/images_per_second` of each epoch, over all processes, validation not counted."""
+    """Logs `train/images_per_second` for each epoch, over all processes and without validation."""
 
     def __init__(self) -> None:
         self._images = 0
@@ -25,11 +25,11 @@ class Throughput(Callback):
 
     @property
     def images_per_second(self) -> float:
-        """Return the speed of the epoch so far."""
+        """Return the number of images per second in the current epoch so far, over all processes."""
         return self._images / max(time.perf_counter() - self._start, 1e-9)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._start = time.perf_counter()  # a run that is resumed within an epoch does not start one
+        self._start = time.perf_counter()  # a run resumed within an epoch has no on_train_epoch_start
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._images, self._start = 0, time.perf_counter()
@@ -45,7 +45,7 @@ class Throughput(Callback):
 
 
 def count_images(batch: Any) -> int:
-    """Return the rows of a batch of tensors in any nesting of dicts, lists and tuples; 0 if there is no tensor."""
+    """Return the number of rows of a batch: tensors nested in dicts, lists or tuples. 0 if it has no tensor."""
     if isinstance(batch, Tensor):
         return len(batch) if batch.ndim else 0
     parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
@@ -59,10 +59,11 @@ def wait_for(outputs: Any) -> None:
 
 
 class NonFiniteGuard(Callback):
-    """Ends a run at the first loss that is not finite, with the step, the learning rate and the ids of its images.
+    """Ends a run at the first loss that is not finite, and reports the step, the learning rate and its image ids.
 
-    On the CPU every step is checked. Elsewhere reading the loss makes the device wait: it is read every
-    `log_every_n_steps` steps and at the end of an epoch, and only then the steps since are searched for the first.
+    On the CPU every step is checked. On other devices reading the loss makes the device wait. There the loss is checked
+    every `log_every_n_steps` steps and at the end of an epoch. If it is not finite, the steps since the last check are
+    searched for the first bad one.
     """
 
     def __init__(self) -> None:
@@ -72,7 +73,7 @@ class NonFiniteGuard(Callback):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        self._rate = optimizer.param_groups[0]["lr"]  # before the schedule moves it on
+        self._rate = optimizer.param_groups[0]["lr"]  # before the schedule changes it
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -89,7 +90,7 @@ class NonFiniteGuard(Callback):
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """An optimizer step: its number, learning rate, the ids of its images, what the training step returned."""
+    """An optimizer step: its number, its learning rate, the ids of its images and the training step's outputs."""
 
     number: int
     rate: float
@@ -98,7 +99,7 @@ class _Step:
 
 
 def _is_finite(outputs: Any) -> bool:
-    """Tell whether the loss of a step is finite; a step without one is passed over."""
+    """Return whether the loss of a step is finite; True for a step without a loss."""
     return not has_loss(outputs) or bool(loss_on_host(outputs).isfinite())
 
 
@@ -106,5 +107,5 @@ def _explain_loss(step: _Step, epoch: int) -> str:
     return (
         f"step {step.number} (epoch {epoch}): expected a finite loss, found {float(loss_on_host(step.outputs))} at "
         f"learning rate {step.rate:.3g}. Lower optimizer.lr, set trainer.gradient_clip_val=1.0, or look at the "
-        f"images of the batch: {', '.join(step.ids) or 'it has no ids'}. Checkpoints are those of before."
+        f"images of the batch: {', '.join(step.ids) or 'it has no ids'}. Earlier checkpoints are unaffected."
     )

@@ -1,4 +1,4 @@
-"""Write checkpoints: whole or not at all, with finite weights, readable by every command."""
+"""Write checkpoints atomically, with finite weights, and so that every command can read them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from flowers.system.atomic import atomic_path
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, then renames it. The first one is read back.
+    """Writes a checkpoint to a temporary file in the same directory, then renames it. Reads the first one back.
 
-    Lightning writes to the system's directory for temporary files. What it moves from there to another disk is for a
-    while neither the old checkpoint nor the new one.
+    Lightning writes to the system's directory for temporary files. While it moves a file from there to another disk,
+    neither the old checkpoint nor the new one is complete.
     """
 
     def __init__(self) -> None:
@@ -31,8 +31,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint.
 
         Raises:
-            InputError: it cannot be written, its weights are not finite, or it holds what no command would read. The
-                file is as it was.
+            InputError: the file cannot be written, a weight is not finite, or the checkpoint contains an object that
+                no command could read. An existing file stays unchanged.
         """
         check_finite(checkpoint.get("state_dict", {}), path)
         if storage_options is not None or "://" in str(path):
@@ -48,20 +48,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:
             if not isinstance(error, OSError) and "inline_container" not in str(error):
                 raise  # torch's error for a file that cannot be written is a RuntimeError of its inline_container.cc
-            kept = "The one before is kept: make room, then resume from it" if Path(path).exists() else "Make room"
+            fix = "The previous one is kept: make room, then resume from it" if Path(path).exists() else "Make room"
             raise InputError(
-                f"{path}: expected room for a checkpoint, found this: {str(error).strip().splitlines()[0]}. {kept}."
+                f"{path}: expected room for a checkpoint, found this: {str(error).strip().splitlines()[0]}. {fix}."
             ) from error
 
 
 def save_atomically(trainer: L.Trainer) -> None:
-    """Make a trainer write its checkpoints atomically, unless its strategy has a way of its own, as XLA's do."""
+    """Make a trainer write checkpoints atomically, unless its strategy has its own checkpoint I/O, as XLA's have."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
 
 def check_kept_checkpoints(callbacks: Nodes) -> None:
-    """Raise `InputError` if a callback would keep several checkpoints in one file."""
+    """Raise `InputError` if a callback would write several checkpoints to the same file."""
     for name, node in (callbacks or {}).items():
         kept, filename = (node or {}).get("save_top_k", 1), (node or {}).get("filename")
         if kept not in (0, 1) and isinstance(filename, str) and "{" not in filename:
@@ -76,8 +76,8 @@ def check_finite(state: dict[str, Tensor], path: str | Path) -> None:
     bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not _is_finite(tensor)]
     if bad:
         raise InputError(
-            f"{path}: expected finite weights to save, found {len(bad)} of {len(state)} tensors with others (first: "
-            f"{bad[0]}). The checkpoint before is kept. Lower optimizer.lr, or set trainer.gradient_clip_val=1.0."
+            f"{path}: expected finite weights, found NaN or infinity in {len(bad)} of {len(state)} tensors (first: "
+            f"{bad[0]}). The previous checkpoint is kept. Lower optimizer.lr, or set trainer.gradient_clip_val=1.0."
         )
 
 
@@ -86,13 +86,13 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def check_readable(path: Path) -> None:
-    """Raise `InputError` unless a checkpoint can be read as every command reads it, without running its code."""
+    """Raise `InputError` unless a checkpoint can be read without running code in it, as every command reads it."""
     try:
         torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         raise InputError(
-            f"{path}: expected a checkpoint of tensors, numbers, texts, lists and dicts, found "
-            f"{named[1] if named else error}, so that no command could read it. Leave that out of the state of the "
-            "callback, optimizer or model that saves it."
+            f"{path}: expected a checkpoint of tensors, numbers, strings, lists and dicts, found "
+            f"{named[1] if named else error}, which no command could read. Leave it out of the state of the callback, "
+            "optimizer or model that saves it."
         ) from error

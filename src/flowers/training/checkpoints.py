@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flowers.data.class_names import class_difference
 from flowers.errors import InputError
-from flowers.models.backbone import state_faults
+from flowers.models.backbone import describe_mismatch
 from flowers.training import ema
 
 
@@ -23,13 +23,13 @@ class Checkpoint:
     """The parts of Lightning's checkpoint that the commands use.
 
     state: the weights, on the CPU.
-    class_names: in label order; None if the model has none.
-    licence: of the weights that the training started from; None if it is not recorded.
-    epochs, steps: done.
-    averaged: whether the weights are an average, which training cannot go on from by itself.
-    position: where in the data the training was, as the data module saved it; None if it saved nothing.
+    class_names: the class names in label order; None if the model has none.
+    licence: the licence of the weights that the training started from; None if it is not recorded.
+    epochs, steps: the numbers of completed epochs and steps.
+    averaged: whether the weights are an average. Training cannot continue from an average alone.
+    position: the position in the training data, as the data module saved it; None if it saved nothing.
     groups: the optimizer's parameter groups, with its hyperparameters.
-    schedule: the state of the learning rate's schedule.
+    schedule: the state of the learning-rate schedule.
     """
 
     state: dict[str, Tensor]
@@ -44,20 +44,20 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path, datamodule: L.LightningDataModule) -> Checkpoint:
-    """Read a checkpoint of a training on a data module of this class.
+    """Read the checkpoint of a training on a data module of this class.
 
     Raises:
-        InputError: there is no such file, or it is no checkpoint of this program.
+        InputError: there is no such file, or it is not a checkpoint of this program.
     """
     if not path.is_file():
         raise InputError(
             f"{path}: no such file. Expected a run's checkpoint; a run with debug=fdr has none. Train again, or give "
-            "another."
+            "another checkpoint."
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        kept = content.get("hyper_parameters", {})
-        names = kept.get("class_names"), kept.get("licence")
+        hyperparameters = content.get("hyper_parameters", {})
+        names = hyperparameters.get("class_names"), hyperparameters.get("licence")
         position = content.get(type(datamodule).__qualname__)
         groups = [group for optimizer in content.get("optimizer_states", []) for group in optimizer["param_groups"]]
         schedule: Mapping[str, Any] = next(iter(content.get("lr_schedulers", [])), {})
@@ -65,7 +65,7 @@ def read_checkpoint(path: Path, datamodule: L.LightningDataModule) -> Checkpoint
         done = (position or {}).get("epoch", progress["completed"]), content["global_step"]
         averaged = ema.KEY in content
         return Checkpoint(content["state_dict"], *names, *done, averaged, position, groups, schedule)
-    except Exception as error:  # torch.load raises many kinds for a file that is none of its own
+    except Exception as error:  # torch.load raises many types of errors for other files
         raise InputError(
             f"{path}: expected a checkpoint of this program, found {type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else 'nothing'}. Train again, or copy the file again."
@@ -73,7 +73,7 @@ def read_checkpoint(path: Path, datamodule: L.LightningDataModule) -> Checkpoint
 
 
 def digest_weights(state: Mapping[str, Tensor]) -> str:
-    """Return a digest of a state dict: the same for the same names and values, whatever file they come from."""
+    """Return the SHA-256 digest of a state dict's names and values, in hex. It does not depend on the file."""
     digest = hashlib.sha256()
     for name, value in sorted(state.items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
@@ -95,9 +95,9 @@ def check_classes(path: Path, checkpoint: Checkpoint, class_names: Sequence[str]
 
 
 def check_weights(path: Path, checkpoint: Checkpoint, model: L.LightningModule) -> None:
-    """Raise `InputError` unless a checkpoint's weights are this model's, all of them."""
-    if faults := state_faults(checkpoint.state, model.state_dict()):
+    """Raise `InputError` unless a checkpoint has exactly this model's weights, by name and shape."""
+    if mismatch := describe_mismatch(checkpoint.state, model.state_dict()):
         raise InputError(
-            f"{path}: expected the weights of the configured model, found others: {faults}. Give the settings that the "
-            "checkpoint was trained with (the config.yaml of its run has them)."
+            f"{path}: expected the weights of the configured model, found others: {mismatch}. Give the settings that "
+            "the checkpoint was trained with (the config.yaml of its run has them)."
         )

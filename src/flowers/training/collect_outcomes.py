@@ -1,4 +1,4 @@
-"""Collect what a model predicts during validation, over all processes of a run."""
+"""Collect a model's predictions during validation from all processes of a run."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from flowers.training.pair import class_names_of
 
 
 class CollectOutcomes(Callback):
-    """Keeps what a model predicted in its last validation.
+    """Keeps the model's predictions of the last validation.
 
-    The model's `validation_step` returns a mapping with `logits`, float `[B, K]`, and the batches have ids and
-    labels: see `flowers.interfaces`. Otherwise `outcomes` stays None. On XLA the validations within a training are
-    left out: to fetch what is split over several devices, XLA compiles a program each time.
+    The model's `validation_step` must return a mapping with `logits`, float `[B, K]`, and the batches must have ids and
+    labels: see `flowers.interfaces`. Otherwise `outcomes` stays None. On XLA, validations during training are skipped:
+    fetching a tensor that is split over several devices compiles a program each time.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class CollectOutcomes(Callback):
         if trainer.strategy.root_device.type == "xla" and trainer.state.fn == TrainerFn.FITTING:
             return
         if isinstance(outputs, Mapping) and "logits" in outputs and isinstance(batch, Mapping) and "id" in batch:
-            # On the device until all batches are through: to fetch each would make it wait.
+            # Kept on the device until all batches are done: fetching each one would make the device wait.
             logits, valid = outputs["logits"].detach(), valid_rows(cast(Batch, batch))
             self._batches.append(_ValidationBatch(batch["id"], batch["label"], valid, logits))
 
@@ -81,7 +81,7 @@ class _Rows:
 
 
 def _join(batches: Sequence[_ValidationBatch], rank: int, ranks: int) -> _Rows:
-    """Join the batches of a process, whose k-th row stands at `k * ranks + rank` in the loader of a single process."""
+    """Concatenate the batches of a process. A single process would load its k-th row at `k * ranks + rank`."""
     ids = np.array([identity for batch in batches for identity in batch.ids], dtype=object)
     labels = torch.cat([batch.labels.cpu() for batch in batches]).numpy()
     logits = torch.cat([batch.logits.cpu().float() for batch in batches]).numpy()
@@ -91,7 +91,7 @@ def _join(batches: Sequence[_ValidationBatch], rank: int, ranks: int) -> _Rows:
 
 
 def _gather(parts: Sequence[_Rows], class_names: list[str]) -> Outcomes:
-    """Join the rows of all processes in the order of a single one."""
+    """Merge the rows of all processes, in the order of a single process."""
     places = np.concatenate([part.places for part in parts])
     order = np.argsort(places, kind="stable")
     ids = [identity for part in parts for identity in part.ids]

@@ -1,6 +1,6 @@
-"""Watches a device that compiles: what it compiled, what it could not, and when it should have been done with it.
+"""Monitor a device that compiles: its compilations, its fallbacks to the host, and whether they end after warm-up.
 
-An accelerator takes part by a strategy that has `compile_counts`; for others, nothing happens.
+A strategy takes part if it has the methods of `Compiling`; for others nothing happens.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from lightning.pytorch.utilities import rank_zero_warn
 from flowers.errors import InputError
 from flowers.settings import Count
 
-READ = "aten::_local_scalar_dense"
-"""The fallback that stands for a figure read by the host: no mistake, now and then."""
+READ_OPERATION = "aten::_local_scalar_dense"
+"""The fallback that reads a value on the host, as logging occasionally does."""
 
-READING = 10
-"""Steps in a row that read a figure, after which it is taken for a mistake."""
+MAX_READING_STEPS = 10
+"""The number of consecutive steps with a read after which the guard reports them."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompileCounts:
-    """Counts of a device's work since the process began.
+    """Counts of a device's compilations, fallbacks and transfers since the process started.
 
-    compilations: programs compiled.
-    seconds: spent on them.
+    compilations: programs that were compiled.
+    seconds: the time spent on compiling.
     fallbacks: how often each operation ran on the host instead, by its name (`aten::nonzero`).
-    reads: transfers to the host, for each of which it waits until the device is done.
-    cache_hits: programs taken from the cache that `trainer.strategy.cache_dir` keeps, instead of being compiled.
-    cache_misses: programs that were looked for there in vain.
+    reads: transfers to the host, each of which waits until the device is done.
+    cache_hits: programs loaded from `trainer.strategy.cache_dir` instead of being compiled.
+    cache_misses: programs that were not found there.
     """
 
     compilations: int = 0
@@ -58,7 +58,7 @@ class CompileCounts:
 
 @runtime_checkable
 class Compiling(Protocol):
-    """A strategy whose device compiles."""
+    """A strategy whose device compiles programs."""
 
     def compile_counts(self) -> CompileCounts:
         """Return the counts so far."""
@@ -67,20 +67,25 @@ class Compiling(Protocol):
         """Return the kind of device, and how many there are."""
 
 
-def faults(counts: CompileCounts) -> list[str]:
-    """Describe unwanted work in steps after warm-up; metrics that the host reads are not part of it."""
+def describe_unwanted_work(counts: CompileCounts) -> list[str]:
+    """Describe compilations and fallbacks to the host, which steps after warm-up should not have.
+
+    Reads of metrics do not count.
+    """
     found = [f"compiled {counts.compilations} programs in {counts.seconds:.1f} s"] if counts.compilations else []
-    return found + [f"ran {name} on the host {count} times" for name, count in counts.fallbacks.items() if name != READ]
+    fallbacks = {name: count for name, count in counts.fallbacks.items() if name != READ_OPERATION}
+    return found + [f"ran {name} on the host {count} times" for name, count in fallbacks.items()]
 
 
 class CompileGuard(Callback):
-    """Logs what each epoch compiled, and warns or fails if that goes on after warm-up, or if every step reads a metric.
+    """Warns, or fails, if compilation continues after warm-up, or if every step reads a metric.
 
-    Logged each epoch, as `compile/NAME`: count, seconds, fallbacks, reads, cache_hits, cache_misses.
+    Each epoch logs `compile/NAME` with these names: count, seconds, fallbacks, reads, cache_hits, cache_misses.
 
     Args:
-        warmup_epochs: epochs that may compile: the steps in the first, their borders in the next two.
-        after_warmup: `warn`, or `fail`: end the run.
+        warmup_epochs: the number of epochs that may compile. The first compiles the steps, the next two the code
+            between epochs.
+        after_warmup: `warn`, or `fail` to end the run.
     """
 
     def __init__(self, warmup_epochs: Count = 3, after_warmup: Literal["warn", "fail"] = "warn") -> None:
@@ -94,7 +99,7 @@ class CompileGuard(Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit" and isinstance(trainer.strategy, Compiling):
             self._epoch_start = self._last = trainer.strategy.compile_counts()
-            self._epochs = 0  # of this run and process: a resumed one compiles again
+            self._epochs = 0  # counted in this process, as a resumed run compiles again
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -103,17 +108,17 @@ class CompileGuard(Callback):
         if new is None or self._epochs < self.warmup_epochs:
             return
         self._reading_steps = self._reading_steps + 1 if new.reads else 0
-        found = faults(new)
-        if self._reading_steps == READING:
-            found.append(f"had figures read by the host in {READING} steps running")
-        self._speak(trainer, found)
+        found = describe_unwanted_work(new)
+        if self._reading_steps == MAX_READING_STEPS:
+            found.append(f"had metrics read by the host in {MAX_READING_STEPS} consecutive steps")
+        self._report(trainer, found)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         new = self._new(trainer)
         if new is None:
             return
         epoch, self._epoch_start = self._last.since(self._epoch_start), self._last
-        figures = {
+        metrics = {
             "count": epoch.compilations,
             "seconds": epoch.seconds,
             "fallbacks": sum(epoch.fallbacks.values()),
@@ -122,10 +127,10 @@ class CompileGuard(Callback):
             "cache_misses": epoch.cache_misses,
         }
         # Tensors on the host: a number would be sent to the device, and read back.
-        tensors = {f"compile/{name}": torch.tensor(float(value)) for name, value in figures.items()}
+        tensors = {f"compile/{name}": torch.tensor(float(value)) for name, value in metrics.items()}
         pl_module.log_dict(tensors, batch_size=1)
         if self._epochs >= self.warmup_epochs:
-            self._speak(trainer, faults(new))
+            self._report(trainer, describe_unwanted_work(new))
         self._epochs += 1
 
     def _new(self, trainer: L.Trainer) -> CompileCounts | None:
@@ -136,14 +141,14 @@ class CompileGuard(Callback):
         new, self._last = now.since(self._last), now
         return new
 
-    def _speak(self, trainer: L.Trainer, found: list[str]) -> None:
+    def _report(self, trainer: L.Trainer, found: list[str]) -> None:
         if not found:
             return
         message = (
-            f"step {trainer.global_step} (epoch {trainer.current_epoch}): expected nothing to compile after "
-            f"{self.warmup_epochs} epochs of warm-up, and figures to be read only now and then, but the device "
+            f"step {trainer.global_step} (epoch {trainer.current_epoch}): expected no compilation after "
+            f"{self.warmup_epochs} epochs of warm-up, and only occasional reads of metrics, but the device "
             f"{' and '.join(found)}."
-            " Look for shapes or Python numbers that change from step to step, and for figures read in a step: "
+            " Look for shapes or Python numbers that change from step to step, and for metrics read in a step: "
             "docs/tpu.md."
         )
         if self.after_warmup == "fail":

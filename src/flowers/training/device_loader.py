@@ -1,4 +1,4 @@
-"""The input pipeline of a device that is fed ahead: batches are sent while a step runs."""
+"""Prefetch batches to a device: the next ones are sent while a step runs."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-SENT_AHEAD = 2
-"""Batches that wait on the device while a step runs."""
+PREFETCHED_BATCHES = 2
+"""The number of batches that wait on the device while a step runs."""
 
 
 class DeviceLoader:
-    """A loader's batches on the device: a thread reads and sends the next ones while a step runs.
+    """Yields a loader's batches on the device. A thread reads and sends the next ones while a step runs.
 
     Args:
-        loader: where batches come from. What it raises is raised here, after the batches before it.
-        make_send: called when a pass begins. It returns what puts a batch of this pass on the device, without waiting
-            for it to arrive.
+        loader: the source of batches. Its exceptions are raised here, after the batches that precede them.
+        make_send: a function that is called at the start of each pass. It returns a function that sends a batch of
+            this pass to the device, without waiting for the transfer.
     """
 
     def __init__(self, loader: DataLoader[Any], make_send: Callable[[], Callable[[Any], Any]]) -> None:
-        self.sampler = loader.sampler  # Lightning tells it the epoch
+        self.sampler = loader.sampler  # Lightning sets its epoch
         self._loader = loader
         self._make_send = make_send
         self._running: Generator[Any, None, None] | None = None
@@ -38,16 +38,16 @@ class DeviceLoader:
         return self._running
 
     def close(self) -> None:
-        """End the pass that is running, and the loader's workers."""
+        """Stop the running pass and the loader's workers."""
         if self._running is not None:
             self._running.close()
         workers = self._loader._iterator
         if workers is not None and self._loader.num_workers > 0:
-            workers._shutdown_workers()  # type: ignore[attr-defined]  # as Lightning does with a loader of its own
+            workers._shutdown_workers()  # type: ignore[attr-defined]  # as Lightning does with its own loaders
         self._loader._iterator = None
 
     def _batches(self) -> Generator[Any, None, None]:
-        ready: queue.Queue[Any] = queue.Queue(SENT_AHEAD)
+        ready: queue.Queue[Any] = queue.Queue(PREFETCHED_BATCHES)
         stopped = threading.Event()
         arguments = ready, stopped, self._make_send()
         thread = threading.Thread(target=self._fill, args=arguments, daemon=True, name="DeviceLoader")
@@ -62,7 +62,7 @@ class DeviceLoader:
                 yield item
         finally:
             stopped.set()
-            while thread.is_alive():  # it may wait for room
+            while thread.is_alive():  # it may be waiting for room in the queue
                 while not ready.empty():
                     ready.get_nowait()
                 thread.join(timeout=0.05)

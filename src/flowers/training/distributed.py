@@ -1,4 +1,4 @@
-"""The processes of a distributed training, within a program that may train again."""
+"""Exchange objects between the processes of a training, and clean up after a distributed one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ Value = TypeVar("Value")
 
 
 def has_process_group() -> bool:
-    """Tell whether this process exchanges objects with others. The hosts of a TPU pod do not."""
+    """Return whether this process can exchange objects with others. The hosts of a TPU pod cannot."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def gather_objects(own: Value) -> list[Value]:
-    """Return the value of every process, by rank; only this one's without a process group. All processes call it."""
+    """Return the values of all processes in rank order, or only this one's without a process group.
+
+    All processes must call it.
+    """
     if not has_process_group():
         return [own]
     values = [own] * torch.distributed.get_world_size()
@@ -30,10 +33,9 @@ def gather_objects(own: Value) -> list[Value]:
 
 @contextmanager
 def closing_process_group() -> Iterator[None]:
-    """Leave a process as it was before Lightning made it the first of several.
+    """Close the process group after the block, and restore the environment variables that Lightning set.
 
-    Lightning keeps the group and the environment variables that it sets for the processes which it starts. With those,
-    the next job of a multirun waits for processes that nobody starts.
+    Lightning keeps both. The next job of a multirun would then wait for processes that are never started.
     """
     before = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     try:
@@ -43,4 +45,4 @@ def closing_process_group() -> Iterator[None]:
             os.environ.pop(name, None)
         os.environ.update(before)
     if has_process_group():
-        torch.distributed.destroy_process_group()  # not after an error: the other processes may not come to it
+        torch.distributed.destroy_process_group()  # not after an error: other processes may not reach it

@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights, kept on the device and updated within the optimiser's step."""
+"""An exponential moving average (EMA) of the weights, updated on the device within the optimizer's step."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pydantic import Field
 from torch import Tensor
 
 KEY = "ema"
-"""Of what a checkpoint keeps beside the averaged weights, which are its `state_dict`."""
+"""The key in a checkpoint for the training weights and the number of updates. Its `state_dict` is the average."""
 
 
 class EMA(Callback):
-    """Averages weights and batch-norm statistics: validation, `best.ckpt` and everything later use the average.
+    """Averages weights and batch-norm statistics. Validation, `best.ckpt` and all later commands use the average.
 
-    After step t the average keeps `min(decay, (1 + t) / (10 + t))` of itself, so that it soon forgets where it
-    started (TensorFlow's `ExponentialMovingAverage(num_updates=t)`). No number leaves the device and no shape
-    changes, so a compiling device makes it part of the step's one program.
+    The decay of step t is `min(decay, (1 + t) / (10 + t))`, so that the initial weights lose their influence soon
+    (TensorFlow's `ExponentialMovingAverage(num_updates=t)`). No value leaves the device and no shape changes, so the
+    update becomes part of the step's program on a compiling device.
 
-    A checkpoint's `state_dict` is the average; the weights that training goes on from are under `ema`.
+    A checkpoint's `state_dict` is the average. The weights that training continues from are under `ema`.
 
     Args:
-        decay: what the average keeps of itself at each step, in the long run; 0.999 looks back 1,000 steps.
+        decay: the fraction of the average that is kept at each step, in the long run; 0.999 averages about 1,000 steps.
     """
 
     def __init__(self, decay: Annotated[float, Field(gt=0, lt=1)]) -> None:
@@ -40,7 +40,7 @@ class EMA(Callback):
             self._average = {name: weight.detach().clone() for name, weight in weights.items()}
         self._average = {name: average.to(pl_module.device) for name, average in self._average.items()}
         self._updates = self._updates.to(pl_module.device)
-        # Lightning's batch hooks come after the step has been sent to the device.
+        # Lightning's batch hooks run only after the step has been sent to the device.
         self._handle = trainer.optimizers[0].register_step_post_hook(lambda *_: self.update(_weights(pl_module)))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -48,7 +48,7 @@ class EMA(Callback):
 
     @torch.no_grad()
     def update(self, weights: dict[str, Tensor]) -> None:
-        """Move the average towards the weights by one step."""
+        """Update the average with the weights after one step, by name."""
         self._updates += 1
         change = 1 - torch.clamp((1 + self._updates) / (10 + self._updates), max=self.decay)
         for name, weight in weights.items():
@@ -77,12 +77,12 @@ class EMA(Callback):
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != TrainerFn.FITTING or KEY not in checkpoint:
             return
-        kept = checkpoint[KEY]
-        self._average = {name: checkpoint["state_dict"][name] for name in kept["weights"]}
-        self._updates = kept["updates"]
-        pl_module.load_state_dict(kept["weights"], strict=False)
+        saved = checkpoint[KEY]
+        self._average = {name: checkpoint["state_dict"][name] for name in saved["weights"]}
+        self._updates = saved["updates"]
+        pl_module.load_state_dict(saved["weights"], strict=False)
 
 
 def _weights(module: L.LightningModule) -> dict[str, Tensor]:
-    """Return the tensors that are averaged: the floating-point ones of the state, shared with the module."""
+    """Return the tensors to average: the floating-point ones of the state dict, which share the module's memory."""
     return {name: tensor for name, tensor in module.state_dict().items() if tensor.is_floating_point()}

@@ -1,4 +1,4 @@
-"""Save what a run is resumed from, and end the run at SIGTERM or Ctrl-C."""
+"""Save the checkpoint that a run resumes from, and end the run at SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from flowers.system.termination import Terminated, handle_signals
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves what a run is resumed from, and ends the run at SIGTERM or Ctrl-C.
+    """Saves the checkpoint that a run resumes from, and ends the run at SIGTERM or Ctrl-C.
 
-    It saves after every epoch, after every `every_n_steps` optimizer steps within one, and where a training ends within
-    an epoch: at `trainer.max_time`, at `trainer.max_steps`, at a signal, or when a callback asks for it. A run resumed
-    from there goes on with the next batch. A signal raises `Terminated` once the step that runs is done and saved; a
-    second Ctrl-C raises it at once.
+    It saves after every epoch, and within an epoch after every `every_n_steps` optimizer steps. It also saves if
+    training ends within an epoch: at `trainer.max_time`, at `trainer.max_steps`, at a signal, or when a callback stops
+    it. A run resumed from there continues with the next batch. After a signal, the current step is finished and saved,
+    then `Terminated` is raised. A second Ctrl-C raises it at once.
 
-    Not Lightning's ModelCheckpoint, which saves after epochs or after steps; and from a checkpoint that it makes after
-    an epoch's last step, but before the epoch's end, Lightning's counts of a resumed run are wrong.
+    Lightning's ModelCheckpoint does not suffice: it saves either after epochs or after steps. In addition, Lightning's
+    counts are wrong in a run resumed from a checkpoint that was saved after an epoch's last step but before its end.
 
     Args:
         path: the checkpoint's file.
-        every_n_steps: optimizer steps between two checkpoints within an epoch; None: only at its end.
+        every_n_steps: optimizer steps between two checkpoints within an epoch; None: save only at its end.
     """
 
     def __init__(self, path: str, every_n_steps: Positive | None = None) -> None:
@@ -47,14 +47,14 @@ class LastCheckpoint(Checkpoint):
         def terminate(number: int, frame: FrameType | None) -> None:
             if number == signal.SIGINT == self._signal:
                 raise Terminated(number, " twice")
-            if number == signal.SIGINT and trainer.is_global_zero:  # print() must not be called in a signal's handler
+            if number == signal.SIGINT and trainer.is_global_zero:  # print() is not safe in a signal handler
                 os.write(2, b"\nCtrl-C: stopping after this step. Press it again to stop at once.\n")
             self._signal = number
             if trainer.strategy.launcher is not None:
                 trainer.strategy.launcher.kill(signal.SIGTERM)  # the run's other processes
 
         if threading.current_thread() is threading.main_thread():
-            # In place of Lightning's own handler, which ends the program with status 0. It restores what was before.
+            # Replaces Lightning's handler, which ends the program with status 0. Lightning restores the original one.
             handle_signals(terminate)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -64,20 +64,20 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._put_off_stop(trainer)
+        self._defer_stop(trainer)
         if trainer.is_last_batch or _is_accumulating(trainer) or trainer.global_step == self._saved:
-            return  # the end of the epoch saves, or the next step
+            return  # the end of the epoch or a later step saves
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
         interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        asks = trainer.world_size == 1 or trainer.global_step % interval == 0  # asking other processes takes time
-        terminated = asks and self._any_terminated(trainer)
+        checks = trainer.world_size == 1 or trainer.global_step % interval == 0  # asking other processes takes time
+        terminated = checks and self._any_terminated(trainer)
         if due or terminated or trainer.fit_loop.epoch_loop.done:
             self._save(trainer)
         if terminated:
             self._end(trainer)
 
-    def _put_off_stop(self, trainer: L.Trainer) -> None:
-        """Put off a stop among batches whose gradients only accumulate: no checkpoint holds those."""
+    def _defer_stop(self, trainer: L.Trainer) -> None:
+        """Defer a stop while gradients accumulate, because no checkpoint holds accumulated gradients."""
         stop = trainer.should_stop or self._stop_later
         self._stop_later = stop and _is_accumulating(trainer)
         trainer.should_stop = stop and not self._stop_later
@@ -85,9 +85,9 @@ class LastCheckpoint(Checkpoint):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        self._put_off_stop(trainer)
+        self._defer_stop(trainer)
         if _ends_within_epoch(trainer):
-            # Lightning counts the step after its validation; a resumed run does so only if one is due there.
+            # Lightning counts the step after its validation. A resumed run counts it only if a validation is due there.
             loop = trainer.fit_loop.epoch_loop
             counted = 0 if _validation_is_due(trainer) else 1
             loop._batches_that_stepped += counted
@@ -95,7 +95,7 @@ class LastCheckpoint(Checkpoint):
             loop._batches_that_stepped -= counted
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not _ends_within_epoch(trainer):  # else the rest of the epoch is still to come
+        if not _ends_within_epoch(trainer):  # otherwise batches of the epoch are left
             self._save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -108,7 +108,7 @@ class LastCheckpoint(Checkpoint):
     def _end(self, trainer: L.Trainer) -> None:
         saved = Path(self.path).exists()
         goes_on = f"Resume with ckpt_path={self.path}" if saved else "Nothing was saved yet"
-        # Lightning kills the first process if one that it started ends with another status than 0.
+        # Lightning kills the first process if another one that it started exits with a nonzero status.
         status = None if trainer.is_global_zero else 0
         raise Terminated(self._signal or signal.SIGTERM, f" after step {trainer.global_step}. {goes_on}", status)
 
@@ -119,19 +119,19 @@ class LastCheckpoint(Checkpoint):
 
 
 def _is_accumulating(trainer: L.Trainer) -> bool:
-    """Tell whether the gradients of the newest batch wait for those of the next."""
+    """Return whether the gradients of the last batch are accumulated with those of the next."""
     batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
     return batches % trainer.accumulate_grad_batches != 0 and not trainer.is_last_batch
 
 
 def _ends_within_epoch(trainer: L.Trainer) -> bool:
-    """Tell whether the training ends here with batches of its epoch left."""
+    """Return whether the training ends here, with batches of the epoch left."""
     loop = trainer.fit_loop.epoch_loop
     return loop.done and loop.batch_progress.current.ready < trainer.num_training_batches
 
 
 def _validation_is_due(trainer: L.Trainer) -> bool:
-    """Tell whether a validation follows the newest batch by `val_check_interval`, not only because training stops."""
+    """Return whether a validation is due after the last batch by `val_check_interval`, regardless of a stop."""
     fetcher = trainer.fit_loop._data_fetcher
     assert fetcher is not None
     stop, trainer.should_stop = trainer.should_stop, False

@@ -1,4 +1,4 @@
-"""Let the peak of the learning rate follow the global batch."""
+"""Scale the peak learning rate with the global batch size."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from flowers.settings import Node
 LrScaling = Literal["sqrt", "linear"]
 
 REFERENCE_BATCH = 32
-"""The images of a step that `optimizer.lr` is given for."""
+"""The number of images per step that `optimizer.lr` is meant for."""
 
 
 def scale_rate(optimizer: Node, scaling: LrScaling | None, images: int | None) -> Node:
-    """Return an optimizer's settings with `lr` for a global batch.
+    """Return an optimizer's settings with `lr` scaled to the global batch size.
 
     Args:
-        optimizer: its settings, with `lr` for `REFERENCE_BATCH` images a step.
-        scaling: `sqrt`: times the root of the batch's ratio to that, as suits Adam (Malladi et al. 2022,
-            arXiv:2205.10287); `linear`: times the ratio, as suits SGD (Goyal et al. 2017, arXiv:1706.02677). None: as
-            it is.
-        images: that a step trains on; None: unknown, nothing is scaled.
+        optimizer: the optimizer's settings, with `lr` for `REFERENCE_BATCH` images per step.
+        scaling: `sqrt`: multiply by the square root of the ratio of batch sizes, as suits Adam (Malladi et al. 2022,
+            arXiv:2205.10287); `linear`: multiply by the ratio, as suits SGD (Goyal et al. 2017, arXiv:1706.02677);
+            None: no scaling.
+        images: the number of images per step; None: unknown, no scaling.
     """
     if scaling is None or images is None or not isinstance(optimizer.get("lr"), int | float):
         return optimizer
@@ -32,6 +32,6 @@ def scale_rate(optimizer: Node, scaling: LrScaling | None, images: int | None) -
 
 
 def count_images_per_step(datamodule: L.LightningDataModule, trainer: L.Trainer) -> int | None:
-    """Return the images of an optimizer step over all processes; None if the data module has no `batch_size`."""
+    """Return the number of images per optimizer step over all processes; None if the data have no `batch_size`."""
     size = getattr(datamodule, "batch_size", None)
     return size * trainer.world_size * trainer.accumulate_grad_batches if isinstance(size, int) else None

@@ -1,4 +1,4 @@
-"""Work out how long a run is: the batches of an epoch, the steps, the epochs."""
+"""Compute the length of a run: batches per epoch, steps and epochs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from flowers.training.schedules import takes_run_length, with_run_length
 
 
 def count_batches(datamodule: L.LightningDataModule, processes: int) -> int | None:
-    """Return the batches of a training epoch on each process, before any limit; None if the loader has no length."""
+    """Return the number of batches in a training epoch on each process, before any limit.
+
+    None if the loader has no length.
+    """
     if isinstance(datamodule, CountsBatches):
         return datamodule.count_batches(processes)
     loader = datamodule.train_dataloader()
@@ -27,9 +30,9 @@ def count_batches(datamodule: L.LightningDataModule, processes: int) -> int | No
 
 
 def check_validation_interval(trainer: L.Trainer, batches: int) -> None:
-    """Raise `InputError` if an epoch of so many batches ends before its first validation.
+    """Raise `InputError` if an epoch of `batches` batches ends before its first validation.
 
-    Lightning raises a ValueError for it, when the run has begun.
+    Lightning raises a ValueError for this only when training has started.
     """
     interval = trainer.val_check_interval
     each_epoch = trainer.check_val_every_n_epoch is not None and not trainer.fast_dev_run  # type: ignore[attr-defined]
@@ -42,12 +45,12 @@ def check_validation_interval(trainer: L.Trainer, batches: int) -> None:
 
 
 def make_schedule(node: Node, settings: Node, batches: int | None) -> Callable[..., Any]:
-    """Make the factory of a learning-rate schedule that knows the length of the run.
+    """Return a factory of the learning-rate schedule, with the length of the run filled in.
 
     Args:
         node: the schedule's settings.
-        settings: the trainer's.
-        batches: of an epoch on each process, before any limit; None: unknown.
+        settings: the trainer's settings.
+        batches: the number of batches in an epoch on each process, before any limit; None: unknown.
 
     Raises:
         InputError: the schedule needs a length, and the run has no end or its epochs no length.
@@ -57,8 +60,8 @@ def make_schedule(node: Node, settings: Node, batches: int | None) -> Callable[.
         return schedule
     if batches is None:
         raise InputError(
-            "scheduler: expected training data of known length, as this schedule depends on it, found a loader "
-            "without one. Give it a length, or choose a schedule of torch.optim.lr_scheduler."
+            "scheduler: expected training data of known length, because this schedule depends on it, found a "
+            "loader without one. Give it a length, or choose a schedule of torch.optim.lr_scheduler."
         )
     limit = settings.get("overfit_batches") or settings.get("limit_train_batches")
     accumulated = settings.get("accumulate_grad_batches") or 1
@@ -70,24 +73,24 @@ def make_schedule(node: Node, settings: Node, batches: int | None) -> Callable[.
 
 
 def limit_batches(batches: int, limit: int | float | None) -> int:
-    """Return how many of an epoch's batches Lightning takes: `limit` (int), that fraction (float) or all (None)."""
+    """Return how many of an epoch's batches Lightning runs: `limit` (int), that fraction (float) or all (None)."""
     if limit is None:
         return batches
     return max(1, min(batches, limit) if isinstance(limit, int) else int(batches * limit))
 
 
 def run_length(max_epochs: int, max_steps: int, steps_per_epoch: int) -> float:
-    """Return the epochs of a run, of which -1 for either maximum means no bound.
+    """Return the length of a run in epochs. A maximum of -1 means no limit.
 
     Raises:
-        InputError: neither bounds it.
+        InputError: both maxima are -1.
     """
     epochs = max_epochs if max_epochs >= 0 else math.inf
     steps = max_steps if max_steps >= 0 else math.inf
     length = min(epochs, steps / steps_per_epoch)
     if math.isinf(length):
         raise InputError(
-            "trainer.max_epochs=-1: expected an end, as the learning rate's schedule has one, found none. Set "
+            "trainer.max_epochs=-1: expected an end, because the learning-rate schedule needs one, found none. Set "
             "trainer.max_epochs or trainer.max_steps."
         )
     return length

@@ -1,4 +1,4 @@
-"""Make the trainer of a run: Lightning's, with the checks, callbacks and checkpoints that every training has."""
+"""Create Lightning's trainer, with the checks, callbacks and checkpoints of every training."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from flowers.training.progress_bar import ProgressBar
 _PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 
 TRAINER = Rule(
-    # What the program gives to Lightning's Trainer, and what would leave that out.
+    # Arguments that the program itself sets, and those that would switch them off.
     reserved=(
         *("barebones", "callbacks", "default_root_dir", "enable_checkpointing", "enable_progress_bar"),
         *("enable_autolog_hparams", "logger"),
     ),
-    # What Lightning's Trainer does not check itself.
+    # Ranges that Lightning's Trainer does not check.
     ranges={
-        # Without those of 16-bit weights: averages, metrics and small updates would be lost in rounding.
+        # Not the ones with 16-bit weights: rounding would lose averages, metrics and small updates.
         "precision": Literal["32-true", "bf16-mixed", "16-mixed", "64-true", "32", "bf16", "16", "64", 32, 16, 64],
         "accumulate_grad_batches": Positive,
         "check_val_every_n_epoch": Positive | None,
@@ -40,23 +40,24 @@ TRAINER = Rule(
 
 
 def make_trainer(node: Node, callbacks: list[Any], loggers: list[Any], directory: Path) -> L.Trainer:
-    """Make the trainer of a training.
+    """Create the trainer of a training.
 
     Args:
-        node: its settings.
-        callbacks: all of them; without a checkpoint or a progress bar among them, there is none.
-        loggers: all of them.
-        directory: the run's. With Lightning's default, SLURM would resume what any run left in the working directory.
+        node: the trainer's settings.
+        callbacks: all callbacks. Lightning adds no checkpoint or progress bar of its own.
+        loggers: all loggers.
+        directory: the run's directory. With Lightning's default, a requeued SLURM job would resume from any checkpoint
+            in the working directory.
 
     Raises:
-        InputError: the trainer refuses its settings.
+        InputError: the trainer rejects its settings.
     """
     trainer: L.Trainer = instantiate(
         "trainer",
         node,
         callbacks=callbacks,
         logger=loggers,
-        # Lightning would add its own where there is none.
+        # Otherwise Lightning would add its own.
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_progress_bar=any(isinstance(callback, AnyProgressBar) for callback in callbacks),
         default_root_dir=str(directory),
@@ -66,15 +67,15 @@ def make_trainer(node: Node, callbacks: list[Any], loggers: list[Any], directory
 
 
 def make_plain_trainer(node: Node, directory: Path, callbacks: list[Any] | None = None) -> L.Trainer:
-    """Make a trainer for evaluation or prediction: it logs nothing and saves nothing.
+    """Create a trainer for evaluation or prediction, which logs and saves nothing.
 
     Args:
-        node: its settings.
-        directory: one without SLURM's checkpoints, which Lightning would load.
-        callbacks: all of them.
+        node: the trainer's settings.
+        directory: a directory without SLURM's checkpoints, which Lightning would load.
+        callbacks: all callbacks except the progress bar.
 
     Raises:
-        InputError: the trainer refuses its settings.
+        InputError: the trainer rejects its settings.
     """
     trainer: L.Trainer = instantiate(
         "trainer",
@@ -88,5 +89,5 @@ def make_plain_trainer(node: Node, directory: Path, callbacks: list[Any] | None 
 
 
 def make_all(key: str, nodes: Nodes) -> list[Any]:
-    """Make the objects of a group of nodes, those that are None left out."""
+    """Instantiate all nodes of a configuration group that are not None."""
     return [instantiate(f"{key}.{name}", node) for name, node in (nodes or {}).items() if node is not None]

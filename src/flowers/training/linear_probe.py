@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 
 
 class LinearProbe(Callback):
-    """Fits the head by logistic regression before the first step, so that training does not spoil good features.
+    """Fits the head by logistic regression before the first step, so that training does not distort good features.
 
-    Kumar et al. 2022, arXiv:2202.10054. It takes one pass over the training images, without augmentation. A run that is
-    resumed has it behind it. It is left out, with a line that says why, for a backbone without a linear head, with
-    random weights or with a trained head, for data without `loader(split)`, and on several TPU hosts. For other models
-    see `flowers.interfaces.HasLinearHead`.
+    Kumar et al. 2022, arXiv:2202.10054. It takes one pass over the training images, without augmentation. A resumed run
+    does not repeat it. It is skipped, and the reason is logged, for a backbone without a linear head, with random
+    weights or with a trained head, for data without `loader(split)`, and on several TPU hosts. For other models see
+    `flowers.interfaces.HasLinearHead`.
     """
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -43,7 +43,7 @@ class LinearProbe(Callback):
                 _set_head(trainer, head, features, labels)
                 return
             reason = "the images are of one class"
-        rank_zero_only(log.info)("Linear probe: left out, as %s.", reason)
+        rank_zero_only(log.info)("Linear probe: skipped, because %s.", reason)
 
 
 def _find_obstacle(trainer: L.Trainer, head: nn.Linear | None) -> str | None:
@@ -77,7 +77,7 @@ def _compute_features(trainer: L.Trainer, model: Any) -> tuple[NDArray[np.float3
 
 
 def _set_head(trainer: L.Trainer, head: nn.Linear, features: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
-    """Fit the head in the first process, and give all processes the same."""
+    """Fit the head in the first process, and broadcast it to all processes."""
     fitted = fit_linear_head(features, labels, head.out_features) if trainer.is_global_zero else None
     fitted = trainer.strategy.broadcast(fitted)
     assert fitted is not None

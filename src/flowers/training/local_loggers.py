@@ -1,6 +1,6 @@
-"""Loggers that keep their data in a directory and need neither an account nor a server: MLflow and trackio.
+"""Loggers that store their data in a directory and need neither an account nor a server: MLflow and trackio.
 
-Their packages are optional, and imported only when one of them is used.
+Their packages are optional, and imported only when a logger is used.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from flowers.targets import require_package
 
 
 def mlflow_logger(tracking_uri: str, experiment_name: str, run_dir: str) -> MLFlowLogger:
-    """Create MLflow's logger.
+    """Create an MLflow logger.
 
-    MLflow 3 refuses a directory as a store, and sends usage statistics, unless the environment says otherwise; both
-    are changed here, where `MLFLOW_ALLOW_FILE_STORE` and `MLFLOW_DISABLE_TELEMETRY` are not set.
+    By default MLflow 3 rejects a directory as a store, and sends usage statistics. This function changes both, unless
+    `MLFLOW_ALLOW_FILE_STORE` and `MLFLOW_DISABLE_TELEMETRY` are set.
 
     Args:
         tracking_uri: `file:DIR`, or the address of a tracking server.
         experiment_name: the experiment's name.
-        run_dir: the run's directory, which names it. A resumed run gets an MLflow run of its own, with the same name.
+        run_dir: the run's directory, used as its name. A resumed run gets a new MLflow run with the same name.
 
     Raises:
         InputError: MLflow is not installed.
@@ -43,13 +43,13 @@ def mlflow_logger(tracking_uri: str, experiment_name: str, run_dir: str) -> MLFl
 class TrackioLogger(Logger):
     """Logs hyperparameters and metrics to trackio, in the first process of a run.
 
-    A run that is resumed in the same directory goes on in the same trackio run. The hyperparameters are those that are
-    known at the first metric.
+    A run that is resumed in the same directory continues the same trackio run. Only hyperparameters that were logged
+    before the first metric are recorded.
 
     Args:
-        directory: where trackio keeps the data of all runs. trackio reads it once in a process: it cannot change.
+        directory: the directory with trackio's data of all runs. trackio reads this setting only once per process.
         project: the project's name.
-        run_dir: the run's directory, which names it.
+        run_dir: the run's directory, used as its name.
 
     Raises:
         InputError: trackio is not installed, or already uses another directory.
@@ -77,10 +77,10 @@ class TrackioLogger(Logger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """Return the trackio run, started at the first use; other processes than the first get a dummy."""
+        """Return the trackio run, started at first use. Processes other than the first get a dummy."""
         if self._run is None:
             trackio = import_trackio(self._directory)
-            with redirect_stdout(None):  # it prints a command that would look into another directory
+            with redirect_stdout(None):  # it prints a command that uses another directory
                 self._run = trackio.init(
                     self._project, name=self._run_name, config=self._config, resume="allow", embed=False
                 )
@@ -88,7 +88,7 @@ class TrackioLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Add to the hyperparameters of the run."""
+        """Add hyperparameters to the run's."""
         self._config |= vars(params) if isinstance(params, Namespace) else params
 
     @rank_zero_only
@@ -98,7 +98,7 @@ class TrackioLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what is left. Metrics that are logged later resume the run."""
+        """Write pending data. Metrics that are logged later resume the run."""
         if self._run is not None:
             with redirect_stdout(None):
                 import_trackio(self._directory).finish()
@@ -106,10 +106,10 @@ class TrackioLogger(Logger):
 
 
 def import_trackio(directory: Path) -> Any:
-    """Import trackio, which reads once in a process which directory it keeps its data in.
+    """Import trackio and set its data directory, which it reads only once per process.
 
     Raises:
-        InputError: it was imported for another directory.
+        InputError: trackio was imported with another directory.
     """
     os.environ["TRACKIO_DIR"] = str(directory)
     import trackio
@@ -123,6 +123,6 @@ def import_trackio(directory: Path) -> Any:
 
 
 def name_run(run_dir: str) -> str:
-    """Return a run's directory as a name: relative to the working directory if it is inside it."""
+    """Return the name of a run: its directory, relative to the working directory if it is inside."""
     path = Path(run_dir).resolve()
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,6 +1,6 @@
-"""Weights & Biases that neither stops nor delays a training: online while its server answers, otherwise offline.
+"""A Weights & Biases logger that neither stops nor delays a training. Without an answering server it logs offline.
 
-Whatever happens to the server or to W&B's own process, the training goes on, every wait is bounded, and the run's
+The training continues whatever happens to the server or to W&B's own process. Every wait has a time limit. The run's
 `.wandb` file stays complete on disk, so that `python src/sync.py` can upload it later.
 """
 
@@ -29,24 +29,24 @@ from flowers.training.runs import Run
 from flowers.training.wandb_server import find_api_key, find_server_problem
 
 PROBE_SECONDS = 3.0
-"""How long the server may take to answer at all. A healthy one needs well under a second."""
+"""Time limit for an answer of the server, in seconds. A healthy server needs well under one."""
 
 LIMITS = {"init_timeout": 4.0, "finish_timeout": 4.0}
-"""Seconds for creating a run on the server, and for the uploads that are left at its end: 5 % of an 80 s training.
+"""Time limits in seconds for creating a run on the server, and for the last uploads: 5 % of an 80 s training.
 
-`WANDB_INIT_TIMEOUT` and `WANDB_FINISH_TIMEOUT` in the environment replace them.
+The environment variables `WANDB_INIT_TIMEOUT` and `WANDB_FINISH_TIMEOUT` override them.
 """
 
 HUNG_SECONDS = 10.0
-"""How much longer W&B's own process may take to finish a run before it counts as hung, and is killed."""
+"""Extra time in seconds for W&B's own process to finish a run. Then the process counts as hung and is killed."""
 
-_staged: list[str] = []  # what this process has set WANDB_DATA_DIR to, run by run
+_staged: list[str] = []  # the values of WANDB_DATA_DIR that this process has set, one per run
 
 LONGEST_TAG = 64
-"""Characters of a tag, in W&B."""
+"""The most characters that W&B allows in a tag."""
 
 MODES = ("online", "offline", "disabled", "shared", "run", "dryrun")
-"""What W&B takes for `WANDB_MODE`; the last two are older names of the first two."""
+"""The values of `WANDB_MODE` that W&B accepts. The last two are older names of the first two."""
 
 
 def wandb_logger(
@@ -58,22 +58,22 @@ def wandb_logger(
     tags: list[str] | None = None,
     job_type: str | None = None,
 ) -> FallbackWandbLogger:
-    """Create W&B's logger into `save_dir/wandb`. It continues the W&B run whose log is there already.
+    """Create a W&B logger that writes to `save_dir/wandb`, and continues the W&B run that is already there.
+
+    `WANDB_MODE` sets the mode. If it is not set, the run is online if there is an API key and the server answers.
+    `WANDB_MODE=online` skips this check, but a run that cannot be created still goes offline.
 
     Args:
         save_dir: the run's directory.
         project: the project's name.
-        entity: the team; None: the account's own.
-        group: of runs that belong together; None: the multirun, if the run is one of its jobs.
-        name: the run's; None: W&B makes one up.
-        tags: the run's. In a multirun, the job's settings are added.
-        job_type: what the run does.
-
-    `WANDB_MODE` decides whether it is online. Where it is not set, the run is online if there is a key and the server
-    answers. With `WANDB_MODE=online` there is no such check, but a run that cannot be created goes offline as well.
+        entity: the team; None: the account's default.
+        group: the name for a group of runs; None: the multirun's name, if the run is one of its jobs.
+        name: the run's name; None: W&B generates one.
+        tags: the run's tags. In a multirun, the job's settings are added.
+        job_type: the kind of run.
 
     Raises:
-        InputError: `WANDB_MODE` is none of W&B's modes.
+        InputError: `WANDB_MODE` is not one of W&B's modes.
     """
     mode = os.environ.get("WANDB_MODE", "online")
     if mode not in MODES:
@@ -92,7 +92,10 @@ def wandb_logger(
 
 
 def describe_multirun() -> tuple[str | None, list[str]]:
-    """Return the name of the multirun that this process runs a job of, and the job's settings that fit into tags."""
+    """Return the name of this job's multirun, and the job's settings that fit into tags.
+
+    Outside a multirun the name is None, and there are no settings.
+    """
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return None, []
     job = HydraConfig.get()
@@ -100,14 +103,14 @@ def describe_multirun() -> tuple[str | None, list[str]]:
 
 
 class FallbackWandbLogger(WandbLogger):
-    """Lightning's W&B logger, which goes offline instead of failing, and stops logging if W&B's process dies."""
+    """Lightning's W&B logger, which goes offline instead of failing, and stops logging when W&B's process dies."""
 
     _dead = False
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """Return the run, created at the first use; other processes than the first get a dummy."""
+        """Return the W&B run, created at first use. Processes other than the first get a dummy."""
         attached = getattr(self, "_attach_id", None) is not None
         if self._experiment is None and wandb.run is None and not attached:
             self._create_run()
@@ -115,35 +118,35 @@ class FallbackWandbLogger(WandbLogger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics, unless W&B's process is dead."""
-        with self.outliving_its_process():
+        with self.ignore_dead_process():
             super().log_metrics(metrics, step)
 
     def log_hyperparams(self, params: Any) -> None:
         """Log the configuration, unless W&B's process is dead."""
-        with self.outliving_its_process():
+        with self.ignore_dead_process():
             super().log_hyperparams(params)
 
     @contextmanager
-    def outliving_its_process(self) -> Iterator[None]:
-        """Let the block fail if W&B's process is dead: nothing is logged any more, and the training goes on."""
+    def ignore_dead_process(self) -> Iterator[None]:
+        """Suppress errors of the block if W&B's process is dead. Nothing more is logged, and the training continues."""
         try:
             yield
-        except ConnectionError as error:  # to W&B's process on this machine, not to the server
+        except ConnectionError as error:  # the connection to W&B's process on this machine, not to the server
             if not self._dead:
-                _report(f"{error}. Its process has ended: nothing more is logged to it.")
+                _report(f"{error}. Its process has ended: nothing more is logged.")
             self._dead = True
 
     def try_within_limit(self, log: Callable[[], None]) -> None:
-        """Log what needs the server's answer, within the time that the end of a run may take, or report that it failed.
+        """Call `log` within the time limit for the end of a run, and report if that fails.
 
-        W&B logs tables and artifacts only after it has asked its server, for as long as that takes.
+        This is for tables and artifacts: W&B logs them only after its server has answered, and waits without a limit.
         """
         problems: SimpleQueue[str | None] = SimpleQueue()
 
         def attempt() -> None:
             try:
                 log()
-            except Exception as error:  # of many types, none of which may end a training
+            except Exception as error:  # W&B raises many types, none of which may end a training
                 problems.put(str(error).partition("\n")[0] or type(error).__name__)
             else:
                 problems.put(None)
@@ -174,10 +177,10 @@ class FallbackWandbLogger(WandbLogger):
             _report(f"{url}: {problem}. Logging offline.", wandb.run)
 
     def _try_online(self) -> str | None:
-        """Start an online run, and return what prevents it."""
+        """Start an online run. Return the problem if that fails, else None."""
         try:
             self._start("online")
-        except Exception as error:  # of many types, none of which may end a training
+        except Exception as error:  # W&B raises many types, none of which may end a training
             _abandon()
             for file in Path(self.save_dir or ".").glob(f"*wandb/run-*-{self._id}/*.wandb"):
                 file.unlink()  # an empty run, which nobody should upload
@@ -186,19 +189,19 @@ class FallbackWandbLogger(WandbLogger):
 
     def _start(self, mode: str) -> None:
         _stage_files(Path(self.save_dir or ".") / "wandb")
-        # Offline, W&B would print three lines of advice that is wrong here; the end of the run says where to look.
-        # To list the installed packages takes seconds: constraints.txt has their versions.
+        # Offline, W&B would print three lines of advice that do not apply here. The command prints its own at the end.
+        # Listing the installed packages would take seconds, and constraints.txt has their versions.
         settings = wandb.Settings(
             quiet=True, silent=mode != "online", finish_timeout_raises=True, x_save_requirements=False, **_limits()
         )
         self._id = self._id or uuid4().hex[:8]
-        self._wandb_init.pop("anonymous", None)  # W&B warns of Lightning's None
+        self._wandb_init.pop("anonymous", None)  # W&B warns about the None that Lightning passes
         self._wandb_init |= {"mode": mode, "settings": settings, "id": self._id}
         _ = super().experiment
 
 
 def _stage_files(directory: Path) -> None:
-    """Let W&B keep the images of tables in a run's directory: they would not move with an offline run otherwise."""
+    """Make W&B keep the images of tables in the run's directory, so that they move with an offline run."""
     if os.environ.get("WANDB_DATA_DIR", "") in ("", *_staged):
         os.environ["WANDB_DATA_DIR"] = str(directory.resolve())
         _staged.append(os.environ["WANDB_DATA_DIR"])
@@ -212,7 +215,7 @@ def _limits() -> dict[str, Any]:
 def finished_wandb_run() -> Iterator[None]:
     """Finish the W&B run, if there is one, after the block: with exit code 0, or as failed if the block raises.
 
-    Write and print results inside the block, as finishing may take as long as its time limit.
+    Write and print results inside the block, because finishing may take up to its time limit.
     """
     try:
         yield
@@ -223,14 +226,14 @@ def finished_wandb_run() -> Iterator[None]:
 
 
 def exit_code_of(error: BaseException) -> int:
-    """Return the exit code of a process that ends by `error`."""
+    """Return the exit code of a process that ends with `error`."""
     if not isinstance(error, SystemExit) or isinstance(error.code, str):
         return 1
     return error.code or 0
 
 
 def finish_wandb_run(exit_code: int) -> None:
-    """Finish the W&B run, if there is one. A problem is one line, as the results must not be lost to it."""
+    """Finish the W&B run, if there is one. A problem is reported in one line, so that no results are lost to it."""
     run = wandb.run
     if run is None:
         return
@@ -248,13 +251,13 @@ def finish_wandb_run(exit_code: int) -> None:
 
 
 def _kill_process() -> None:
-    """End W&B's own process, for which `finish` waits without a limit."""
+    """Kill W&B's own process, because `finish` waits for it without a limit."""
     with suppress(AttributeError):  # it has ended already
         singleton()._connection._proc._process.kill()  # type: ignore[union-attr]
 
 
 def _abandon() -> None:
-    """Drop W&B's process, which may be dead already, so that the next run starts another."""
+    """Abandon W&B's process, which may be dead, so that the next run starts a new one."""
 
     def tear_down() -> None:
         with suppress(Exception):

@@ -1,4 +1,4 @@
-"""The monitored metric: which epoch is the best, when training stops early, what a sweep optimizes."""
+"""The monitored metric, which selects the best epoch, stops training early and is the objective of a sweep."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from flowers.targets import locate
 class Monitor:
     """The settings of the monitored metric.
 
-    metric: its name, as the model logs it.
-    mode: whether the least (`min`) or the most (`max`) is the best.
+    metric: the metric's name, as the model logs it.
+    mode: whether the lowest value (`min`) or the highest (`max`) is the best.
     """
 
     metric: str
@@ -29,7 +29,7 @@ class Monitor:
 
 
 def check_monitors(monitor: Monitor, callbacks: Nodes, model: Node) -> None:
-    """Raise `InputError` for a monitored metric that the model does not log, or a mode that keeps the worst epoch.
+    """Raise `InputError` for a monitored metric that the model does not log, or a mode that would keep the worst epoch.
 
     Models that do not declare their metrics are checked at their first validation: see `CheckMonitor`.
     """
@@ -67,7 +67,7 @@ class CheckMonitor(Callback):
 
 
 def explain_missing(metric: str, model: str, logged: Mapping[str, Any]) -> str:
-    """Explain that a model has not logged the monitored metric."""
+    """Return the message for a monitored metric that the model has not logged."""
     return (
         f"monitor.metric={metric}: expected a metric that {model} logs in its validation, found none of that name."
         f"{nearest(metric, sorted(logged)) or ' It logs no metrics.'}"
@@ -75,5 +75,5 @@ def explain_missing(metric: str, model: str, logged: Mapping[str, Any]) -> str:
 
 
 def metric_label(name: str) -> str:
-    """Return a metric's name without its split, as it is shown: `macro F1` for `val/macro_f1`."""
+    """Return the display name of a metric, without its split: `macro F1` for `val/macro_f1`."""
     return name.rpartition("/")[2].replace("_", " ").replace("f1", "F1")

@@ -1,4 +1,4 @@
-"""Describe what a model predicted of a labelled split: by class, by pair of classes and by image."""
+"""Analyse a model's predictions on a labelled split: by class, by pair of classes and by image."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Predictions of a labelled split.
+    """Predictions on a labelled split.
 
     Args:
         ids: the images' ids, `N` of them.
-        places: where the images stand in the split's loader, int64 `[N]`.
+        places: the images' positions in the split's loader, int64 `[N]`.
         labels: int64 `[N]`, none of them missing.
         probabilities: float32 `[N, K]`.
-        class_names: in label order.
+        class_names: the class names in label order.
     """
 
     ids: Sequence[str]
@@ -30,31 +30,31 @@ class Outcomes:
 
     @cached_property
     def predicted(self) -> NDArray[np.int64]:
-        """The most probable class of each image, int64 `[N]`."""
+        """Return the most probable class of each image, int64 `[N]`."""
         predicted: NDArray[np.int64] = self.probabilities.argmax(axis=1)
         return predicted
 
     @cached_property
     def confidence(self) -> NDArray[np.float32]:
-        """The probability of that class, float32 `[N]`."""
+        """Return the probability of the most probable class, float32 `[N]`."""
         confidence: NDArray[np.float32] = self.probabilities.max(axis=1)
         return confidence
 
     @cached_property
     def true_probability(self) -> NDArray[np.float32]:
-        """The probability of the true class, float32 `[N]`."""
+        """Return the probability of the true class, float32 `[N]`."""
         probability: NDArray[np.float32] = self.probabilities[np.arange(len(self.labels)), self.labels]
         return probability
 
     @cached_property
     def confusion(self) -> NDArray[np.int64]:
-        """Counts by true class (row) and predicted class (column), int64 `[K, K]`."""
+        """Return counts by true class (row) and predicted class (column), int64 `[K, K]`."""
         classes = len(self.class_names)
         counts = np.bincount(self.labels * classes + self.predicted, minlength=classes**2)
         return counts.reshape(classes, classes)
 
     def class_scores(self) -> list[ClassScore]:
-        """Return precision, recall and F1 of each class, in label order. 0 stands for a quotient of zeros."""
+        """Return precision, recall and F1 of each class, in label order. 0 / 0 counts as 0."""
         hits = self.confusion.diagonal()
         actual, predicted = self.confusion.sum(axis=1), self.confusion.sum(axis=0)
         return [
@@ -76,7 +76,7 @@ class Outcomes:
         return [ConfusedPair(one, other, int(both[one, other])) for one, other in pairs if both[one, other] > 0]
 
     def worst_mistakes(self, most: int) -> NDArray[np.int64]:
-        """Return the rows that are predicted wrongly with the least probability of the truth, int64 `[<= most]`."""
+        """Return the wrongly predicted rows with the lowest probability of the true class, int64 `[<= most]`."""
         wrong = np.flatnonzero(self.predicted != self.labels)
         return wrong[np.argsort(self.true_probability[wrong], kind="stable")][:most]
 
@@ -94,7 +94,7 @@ class ClassScore:
 
 @dataclass(frozen=True, slots=True)
 class ConfusedPair:
-    """Two classes by label, `one < other`, and how often either was taken for the other."""
+    """Two classes by label, `one < other`, and how often either was predicted as the other."""
 
     one: int
     other: int

@@ -1,4 +1,4 @@
-"""Make a data module and a model that go together, and check that they have what a command needs of them."""
+"""Create a data module and a model that fit together, and check that they have what a command needs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from flowers.settings import Node, Rule
 from flowers.targets import is_required, locate, parameters_of
 
 MODEL = Rule(given=("class_names", "image_size", "count_classes", "optimizer", "scheduler"))
-"""What a model is given, as far as its signature has parameters of these names."""
+"""The arguments that a model is given if its signature has parameters of these names."""
 
 
 def make_data(node: Mapping[str, Any]) -> L.LightningDataModule:
-    """Make the configured data module.
+    """Create the configured data module.
 
     Raises:
-        InputError: it is no LightningDataModule, or its settings do not go together.
+        InputError: it is not a LightningDataModule, or its settings are inconsistent.
     """
     datamodule = instantiate("data", node)
     if not isinstance(datamodule, L.LightningDataModule):
@@ -34,15 +34,16 @@ def make_data(node: Mapping[str, Any]) -> L.LightningDataModule:
 
 
 def make_model(node: Mapping[str, Any], datamodule: L.LightningDataModule, **arguments: Any) -> L.LightningModule:
-    """Make the configured model for a data module.
+    """Create the configured model for a data module.
 
     Args:
-        node: its settings.
-        datamodule: gives the class names, the side of the training images and `count_classes`, if it has them.
-        arguments: offered to the model beside these: its signature decides what it takes, its settings win.
+        node: the model's settings.
+        datamodule: the source of the class names, the side of the training images and `count_classes`, if it has them.
+        arguments: further arguments for the model. All are passed only if its signature has them and `node` does not.
 
     Raises:
-        InputError: it is no LightningModule, needs what the data module has not, or its settings do not go together.
+        InputError: it is not a LightningModule, needs something that the data module lacks, or its settings are
+            inconsistent.
     """
     attributes = {"class_names": "class_names", "image_size": "train_size", "count_classes": "count_classes"}
     given = {name: getattr(datamodule, own) for name, own in attributes.items() if hasattr(datamodule, own)} | arguments
@@ -63,12 +64,12 @@ def make_model(node: Mapping[str, Any], datamodule: L.LightningDataModule, **arg
 
 
 def check_data(datamodule: L.LightningDataModule) -> None:
-    """Raise `InputError` if a data module has no training batches to give."""
+    """Raise `InputError` if a data module has no `train_dataloader`."""
     _check_methods("data", datamodule, L.LightningDataModule, ["train_dataloader"], "train.py")
 
 
 def check_model(model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
-    """Raise `InputError` if a model cannot be trained, or not with the images of a data module."""
+    """Raise `InputError` if a model cannot be trained, or does not take the image sizes of a data module."""
     needed = ["training_step", "configure_optimizers", *(["validation_step"] if has_validation(datamodule) else [])]
     _check_methods("model", model, L.LightningModule, needed, "train.py")
     check_sizes(model, datamodule, "train_size", "eval_size")
@@ -100,7 +101,7 @@ def check_testable(test: bool, model: Node, datamodule: L.LightningDataModule) -
 
 
 def has_validation(datamodule: L.LightningDataModule) -> bool:
-    """Tell whether a data module has a validation split; one that is fitted to train and val has none left."""
+    """Return whether a data module has a validation split. It has none if it trains on train and val."""
     own: bool | None = getattr(datamodule, "has_validation", None)
     return is_overridden("val_dataloader", datamodule, L.LightningDataModule) if own is None else own
 
@@ -115,5 +116,5 @@ def _check_methods(key: str, found: Any, base: type, names: list[str], command: 
     if missing:
         raise InputError(
             f"{key}: {type(found).__name__} has no {missing[0]}(), which {command} needs. Add the method: "
-            "docs/your-own.md shows a pair."
+            "docs/your-own.md shows an example."
         )

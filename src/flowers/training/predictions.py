@@ -1,8 +1,8 @@
-"""The predictions file: what a run says of each image of a split, and what ensembles are made of.
+"""Read and write predictions files: class probabilities for each image of a split. Ensembles are built from them.
 
-A parquet file with a row an image: `id` (string), `label` (int64, null where the split has none), then a
-float32 probability for each class, named by the class. The metadata (`flowers`, JSON) is the `Provenance`; a file of
-another program needs none.
+A predictions file is a parquet file with one row per image: `id` (string), `label` (int64, null if the split has
+none), then a float32 probability for each class, named after the class. The metadata (`flowers`, JSON) is the
+`Provenance`. Files of other programs need none.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ from flowers.training.outcomes import Outcomes
 METADATA_KEY = "flowers"
 
 _ROWS = 4096
-"""Rows that are written at once: of each such group the file keeps words on every column, in memory until it ends."""
+"""The number of rows per row group. The writer keeps metadata on each group's columns in memory until the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """The source of predictions; what a file does not record is empty or None.
+    """The source of predictions. Values that a file does not record are empty or None.
 
     Args:
         run: the run's directory.
-        split: of the data set.
-        image_size: the resolution of the stored pictures, in pixels a side.
-        eval_size: the side at which the model saw them.
+        split: the split of the data set.
+        image_size: the side of the stored images, in pixels.
         tta: the test-time augmentation.
-        class_names: in label order.
-        backbone: timm's name of it.
-        parameters: of the model.
-        images_per_second: at which the file was predicted, all views of a picture counted as one.
-        trained_on: `train`, or `train+val` for a model that was trained on both; empty where it is not told.
-        folds: train and val were cut into so many, for this model and its siblings; None: they were not.
-        fold: the one that was not trained on; to this model, that is the split `val`.
-        recipe: a digest of the configuration but for the fold: the siblings have the same.
-        skipped: records of the split that could not be read, and so are missing here.
+        class_names: the class names in label order.
+        eval_size: the side of the images as the model sees them, in pixels.
+        backbone: timm's name of the backbone.
+        parameters: the number of the model's parameters.
+        images_per_second: the speed of the prediction. All views of an image count as one.
+        trained_on: `train`, or `train+val` for a model that was trained on both; empty if it is unknown.
+        folds: the number of folds that train and val were split into; None: no folds.
+        fold: the fold that the model was not trained on, which is its split `val`.
+        recipe: a digest of the configuration without the fold. The models of all folds have the same.
+        skipped: the number of the split's records that could not be read, and are missing here.
         weights: a digest of the model's weights; empty for an ensemble, and in files of earlier versions.
-        licence: of the weights that the training started from; several for an ensemble; empty for random weights.
+        licence: the licence of the pretrained weights; several for an ensemble; empty for random weights.
     """
 
     run: str
@@ -75,7 +75,7 @@ class Provenance:
 
 
 class PredictionsWriter:
-    """Writes a predictions file batch by batch, in constant memory but for the ids; whole or not at all."""
+    """Writes a predictions file batch by batch and atomically, in constant memory except for the ids."""
 
     def __init__(self, path: Path, class_names: Sequence[str]) -> None:
         self._path = path
@@ -89,7 +89,7 @@ class PredictionsWriter:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as exits:
             unfinished = exits.enter_context(atomic_path(self._path))
-            self._writer = pq.ParquetWriter(unfinished, self._schema, use_dictionary=False)  # hardly any value twice
+            self._writer = pq.ParquetWriter(unfinished, self._schema, use_dictionary=False)  # values rarely repeat
             exits.push(self._close)
             self._exits = exits.pop_all()
         return self
@@ -110,21 +110,21 @@ class PredictionsWriter:
 
     @property
     def count(self) -> int:
-        """Rows written."""
+        """Return the number of rows written so far."""
         return len(self._seen)
 
     def write(self, ids: Sequence[str], labels: Sequence[int | None], probabilities: NDArray[np.float32]) -> None:
-        """Add a batch: `N` ids, labels, and probabilities `[N, K]`.
+        """Add a batch: `N` ids, `N` labels, and probabilities float32 `[N, K]`.
 
         Raises:
-            InputError: an id comes a second time, or a probability is not a finite number.
+            InputError: an id occurs a second time, or a probability is not a finite number.
         """
         finite = np.isfinite(probabilities).all(axis=1)
         if not finite.all():
             raise InputError(
                 f"id {ids[int(finite.argmin())]}: expected finite probabilities, found NaN or infinity in "
-                f"{int(np.logical_not(finite).sum())} rows of its batch. The model's weights are not usable, or its "
-                "precision does not suffice. Try trainer.precision=32-true, or train again with a lower optimizer.lr."
+                f"{int(np.logical_not(finite).sum())} rows of its batch. The model's weights are damaged, or its "
+                "precision is too low. Try trainer.precision=32-true, or train again with a lower optimizer.lr."
             )
         for identity in ids:
             if identity in self._seen:
@@ -133,7 +133,7 @@ class PredictionsWriter:
                     "from the shards."
                 )
             self._seen.add(identity)
-        by_class = np.array(probabilities.T, np.float32, order="C")  # a copy: pyarrow takes columns as they lie
+        by_class = np.array(probabilities.T, np.float32, order="C")  # a copy, because pyarrow does not make one
         columns = [pa.array(ids, pa.string()), pa.array(labels, pa.int64()), *map(pa.array, by_class)]
         self._due.append(pa.Table.from_arrays(columns, schema=self._schema))
         if sum(table.num_rows for table in self._due) >= _ROWS:
@@ -145,15 +145,15 @@ class PredictionsWriter:
             self._due.clear()
 
     def finish(self, provenance: Provenance) -> None:
-        """Say where the rows come from: at the end, when their speed is known."""
+        """Set the source of the rows. It is called at the end, when the speed is known."""
         self._provenance = provenance
 
 
 def read_provenance(path: Path) -> Provenance:
-    """Read the source of a predictions file; for another program's file, what its columns show.
+    """Read the source of a predictions file. For another program's file, only the class names are known.
 
     Raises:
-        InputError: the file is missing or no predictions file.
+        InputError: the file is missing, or is not a predictions file.
     """
     try:
         metadata: Mapping[bytes, bytes] = pq.read_metadata(path).metadata or {}
@@ -162,9 +162,9 @@ def read_provenance(path: Path) -> Provenance:
             raise ValueError(f"columns {', '.join(columns[:4])}, not id, label and then one for each class")
         if twice := [name for name, times in Counter(columns).items() if times > 1]:
             raise ValueError(f"a column {twice[0]} more than once")
-        told = metadata.get(METADATA_KEY.encode())
+        recorded = metadata.get(METADATA_KEY.encode())
         unknown = Provenance(str(path), "", None, "", columns[2:])
-        provenance = unknown if told is None else TypeAdapter(Provenance).validate_json(told, strict=True)
+        provenance = unknown if recorded is None else TypeAdapter(Provenance).validate_json(recorded, strict=True)
         if provenance.class_names != columns[2:]:
             raise ValueError("columns that are not the classes of its metadata")
         return provenance
@@ -177,7 +177,7 @@ def read_provenance(path: Path) -> Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some rows of a file: ids, labels int64 `[N]` (`NO_LABEL` for none), probabilities float32 `[N, K]`."""
+    """Rows of a predictions file: ids, labels int64 `[N]` (`NO_LABEL` for none), probabilities float32 `[N, K]`."""
 
     ids: pa.Array
     labels: NDArray[np.int64]
@@ -185,20 +185,24 @@ class Part:
 
 
 def read_ids(path: Path) -> pa.Array:
-    """The ids of a predictions file, in its order."""
-    with _readable(path):
+    """Return the ids of a predictions file, in its order.
+
+    Raises:
+        InputError: the file is damaged, or an id is not text.
+    """
+    with _explain_read_errors(path):
         table = pq.ParquetFile(path, pre_buffer=False).read(columns=["id"], use_threads=False)
         ids: pa.Array = table["id"].cast(pa.string()).combine_chunks()
     return ids
 
 
 def read_rows(path: Path, class_names: Sequence[str]) -> Iterator[Part]:
-    """The rows of a predictions file in its order, some thousands at a time.
+    """Yield the rows of a predictions file in its order, at most 8192 at a time.
 
     Raises:
-        InputError: the file is damaged, or an id is no text, a probability or a label no number.
+        InputError: the file is damaged, an id is not text, or a probability or label is not a number.
     """
-    with _readable(path):
+    with _explain_read_errors(path):
         for batch in pq.ParquetFile(path, pre_buffer=False).iter_batches(batch_size=8192):
             labels = batch.column("label").cast(pa.int64()).fill_null(NO_LABEL).to_numpy(zero_copy_only=False)
             columns = [batch.column(name).cast(pa.float32()) for name in class_names]
@@ -220,16 +224,16 @@ def read_outcomes(path: Path, class_names: list[str]) -> Outcomes:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _explain_read_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
         raise InputError(
-            f"{path}: expected ids as text and numbers as labels and probabilities in a whole file, found "
+            f"{path}: expected a complete file with text as ids, and numbers as labels and probabilities, found "
             f"{type(error).__name__}: {str(error).partition(chr(10))[0]}. Predict again, or copy the file again."
         ) from error
 
 
 def metadata_of(provenance: Provenance) -> dict[str, Any]:
-    """Return the source of predictions for a report: all but the class names."""
+    """Return the source of predictions for a report, without the class names."""
     return {key: value for key, value in asdict(provenance).items() if key != "class_names"}

@@ -1,4 +1,4 @@
-"""Show how far a training is: a bar on a terminal, and a line for each epoch everywhere."""
+"""Show the progress of a training: a bar on a terminal, and a line for each epoch everywhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flowers.training.callbacks import Throughput
 from flowers.training.monitor import metric_label
 
 BAR_WIDTH = 16
-"""Characters: what leaves room for the rest on a terminal of 80 columns."""
+"""The bar's width in characters, which leaves room for the other columns on a terminal of 80 characters."""
 
 
 class ProgressBar(RichProgressBar):
@@ -25,8 +25,8 @@ class ProgressBar(RichProgressBar):
     Without a terminal only the lines are printed.
 
     Args:
-        metric: the monitored metric, one of the validation split; None: only losses are printed.
-        refresh_rate: the batches between two updates.
+        metric: the monitored metric of the validation split; None: only losses are printed.
+        refresh_rate: the number of batches between two updates.
     """
 
     def __init__(self, metric: str | None = None, refresh_rate: Count = 1) -> None:
@@ -44,7 +44,7 @@ class ProgressBar(RichProgressBar):
             self.disable()
 
     def configure_columns(self, trainer: L.Trainer) -> list[ProgressColumn]:
-        """Return the columns before the metrics: together they fit into 80 characters."""
+        """Return the columns before the metrics. With the metrics they fit into 80 characters."""
         return [
             TextColumn("{task.description}"),
             CustomBarColumn(
@@ -64,7 +64,7 @@ class ProgressBar(RichProgressBar):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
-        self._unprinted = True  # until the model has logged its metrics, which it does after its callbacks
+        self._unprinted = True  # the model logs its metrics after its callbacks
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._print_epoch(trainer)
@@ -77,12 +77,12 @@ class ProgressBar(RichProgressBar):
         speed = _speed(trainer)
         if speed is not None and trainer.training:
             shown["images/s"] = f"{speed:.1f}"
-        if "train/loss_step" in trainer.callback_metrics:  # on the host: to read it makes no device wait
+        if "train/loss_step" in trainer.callback_metrics:  # on the host: reading it makes no device wait
             shown["loss"] = f"{float(trainer.callback_metrics['train/loss_step']):.3f}"
         return shown
 
     def _get_train_description(self, current_epoch: int) -> str:
-        # As Lightning's, but counted from one.
+        # Like Lightning's, but counted from one.
         last = "" if self.trainer.max_epochs in (None, -1) else f"/{self.trainer.max_epochs}"
         return f"{f'Epoch {current_epoch + 1}{last}':{len(self.validation_description)}}"
 
@@ -108,7 +108,7 @@ def _speed(trainer: L.Trainer) -> float | None:
 
 
 def _duration(seconds: float) -> str:
-    """Return a duration as minutes and seconds, after the hours if there are any."""
+    """Format a duration as M:SS, or as H:MM:SS from one hour on."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -1,4 +1,4 @@
-"""The random numbers of a training step, the same in a resumed run as in one that was left alone."""
+"""Seed the random numbers of training steps, so that a resumed run draws the same ones as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from lightning.pytorch.callbacks import Callback
 
 
 def step_seed(seed: int, epoch: int, batch: int) -> int:
-    """Return the seed of what is drawn on the device in a training step (dropout, stochastic depth)."""
+    """Return the seed for random numbers on the device in a training step (dropout, stochastic depth)."""
     return int(np.random.SeedSequence([seed, epoch, batch]).generate_state(1)[0])
 
 
 class SeedSteps(Callback):
-    """Seeds torch before each training step, so that its random numbers depend on seed, epoch and batch alone.
+    """Seeds torch before each training step, so that its random numbers depend only on seed, epoch and batch.
 
-    A generator's saved state would not do: making the iterator of a loader draws from it as well, and a resumed run
-    makes others than the interrupted one. On XLA, `SPMDStrategy` does the same, between the steps' programs.
+    Saving the generator's state would not suffice: creating a loader's iterator also draws from the generator, and a
+    resumed run creates different iterators. On XLA, `SPMDStrategy` does the same between the steps' programs.
     """
 
     def __init__(self, seed: int) -> None:
@@ -29,7 +29,7 @@ class SeedSteps(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         seed = step_seed(self.seed, trainer.current_epoch, batch_idx)
-        # Not torch.manual_seed, which also reaches for devices that are not in use.
+        # Not torch.manual_seed, which also seeds devices that are not in use.
         torch.default_generator.manual_seed(seed)
         if pl_module.device.type == "cuda":
             torch.cuda.manual_seed(seed)

@@ -25,18 +25,23 @@ from flowers.training.pair import class_names_of
 log = logging.getLogger(__name__)
 
 _EXECUTION = {"params", "param_names", "lr", "foreach", "fused", "capturable", "differentiable"}
-"""Keys of a parameter group besides hyperparameters; `lr` is the step's, `initial_lr` the configured one."""
+"""Keys of a parameter group that are not hyperparameters.
+
+`lr` is the current rate, `initial_lr` the configured one.
+"""
 
 _CYCLED = {"betas", "momentum"}
+"""Hyperparameters that a schedule such as OneCycleLR changes at every step."""
+
 _RATES = {"lr", "initial_lr"}
-"""What a schedule such as OneCycleLR changes with the steps."""
+"""Learning rates, which depend on the batch size through `lr_scaling`."""
 
 
 class TimeEachProcess(Callback):
-    """Makes `trainer.max_time` bound the process: a session's limit, which a resumed run has anew.
+    """Applies `trainer.max_time` to each process separately: a resumed run has the full time again.
 
-    Lightning's timer keeps the time that has passed in the checkpoint, and so stops a run that it has stopped once
-    before the first step. Logs that the time has ended a run.
+    Lightning's timer saves the elapsed time in the checkpoint. A run that it has stopped once would stop again before
+    its first step. This callback also logs a warning if the time limit has ended a run.
     """
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -44,7 +49,8 @@ class TimeEachProcess(Callback):
         left = [callback.time_remaining() for callback in callbacks if isinstance(callback, Timer)]
         if trainer.should_stop and any(seconds is not None and seconds <= 0 for seconds in left):
             rank_zero_only(log.warning)(
-                "trainer.max_time: the time is up after step %d. To go on, resume from the last checkpoint.",
+                "trainer.max_time: the time limit ended the run after step %d. "
+                "To continue, resume from the last checkpoint.",
                 trainer.global_step,
             )
 
@@ -56,7 +62,7 @@ class TimeEachProcess(Callback):
 
 
 class ReportResume(Callback):
-    """Logs which checkpoint a training is resumed from, be it `ckpt_path` or what SLURM left in the run's directory."""
+    """Logs which checkpoint a training resumes from: `ckpt_path`, or the one of a requeued SLURM job."""
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
@@ -70,15 +76,16 @@ class ReportResume(Callback):
 def check_resumable(
     path: Path, trainer: L.Trainer, model: L.LightningModule, datamodule: L.LightningDataModule
 ) -> None:
-    """Raise `InputError` unless a trainer can go on from a checkpoint: same split, classes, model and optimizer."""
+    """Raise `InputError` unless training can continue from a checkpoint: same split, classes, model and optimizer."""
     checkpoint = read_checkpoint(path, datamodule)
     check_classes(path, checkpoint, class_names_of(model))
     check_weights(path, checkpoint, model)
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if checkpoint.averaged and not any(isinstance(callback, EMA) for callback in callbacks):
         raise InputError(
-            f"{path}: expected a run without an average of the weights to be resumed from one without, found one with. "
-            "Add callbacks=ema; to start a new run from the average, set model.pretrained to this path instead."
+            f"{path}: expected a checkpoint without averaged weights, as this run has no callback for them, found one "
+            "with averaged weights. Add callbacks=ema; to start a new run from the average, set model.pretrained to "
+            "this path instead."
         )
     for name, limit, done in (
         ("epochs", trainer.max_epochs, checkpoint.epochs),
@@ -96,20 +103,20 @@ def check_resumable(
 
 
 def _has_same_batch(checkpoint: Checkpoint, trainer: L.Trainer, datamodule: L.LightningDataModule) -> bool:
-    """Tell whether a batch has as many images as that of the checkpoint; True if either is unknown."""
+    """Return whether a global batch has as many images as the checkpoint's; True if either is unknown."""
     size = getattr(datamodule, "batch_size", None)
     before = ((checkpoint.position or {}).get("order") or {}).get(IMAGES)
     return before is None or not isinstance(size, int) or before == size * trainer.world_size
 
 
 def _check_same_settings(path: Path, checkpoint: Checkpoint, model: L.LightningModule, *, same_batch: bool) -> None:
-    """Compare the optimizer and the schedule, of a model that returns both as `flowers.models.optimizers` does.
+    """Compare the optimizer and the schedule, if the model returns both, as `flowers.models.optimizers` does.
 
-    Learning rates follow the batch (`lr_scaling`): with another one those of the checkpoint are kept.
+    Learning rates scale with the batch size (`lr_scaling`). With another batch size the checkpoint's rates are kept.
     """
     try:
         made: Any = model.configure_optimizers()
-    except RuntimeError:  # it asks its trainer, which it has not been given yet
+    except RuntimeError:  # the model uses its trainer, which is not attached yet
         return
     if isinstance(made, dict) and isinstance(made.get("lr_scheduler"), dict):
         check_same_schedule(path, checkpoint.schedule, made["lr_scheduler"]["scheduler"])
@@ -119,53 +126,61 @@ def _check_same_settings(path: Path, checkpoint: Checkpoint, model: L.LightningM
 
 
 def check_same_optimizer(path: Path, saved: list[dict[str, Any]], optimizer: Optimizer, *, rates: bool = True) -> None:
-    """Raise `InputError` if an optimizer is configured otherwise than the one whose parameter groups were saved.
+    """Raise `InputError` if the configured optimizer differs from the saved one.
 
-    Restored, it would have the saved hyperparameters, and config.yaml would record others.
+    The checkpoint would restore the saved hyperparameters, while config.yaml records the configured ones.
 
     Args:
         path: the checkpoint.
-        saved: its parameter groups.
-        optimizer: as it is configured.
-        rates: compare the learning rates as well.
+        saved: the parameter groups in the checkpoint.
+        optimizer: the configured optimizer.
+        rates: whether to compare the learning rates as well.
+
+    Raises:
+        InputError: the parameter groups or a hyperparameter differ.
     """
     groups = optimizer.param_groups
     if [len(group["params"]) for group in saved] != [len(group["params"]) for group in groups]:
         raise InputError(
-            f"{path}: expected the parameter groups of this version's optimizer, found others. {_start_anew(path)}"
+            f"{path}: expected the parameter groups of this version's optimizer, found others. {_advise_new_run(path)}"
         )
     for before, now in zip(saved, groups, strict=True):
         if differing := (now.keys() ^ before.keys()) - _EXECUTION:
             raise InputError(
                 f"optimizer: expected the one that {path} was trained with, found {type(optimizer).__name__}, which "
-                f"differs in {', '.join(sorted(differing))}. {_start_anew(path)}"
+                f"differs in {', '.join(sorted(differing))}. {_advise_new_run(path)}"
             )
         ignored = (_CYCLED if "max_momentum" in now else set()) | (set() if rates else _RATES)
         for name in sorted(now.keys() & before.keys() - _EXECUTION - ignored):
-            if _plain(before[name]) != _plain(now[name]):
+            if _to_comparable(before[name]) != _to_comparable(now[name]):
                 key = "lr (with lr_scaling and model.layer_decay)" if name in _RATES else name
                 raise InputError(
-                    f"optimizer.{key}={now[name]}: expected {before[name]}, with which {path} was trained and would go "
-                    f"on, found another. {_start_anew(path)}"
+                    f"optimizer.{key}={now[name]}: expected {before[name]}, the value in {path}, found another. "
+                    f"{_advise_new_run(path)}"
                 )
 
 
 def check_same_schedule(path: Path, saved: Mapping[str, Any], schedule: Any) -> None:
-    """Raise `InputError` if a schedule is of another kind than the one that was saved, or would end before the run.
+    """Raise `InputError` if a schedule has another type than the saved one, or would end before the run.
 
-    Log each argument that the checkpoint replaces by another value.
+    Log each argument whose configured value the checkpoint overrides.
+
+    Args:
+        path: the checkpoint.
+        saved: the state of the schedule in the checkpoint.
+        schedule: the configured schedule.
     """
     configured = schedule.state_dict()
     if differing := {name for name in configured.keys() ^ saved.keys() if not name.startswith("_")}:
         raise InputError(
             f"scheduler: expected the one that {path} was trained with, found {type(schedule).__name__}, which differs "
-            f"in {', '.join(sorted(differing))}. {_start_anew(path)}"
+            f"in {', '.join(sorted(differing))}. {_advise_new_run(path)}"
         )
     for name in find_replaced_arguments(saved, schedule):
         if name == "total_steps":
             raise InputError(
-                f"scheduler.total_steps={configured[name]}: expected {saved[name]}, with which {path} was trained: "
-                f"{type(schedule).__name__} cannot be stretched. {_start_anew(path)}"
+                f"scheduler.total_steps={configured[name]}: expected {saved[name]}, the value in {path}, found "
+                f"another. {type(schedule).__name__} cannot change its length. {_advise_new_run(path)}"
             )
         rank_zero_only(log.info)(
             f"scheduler.{name}: {saved[name]} is kept from the checkpoint, {configured[name]} is configured."
@@ -173,25 +188,25 @@ def check_same_schedule(path: Path, saved: Mapping[str, Any], schedule: Any) -> 
 
 
 def find_replaced_arguments(saved: Mapping[str, Any], schedule: Any) -> list[str]:
-    """Return the arguments of a schedule whose configured values a checkpoint replaces by others."""
+    """Return the names of a schedule's arguments whose configured values a checkpoint overrides, sorted."""
     configured = schedule.state_dict()
     arguments = inspect.signature(type(schedule)).parameters.keys() - {"optimizer", "last_epoch"}
     return [
         name
         for name in sorted(arguments & configured.keys() & saved.keys())
-        if _plain(saved[name]) != _plain(configured[name])
+        if _to_comparable(saved[name]) != _to_comparable(configured[name])
     ]
 
 
-def _start_anew(path: Path) -> str:
+def _advise_new_run(path: Path) -> str:
     return (
         "Resume with the run's own settings (its config.yaml); to change them, start a new run from the weights, with "
         f"model.pretrained={path} instead of ckpt_path."
     )
 
 
-def _plain(value: Any) -> Any:
-    """Return a hyperparameter in a form for comparison: a list or tuple alike, a tensor as a number."""
+def _to_comparable(value: Any) -> Any:
+    """Convert a hyperparameter for comparison: a tuple to a list, a tensor to numbers."""
     if isinstance(value, Tensor):
         return value.tolist()
     return list(value) if isinstance(value, list | tuple) else value

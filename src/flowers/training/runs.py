@@ -1,4 +1,4 @@
-"""The run directory: what a training leaves, and how everything later finds it.
+"""The run directory: its files, and how to load the configuration, data and model from it.
 
 config.yaml  checkpoints/{best,last}.ckpt  metrics.csv  metrics.json  predictions/  report/  wandb/
 """
@@ -30,73 +30,81 @@ from flowers.training.checkpoints import Checkpoint, check_classes, check_weight
 from flowers.training.pair import class_names_of, make_data, make_model
 from flowers.training.trust import check_trusted
 
-_ELSEWHERE = ("data.fold", "paths", "logger", "tags", "task_name", "ckpt_path", "trainer.devices", "report")
-"""Settings that leave the recipe as it is."""
+_NOT_IN_RECIPE = ("data.fold", "paths", "logger", "tags", "task_name", "ckpt_path", "trainer.devices", "report")
+"""Settings that do not change the recipe."""
 
-_WATCHING = tuple(
+_PASSIVE_CALLBACKS = tuple(
     f"callbacks.{name}"
     for name in (
         *("progress_bar", "summary", "throughput", "compile_guard", "last_checkpoint", "nonfinite_guard"),
         *("gradient_norm", "loader_wait", "device_memory", "wandb_images"),
     )
 )
-"""The callbacks that leave the model as it is."""
+"""Callbacks that do not change the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run's directory."""
+    """A run's directory, and the paths of its files."""
 
     directory: Path
 
     @property
     def config_path(self) -> Path:
+        """Return the path of the configuration."""
         return self.directory / "config.yaml"
 
     @property
     def best(self) -> Path:
+        """Return the path of the best checkpoint."""
         return self.directory / "checkpoints" / "best.ckpt"
 
     @property
     def last(self) -> Path:
+        """Return the path of the last checkpoint, which the run resumes from."""
         return self.directory / "checkpoints" / "last.ckpt"
 
     @property
     def metrics_path(self) -> Path:
+        """Return the path of the final metrics."""
         return self.directory / "metrics.json"
 
     @property
     def metrics_csv(self) -> Path:
+        """Return the path of the metrics of all epochs."""
         return self.directory / "metrics.csv"
 
     @property
     def report(self) -> Path:
+        """Return the path of the report."""
         return self.directory / "report" / "index.html"
 
     def wandb_id(self) -> str | None:
-        """Return the id of the run's W&B run, which a resumed training keeps; None if it has none."""
+        """Return the id of the W&B run, which a resumed training continues; None if there is none."""
         logs = sorted(self.directory.glob("wandb/*run-*-*/"), key=lambda path: path.name.partition("run-")[2])
         return logs[-1].name.partition("run-")[2].partition("-")[2] if logs else None
 
     def predictions(self, split: str) -> Path:
+        """Return the path of the predictions file of a split."""
         return self.directory / "predictions" / f"{split}.parquet"
 
     @property
     def submission(self) -> Path:
+        """Return the path of the submission."""
         return self.directory / "submission.csv"
 
     def find_slurm_checkpoint(self) -> Path | None:
-        """Return the newest checkpoint that Lightning has left here before SLURM started the job again."""
+        """Return the newest checkpoint that Lightning saved here before SLURM requeued the job; None if none."""
         if not SLURMEnvironment.detect():
             return None
         paths = [path for path in self.directory.glob("hpc_ckpt_*.ckpt") if path.stem.split("_")[-1].isdigit()]
         return max(paths, key=lambda path: int(path.stem.split("_")[-1]), default=None)
 
     @contextmanager
-    def claimed(self, resumed: Path | None) -> Iterator[None]:
-        """Keep every other training out of this directory while the block runs.
+    def claim(self, resumed: Path | None) -> Iterator[None]:
+        """Lock this directory against other trainings while the block runs.
 
-        Only the first of the run's processes does so.
+        Only the first process of the run takes the lock.
 
         Raises:
             InputError: another training runs here, or has left results: see `check_unused`.
@@ -106,34 +114,34 @@ class Run:
             return
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
-            # The workers of a training that was killed a moment ago may hold it still.
+            # The workers of a training that has just been killed may still hold the lock.
             lock = FileLock(self.directory / ".lock").acquire(timeout=5)
         except Timeout:
             raise InputError(
-                f"{self.directory}: expected a directory of its own, found another training that runs in it. Wait for "
-                "its end, or set hydra.run.dir to another."
+                f"{self.directory}: expected a directory that is not in use, found another training running in it. "
+                "Wait for it to end, or set hydra.run.dir to another directory."
             ) from None
         with lock:
             self.check_unused(resumed)
             yield
 
     def check_unused(self, resumed: Path | None) -> None:
-        """Raise `InputError` if another training has left results here than the one that is resumed.
+        """Raise `InputError` if the directory holds results of a training other than the resumed one.
 
-        Its weights would be evaluated as the new run's, should that end early.
+        If the new run ended early, the old weights would be evaluated as its own.
         """
         results = [*self.directory.glob("checkpoints/*.ckpt"), *self.directory.glob("predictions/*")]
         results += [path for path in (self.metrics_path, self.submission) if path.exists()]
         if results and (resumed is None or self.directory.resolve() not in resumed.resolve().parents):
             raise InputError(
-                f"{self.directory}: expected a new directory, found what another run has left: "
+                f"{self.directory}: expected a new directory, found files of another run: "
                 f"{first_few([str(path.relative_to(self.directory)) for path in results], ', ')}. Set hydra.run.dir to "
-                f"another, or resume that run with ckpt_path={self.last}."
+                f"another directory, or resume that run with ckpt_path={self.last}."
             )
 
     @rank_zero_only
     def write_config(self, config: DictConfig) -> None:
-        """Keep the configuration, its references unresolved, so that what is overridden later still carries over."""
+        """Write config.yaml with unresolved references, so that they follow later overrides."""
         self.directory.mkdir(parents=True, exist_ok=True)
         kept = config.copy()
         kept.paths.output_dir = str(self.directory)
@@ -141,20 +149,20 @@ class Run:
 
     @rank_zero_only
     def write_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Write the metrics as JSON, which has no number for NaN and infinity: null stands for them."""
+        """Write the metrics as JSON, with null for NaN and infinity, which JSON does not have."""
         values = {name: value if math.isfinite(value) else None for name, value in sorted(metrics.items())}
         write_atomic(self.metrics_path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
     def config(self) -> DictConfig:
-        """The configuration that the run was trained with.
+        """Return the configuration that the run was trained with.
 
         Raises:
-            InputError: the directory is no run's.
+            InputError: the directory is not a run's.
         """
         if not self.config_path.is_file():
             raise InputError(
-                f"{self.config_path}: no such file. Expected run=DIR to be what `python src/train.py` printed as its "
-                "directory, one of logs/train/runs/*."
+                f"{self.config_path}: no such file. Set run=DIR to the directory that `python src/train.py` "
+                "printed, one of logs/train/runs/*."
             )
         try:
             config = OmegaConf.load(self.config_path)
@@ -168,42 +176,45 @@ class Run:
         return config
 
     def recipe(self) -> str:
-        """A digest of the configuration: the same for the runs that differ in nothing but `data.fold`, and in where."""
+        """Return the SHA-256 digest of the configuration without settings that do not change the recipe, in hex.
+
+        `data.fold` is one of these, so all folds of a cross-validation have the same digest.
+        """
         config = self.config()
-        for key in (*_ELSEWHERE, *_WATCHING):
+        for key in (*_NOT_IN_RECIPE, *_PASSIVE_CALLBACKS):
             OmegaConf.update(config, key, None, force_add=True)
         return hashlib.sha256(OmegaConf.to_yaml(config, sort_keys=True).encode()).hexdigest()
 
     def monitored(self) -> str:
-        """Return the name of the metric that decided on the best checkpoint."""
+        """Return the name of the metric that selected the best checkpoint."""
         return str(OmegaConf.select(self.config(), "monitor.metric"))
 
     def load(
         self, overrides: Mapping[str, object], split: Split = "val", *, trust: bool = False
     ) -> tuple[L.LightningDataModule, L.LightningModule]:
-        """Load the run's data, as trained but for `overrides` that are not None, and its model: the best checkpoint.
+        """Load the run's data module, and the model of its best checkpoint.
 
         Args:
-            overrides: of the settings in `data`.
-            split: what the model is to be used on.
-            trust: whether the configuration may name any class, whose code runs.
+            overrides: values that replace settings of `data`; None keeps the run's value.
+            split: the split that the model will be used on.
+            trust: whether the configuration may name any class or function, whose code then runs.
 
         Raises:
-            InputError: the directory is no run's, has no best checkpoint, its data have other classes, the split
-                would hold images that it was trained on, or the configuration needs `trust`.
+            InputError: the directory is not a run's, it has no best checkpoint, the data have other classes, the split
+                would contain training images, or the configuration needs `trust`.
         """
         config = self.config()
         if not trust:
             check_trusted(config, self.config_path)
         self._check_same_folds(config, overrides.get("root"), split)
-        train_size = config.data.get("train_size")  # before an override of what it may refer to
+        train_size = config.data.get("train_size")  # read before the overrides change what it may refer to
         for key, value in overrides.items():
             if key == "root" and value is not None:
                 config.data.prepare = None  # never generate or download a data set in an overridden root
             if value is not None:
                 OmegaConf.update(config, f"data.{key}", value, force_add=True)
-        raise_problems(find_node_problems("data", _resolved(config, "data")))
-        datamodule = make_data(_resolved(config, "data"))
+        raise_problems(find_node_problems("data", _resolve_group(config, "data")))
+        datamodule = make_data(_resolve_group(config, "data"))
         datamodule.prepare_data()
         checkpoint = read_checkpoint(self.best, datamodule)
         check_classes(self.best, checkpoint, class_names_of(datamodule))
@@ -213,12 +224,12 @@ class Run:
         """Load the best checkpoint's model for use on another data module.
 
         Args:
-            datamodule: has the same classes. The model is made for the image size that it was trained at.
-            fix: what the user can do if the configuration is not trusted, for the message.
+            datamodule: the other data module, with the same classes. The model keeps the image size of its training.
+            fix: the advice in the message if the configuration is not trusted.
 
         Raises:
-            InputError: the directory is no run's, has no best checkpoint, other classes, or its configuration is not
-                trusted.
+            InputError: the directory is not a run's, it has no best checkpoint, the classes differ, or the
+                configuration is not trusted.
         """
         config = self.config()
         check_trusted(config, self.config_path, fix)
@@ -229,39 +240,41 @@ class Run:
     def _make_model(
         self, config: DictConfig, checkpoint: Checkpoint, datamodule: L.LightningDataModule, train_size: int | None
     ) -> L.LightningModule:
-        # The checkpoint has all weights: those that the training started from are not needed.
-        node = {name: value for name, value in _resolved(config, "model").items() if name != "pretrained"}
+        # The checkpoint has all weights, so the pretrained ones are not needed.
+        node = {name: value for name, value in _resolve_group(config, "model").items() if name != "pretrained"}
         model = make_model(node, datamodule, pretrained=False, image_size=train_size)
         check_weights(self.best, checkpoint, model)
         model.load_state_dict(checkpoint.state)
         if checkpoint.licence is not None and isinstance(model, HasLicence):
-            model.licence = checkpoint.licence  # it was made with random weights
+            model.licence = checkpoint.licence  # the model was created with random weights
         return model
 
     def load_data(self) -> L.LightningDataModule:
-        """Load the run's data as trained. Nothing is generated or downloaded, and nothing of the user's own runs.
+        """Load the run's data module with the settings of the training.
+
+        Nothing is generated or downloaded, and no untrusted code runs.
 
         Raises:
-            InputError: the directory is no run's, or its configuration is not trusted.
+            InputError: the directory is not a run's, or its configuration is not trusted.
         """
         config = self.config()
         check_trusted(config, self.config_path)
-        node = _resolved(config, "data")
+        node = _resolve_group(config, "data")
         return make_data(node | {"prepare": None} if "prepare" in node else node)
 
     def _check_same_folds(self, config: DictConfig, root: object, split: Split) -> None:
-        """Raise `InputError` where the folds would be others than those that the run was trained in."""
+        """Raise `InputError` if the folds would differ from those of the training."""
         own = config.data
         if own.get("folds") is not None and root not in (None, own.root) and split != "test":
             raise InputError(
-                f"data.root={root}: expected the data set that the run was trained in folds of, {own.root}, found "
-                f"another, whose folds are others: the {split} split would hold images that it was trained on. Leave "
-                f"data.root out; if the data set was moved, link it to {own.root}."
+                f"data.root={root}: expected the data set of the run's folds, {own.root}, found another. Its folds "
+                f"differ, so the {split} split would contain training images. Leave data.root out; if the data set "
+                f"was moved, link it to {own.root}."
             )
 
 
 def find_newest_run(directory: Path) -> Run:
-    """Return the run below a directory whose best checkpoint is the newest.
+    """Return the run in a subdirectory of `directory` that has the newest best checkpoint.
 
     Raises:
         InputError: no run there has a best checkpoint.
@@ -275,6 +288,6 @@ def find_newest_run(directory: Path) -> Run:
     return max(runs, key=lambda run: run.best.stat().st_mtime)
 
 
-def _resolved(config: DictConfig, group: str) -> dict[str, Any]:
+def _resolve_group(config: DictConfig, group: str) -> dict[str, Any]:
     values: dict[str, Any] = OmegaConf.to_container(config[group], resolve=True)  # type: ignore[assignment]
     return values

@@ -1,6 +1,6 @@
-"""Learning-rate schedules by step: pure functions of the step, and what makes a scheduler of them.
+"""Learning-rate schedules per step: pure functions of the step, and factories of schedulers.
 
-Each gives the factor on the optimiser's `lr`, which is therefore the peak.
+Each schedule returns a factor on the optimizer's `lr`, which is therefore the peak.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ from flowers.settings import Fraction, NonNegative
 
 
 def takes_run_length(schedule: Callable[..., Any]) -> bool:
-    """Tell whether a schedule has a parameter for the length of the run that is not set yet."""
+    """Return whether a schedule has an unset parameter for the length of the run."""
     return bool(_unset_parameters(schedule) & {"steps_per_epoch", "epochs", "total_steps"})
 
 
 def with_run_length(schedule: Callable[..., Any], steps_per_epoch: int, epochs: float) -> Callable[..., Any]:
-    """Give a schedule the length of the run, as far as its signature has a name for it and nothing was set there.
+    """Return a schedule with its unset parameters for the length of the run filled in.
 
-    The names are `steps_per_epoch`, `epochs` and `total_steps`. torch's own schedules, other than `OneCycleLR`, have
-    none of them.
+    These are `steps_per_epoch`, `epochs` and `total_steps`. Of torch's own schedules only `OneCycleLR` has them.
     """
     length = {
         "steps_per_epoch": steps_per_epoch,
@@ -47,12 +46,15 @@ def _unset_parameters(schedule: Callable[..., Any]) -> set[str]:
 
 
 def warmup(step: float, steps: float, start: float) -> float:
-    """Linear from `start` at step 0 to 1 at `steps`, then 1."""
+    """Return a factor that rises linearly from `start` at step 0 to 1 at `steps`, and then stays 1."""
     return 1.0 if step >= steps else start + (1 - start) * step / steps
 
 
 def cosine(step: float, steps: float, end: float) -> float:
-    """Half a cosine from 1 at step 0 to `end` at `steps`, then `end` (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
+    """Return a factor that falls by half a cosine from 1 at step 0 to `end` at `steps`, and then stays `end`.
+
+    Loshchilov & Hutter 2017, arXiv:1608.03983.
+    """
     progress = min(1.0, max(0.0, step / steps)) if steps > 0 else 1.0
     return end + (1 - end) * (1 + math.cos(math.pi * progress)) / 2
 
@@ -66,7 +68,7 @@ def warmup_cosine(
     start: Fraction,
     end: Fraction,
 ) -> LambdaLR:
-    """Warm up linearly from `start` over `warmup_epochs`, then half a cosine down to `end` at the last step.
+    """Warm up linearly from `start` over `warmup_epochs`, then decay by half a cosine to `end` at the last step.
 
     `start` and `end` are factors on the peak. A warm-up longer than half the run is cut to half.
     """
@@ -84,9 +86,10 @@ def warmup_decay(
     start: Fraction,
     decay: Annotated[float, Field(gt=0, le=1)],
 ) -> LambdaLR:
-    """The competition's schedule: warm up linearly over `warmup_epochs`, then times `decay` with each epoch.
+    """Warm up linearly over `warmup_epochs`, then multiply by `decay` in each epoch: the competition's schedule.
 
-    `start` is a factor on the peak: 0.025 for 1e-5 to 4e-4. How many epochs follow does not change it.
+    `start` is a factor on the peak: 0.025 for a warm-up from 1e-5 to 4e-4. The schedule does not depend on the number
+    of epochs.
     """
 
     def factor(step: int) -> float:

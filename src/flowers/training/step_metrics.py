@@ -1,4 +1,4 @@
-"""Callbacks that measure a training: the norm of the gradient, the wait for the loader, the memory of the device."""
+"""Callbacks that log the norm of the gradient, the time spent waiting for the loader, and the device's memory."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from lightning.pytorch.callbacks import Callback
 
 
 class GradientNorm(Callback):
-    """Logs `train/gradient_norm`, the norm of all gradients before they are clipped, of the steps that are logged.
+    """Logs `train/gradient_norm`, the norm of all gradients before clipping, in the steps that are logged.
 
-    Not on XLA, where the steps that compute it would be a program of their own.
+    It logs nothing on XLA, where the steps that compute the norm would need a separate program.
     """
 
     def on_before_optimizer_step(
@@ -29,9 +29,9 @@ class GradientNorm(Callback):
 
 
 class LoaderWait(Callback):
-    """Logs `train/loader_wait`: the fraction of an epoch in which the training waited for its next batch.
+    """Logs `train/loader_wait`: the fraction of an epoch that the training spent waiting for the next batch.
 
-    Validation is not counted. On a device that computes while the host goes on, it is the host that is measured.
+    Validation is not counted. If the device runs asynchronously, the waiting time of the host is measured.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class LoaderWait(Callback):
         self._not_counted = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._begin()  # a run that is resumed within an epoch does not start one
+        self._begin()  # a run resumed within an epoch has no on_train_epoch_start
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._begin()
@@ -73,9 +73,9 @@ class LoaderWait(Callback):
 
 
 class DeviceMemory(Callback):
-    """Logs `train/device_memory` of each epoch in GiB: the most that tensors have taken on the device so far.
+    """Logs `train/device_memory` for each epoch: the peak memory of tensors on the device so far, in GiB.
 
-    On a CPU it is the most that the process has taken. Not on XLA, which asks the device of each process for it.
+    On a CPU it is the peak memory of the process. It logs nothing on XLA, which queries the device of each process.
     """
 
     def on_train_batch_end(
@@ -89,7 +89,7 @@ class DeviceMemory(Callback):
 
 
 def memory_bytes(device: torch.device) -> int | None:
-    """Return the most bytes that tensors have taken on a device, or the process on a CPU; None where it is unknown."""
+    """Return the peak memory in bytes of tensors on a device, or of the process on a CPU; None if it is unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if device.type == "mps":

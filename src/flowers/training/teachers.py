@@ -1,7 +1,7 @@
-"""Find and load what `model.teacher` names: a prediction file, a run's directory or an ensemble's.
+"""Find and load the teacher in `model.teacher`: a predictions file, or the directory of a run or of an ensemble.
 
-Predictions of the training split are preferred: they cost no time in training. A run without them teaches live, by
-the model of its best checkpoint.
+Predictions of the training split are preferred, because they cost no time in training. For a run without them, the
+model of its best checkpoint predicts every batch: a live teacher.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ KEY = "model.teacher"
 
 
 def find_teacher(node: Node) -> Path | Run | None:
-    """Find the teacher that a model's settings name: a prediction file, or a run that teaches live; None for none.
+    """Find the teacher in a model's settings: a predictions file, or a run for a live teacher; None for none.
 
-    Nothing is read. Of a model that is not distilled, a setting of this name has a meaning of its own.
+    Nothing is read. The setting is ignored for a model without `learn_from`, where it may mean something else.
 
     Raises:
-        InputError: nothing is there that could teach.
+        InputError: the path is neither a predictions file nor the directory of a run or of an ensemble.
     """
     name = node.get("teacher")
     if name is None or not hasattr(locate(node["_target_"], "model"), "learn_from"):
@@ -74,25 +74,25 @@ def load_teacher(found: Path | Run, datamodule: L.LightningDataModule) -> Teache
     Raises:
         InputError: the teacher has other classes, lacks images, or may not be loaded.
     """
-    # A model that is made draws random numbers. The student's are the same with any teacher.
+    # Creating a model draws random numbers. The student's must not depend on the teacher.
     with torch.random.fork_rng(devices=[]):
         return _load_model(found, datamodule) if isinstance(found, Run) else _load_file(found, datamodule)
 
 
 def describe_teacher(teacher: Teacher) -> str:
-    """Return what teaches, in a few words; the licence of its weights is among them, if it is known."""
+    """Return a short description of a teacher, with the licence of its weights if it is known."""
     return str(teacher) + (f", weights under {teacher.licence}" if teacher.licence else "")
 
 
 def _load_model(run: Run, datamodule: L.LightningDataModule) -> LiveTeacher:
     model = run.load_model(
         datamodule,
-        f"If you trust it, let it teach by a file: python src/predict.py run={run.directory} split=train trust=true",
+        f"If you trust it, write its predictions: python src/predict.py run={run.directory} split=train trust=true",
     )
     if not is_overridden("forward", model, L.LightningModule):
         raise InputError(
             f"{KEY}={run.directory}: expected a model with forward(image), found a {type(model).__name__} without it. "
-            "Add the method: flowers.interfaces.GivesLogits says what it returns."
+            "Add the method: see flowers.interfaces.GivesLogits."
         )
     check_sizes(model, datamodule, "train_size")
     own = run.config().data
@@ -110,7 +110,7 @@ def _load_file(path: Path, datamodule: L.LightningDataModule) -> SoftTargets:
     _check_weights(path, provenance.weights, datamodule)
     wanted = list(datamodule.training_ids()) if isinstance(datamodule, ListsTrainingIds) else None
     ids = _check_ids(path, provenance, wanted)
-    if provenance.split:  # which another program does not record
+    if provenance.split:  # other programs do not record it
         _warn_if_seen(provenance.trained_on, (provenance.folds, provenance.fold), datamodule)
     probabilities = _read_probabilities(path, ids, provenance.class_names)
     return SoftTargets(ids.to_pylist(), probabilities, str(path), provenance.licence)
@@ -122,35 +122,35 @@ def _warn_if_seen(trained_on: str, fold: tuple[int | None, int | None], datamodu
     if has_validation(datamodule) and (trained_on == "train+val" or fold != own):
         rank_zero_only(log.warning)(
             f"{KEY}: the teacher was trained on images of the student's validation split, so the student's validation "
-            "metrics are too good. Take a teacher that was trained with the same data.train_on, data.folds and "
+            "metrics are too good. Use a teacher that was trained with the same data.train_on, data.folds and "
             "data.fold."
         )
 
 
 def _check_weights(path: Path, weights: str, datamodule: L.LightningDataModule) -> None:
-    """Raise `InputError` if a run's predictions are of other weights than its best checkpoint.
+    """Raise `InputError` if a run's predictions come from other weights than its best checkpoint.
 
-    A run that was resumed after it was predicted has others.
+    This happens if the run was resumed after its predictions were written.
     """
     best = Run(path.parent.parent).best
     if path.parent.name != "predictions" or not weights or not best.is_file():
         return
     if digest_weights(read_checkpoint(best, datamodule).state) != weights:
         raise InputError(
-            f"{path}: expected predictions of {best}, found those of other weights. Predict again: python "
+            f"{path}: expected predictions of {best}, found predictions of other weights. Predict again: python "
             f"src/predict.py run={path.parent.parent} split=train"
         )
 
 
 def _check_ids(path: Path, provenance: Provenance, wanted: Sequence[str] | None) -> pa.Array:
-    """Return the ids of the rows to read: those that are wanted; None: all.
+    """Return the ids of the rows to read: the wanted ones, or all if `wanted` is None.
 
     Raises:
-        InputError: a row has no id, an id is there twice, or a wanted one is missing.
+        InputError: a row has no id, an id occurs twice, or a wanted one is missing.
     """
     ids = read_ids(path)
     if ids.null_count or pc.count_distinct(ids).as_py() < len(ids):
-        raise InputError(f"{path}: expected an id of its own in each row, found rows without one. Predict again.")
+        raise InputError(f"{path}: expected a unique id in each row, found missing or repeated ids. Predict again.")
     if wanted is None:
         return ids
     images = pa.array(sorted(set(wanted)), pa.string())
@@ -170,7 +170,7 @@ def _read_probabilities(path: Path, ids: pa.Array, class_names: Sequence[str]) -
     """Read the probabilities of these ids in their order, float32 `[N, K]`; each row sums to one.
 
     Raises:
-        InputError: a row of the file is none of probabilities.
+        InputError: a row of the file has invalid probabilities.
     """
     problems = RowProblems(str(path), "Predict again.")
     probabilities = np.zeros((len(ids), len(class_names)), np.float32)

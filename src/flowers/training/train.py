@@ -44,7 +44,7 @@ from flowers.training.teachers import describe_teacher, find_teacher, load_teach
 log = logging.getLogger(__name__)
 
 STEP_METRICS = ("train/loss_step", "train/learning_rate", "train/gradient_norm")
-"""What is logged of single steps: none of a run's final metrics."""
+"""Metrics that are logged for single steps. They are not among a run's final metrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class TrainSettings:
 
     data, model: any LightningDataModule and any LightningModule; see `flowers.interfaces`.
     optimizer, scheduler: factories (`_partial_: true`), given to models whose signature has parameters of these names.
-    lr_scaling: how the optimizer's `lr`, given for 32 images a step, follows the global batch; see `scale_rate`.
+    lr_scaling: how `optimizer.lr`, meant for 32 images per step, scales with the global batch; see `scale_rate`.
     ckpt_path: the checkpoint to resume from.
     test: run the model's `test_step` with the best checkpoint after training.
     report: write report/index.html into the run's directory after training.
@@ -78,18 +78,18 @@ class TrainSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """Holds what a training leaves.
+class TrainingResult:
+    """The result of a training.
 
-    run: its directory.
-    metrics: the final ones, by name; those of the best checkpoint for the validation split.
+    run: the run's directory.
+    metrics: the final metrics by name. The validation metrics are those of the best checkpoint.
     skipped: why each skipped record was skipped.
-    model: with the weights of the best checkpoint.
-    datamodule: that it was trained on.
+    model: the model with the weights of the best checkpoint.
+    datamodule: the data module of the training.
     outcomes: the best checkpoint's predictions of the validation split, if the model returns them; see
         `CollectOutcomes`.
-    loggers: those of the training.
-    steps: the optimizer's, in all.
+    loggers: the loggers of the training.
+    steps: the total number of optimizer steps.
     """
 
     run: Run
@@ -106,8 +106,10 @@ RULES = {"trainer": TRAINER, "model": MODEL}
 
 
 @closing_process_group()
-def train(config: DictConfig) -> Trained:
-    """Train as configured. A W&B run is left open for the caller to finish: see `finished_wandb_run`.
+def train(config: DictConfig) -> TrainingResult:
+    """Train a model as configured.
+
+    A W&B run stays open. The caller finishes it: see `finished_wandb_run`.
 
     Raises:
         InputError: bad settings, data, weights or checkpoint; see the message.
@@ -125,7 +127,7 @@ def train(config: DictConfig) -> Trained:
     datamodule.setup("fit")  # damaged shards are found here, before anything slow
     _check_final_fit(trainer, datamodule)
     resumed = run.find_slurm_checkpoint() or (Path(settings.ckpt_path) if settings.ckpt_path is not None else None)
-    with run.claimed(resumed):  # now that the trainer knows which process is the first
+    with run.claim(resumed):  # only now does the trainer know which process is the first
         try:
             return _fit(config, settings, run, trainer, datamodule, resumed)
         except MisconfigurationException as error:
@@ -133,14 +135,15 @@ def train(config: DictConfig) -> Trained:
 
 
 def _check_settings(settings: TrainSettings) -> None:
-    """Raise `InputError` for settings that do not go together, before any data are read or weights are loaded."""
+    """Raise `InputError` for inconsistent settings, before any data are read or weights are loaded."""
     check_monitors(settings.monitor, settings.callbacks, settings.model)
     check_kept_checkpoints(settings.callbacks)
     find_teacher(settings.model)
     for key, node in (("optimizer", settings.optimizer), ("scheduler", settings.scheduler)):
         if node is not None and node.get("_partial_") is not True:
-            raise InputError(f"{key}._partial_: expected true, as the model calls it, found {node.get('_partial_')}.")
-    # An optimizer checks the ranges of its arguments when it is made.
+            found = node.get("_partial_")
+            raise InputError(f"{key}._partial_: expected true, because the model calls the factory, found {found}.")
+    # An optimizer checks the ranges of its arguments when it is created.
     schedule = make_schedule(settings.scheduler, settings.trainer, batches=1) if settings.scheduler else None
     configure(instantiate("optimizer", settings.optimizer), schedule, [nn.Parameter(torch.zeros(1))])
 
@@ -152,7 +155,7 @@ def _fit(
     trainer: L.Trainer,
     datamodule: L.LightningDataModule,
     resumed: Path | None,
-) -> Trained:
+) -> TrainingResult:
     batches = count_batches(datamodule, trainer.world_size)
     if batches is not None:
         check_validation_interval(trainer, batches)
@@ -166,15 +169,15 @@ def _fit(
         model.learn_from(teacher)
     if resumed is not None:
         check_resumable(resumed, trainer, model, datamodule)
-    run.write_config(config)  # now that nothing is refused
+    run.write_config(config)  # all checks have passed
     _keep_earlier_metrics(run)
     _log_configuration(trainer, config)
     loggers = list(trainer.loggers)
     trainer.fit(model, datamodule=datamodule, ckpt_path=resumed)
-    # Processes on other machines have composed a time-stamped directory of their own.
+    # Processes on other machines have composed their own time-stamped directory.
     run = Run(Path(trainer.strategy.broadcast(str(run.directory))))
     last = dict(trainer.callback_metrics)
-    if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # which leaves no checkpoint
+    if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # it saves no checkpoint
         last |= _best_metrics(trainer, model, datamodule, run)
     if settings.test:
         trainer.test(model, datamodule=datamodule, ckpt_path=run.best if run.best.exists() else None, verbose=False)
@@ -184,7 +187,7 @@ def _fit(
         run.write_metrics(metrics)
     skipped = datamodule.gather_skipped() if isinstance(datamodule, ReportsSkipped) else set[str]()
     (collected,) = (callback for callback in _callbacks(trainer) if isinstance(callback, CollectOutcomes))
-    return Trained(run, metrics, skipped, model, datamodule, collected.outcomes, loggers, trainer.global_step)
+    return TrainingResult(run, metrics, skipped, model, datamodule, collected.outcomes, loggers, trainer.global_step)
 
 
 def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
@@ -195,7 +198,7 @@ def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
 def _make_factories(
     settings: TrainSettings, batches: int | None, images: int | None
 ) -> dict[str, OptimizerFactory | SchedulerFactory]:
-    """Make the factories of the optimizer and the schedule, as far as the model takes them."""
+    """Create the optimizer and scheduler factories that the model's signature asks for."""
     taken, _ = parameters_of(locate(settings.model["_target_"], "model"))
     factories: dict[str, Any] = {}
     if "optimizer" in taken:
@@ -212,7 +215,7 @@ def _make_trainer(settings: TrainSettings, run: Run) -> L.Trainer:
     if callbacks:
         own.append(CheckMonitor(settings.monitor.metric))
     loggers = make_all("logger", settings.logger)
-    # What is collected comes first, as other callbacks use it.
+    # CollectOutcomes comes first, because other callbacks use what it collects.
     return make_trainer(settings.trainer, [CollectOutcomes(), *callbacks, *own], loggers, run.directory)
 
 
@@ -222,34 +225,37 @@ def _check_final_fit(trainer: L.Trainer, datamodule: L.LightningDataModule) -> N
         without = f"data.train_on={train_on}, which leaves no validation" if train_on else "data without validation"
         raise InputError(
             f"callbacks.early_stopping: expected none with {without}. "
-            "Set callbacks.early_stopping=null, and trainer.max_epochs to what another run was best at."
+            "Set callbacks.early_stopping=null, and trainer.max_epochs to the best epoch of another run."
         )
 
 
 @rank_zero_only
 def _keep_earlier_metrics(run: Run) -> None:
-    """Rename the metrics.csv of the run that is resumed here, which the CSV logger would delete.
+    """Rename metrics.csv of a resumed run, because the CSV logger would delete it.
 
-    Remove what it was writing when it was killed.
+    Also remove checkpoints that were incomplete when the run was killed.
     """
     for checkpoint in (run.best, run.last):
         remove_parts(checkpoint)
     if run.metrics_csv.exists():
         run.metrics_csv.rename(run.metrics_csv.with_name(f"metrics-until-{int(time.time())}.csv"))
-    # Nothing is left to delete, though the directory is not empty.
+    # The directory is not empty, but it has no metrics.csv to delete.
     warnings.filterwarnings("ignore", message="Experiment logs directory")
     # model.freeze_batch_norm keeps modules in evaluation mode.
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode at the start of training")
-    # Steps are counted over all epochs, so that short epochs are logged as well.
+    # Steps are counted over all epochs, so short epochs are logged as well.
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
 
 
 def _best_metrics(
     trainer: L.Trainer, model: L.LightningModule, datamodule: L.LightningDataModule, run: Run
 ) -> Mapping[str, Tensor]:
-    """Return the validation metrics of the best checkpoint; a run without any validation makes its last the best."""
+    """Return the validation metrics of the best checkpoint.
+
+    Without a validation split, the last weights are saved as the best, and there are no metrics.
+    """
     best = Path(getattr(trainer.checkpoint_callback, "best_model_path", ""))
-    # There is none yet, it is that of a run which this one was resumed from, or it was lost since.
+    # There is no best checkpoint yet, it belongs to the run that this one was resumed from, or it was deleted.
     if best.parent.resolve() != run.best.parent.resolve() or not best.is_file():
         trainer.save_checkpoint(run.best)
     elif best.name != run.best.name and trainer.is_global_zero:
@@ -258,13 +264,13 @@ def _best_metrics(
     trainer.strategy.barrier()
     if not has_validation(datamodule):
         return {}
-    trainer.logger = None  # the epochs' own metrics are logged already
+    trainer.logger = None  # the metrics of each epoch are already logged
     trainer.validate(model, datamodule=datamodule, ckpt_path=run.best, verbose=False)
     return trainer.callback_metrics
 
 
 def _log_configuration(trainer: L.Trainer, config: DictConfig) -> None:
     for logger in trainer.loggers:
-        if not isinstance(logger, CSVLogger):  # its directory has config.yaml
+        if not isinstance(logger, CSVLogger):  # config.yaml is already in its directory
             composed: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
             logger.log_hyperparams(composed | {"device": trainer.strategy.root_device.type})

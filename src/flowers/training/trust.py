@@ -1,8 +1,8 @@
-"""Check what a run's config.yaml would do before its owner is trusted: make objects of known classes, no more.
+"""Check that a run's config.yaml only creates objects of trusted classes.
 
 A run directory may come from somebody else. Hydra calls whatever its configuration names, and references may read
-the environment, so both are checked before anything is made of it. Known are the classes of some packages, and what
-the user's own configuration files name: those in `configs/` and in a `--config-dir`. `trust=true` leaves the check out.
+the environment. Both are checked before anything is created. Some packages' classes are trusted, and so is everything
+that the user's own configuration files name: those in `configs/` and in a `--config-dir`. `trust=true` skips the check.
 """
 
 from __future__ import annotations
@@ -26,40 +26,40 @@ from flowers.errors import InputError
 from flowers.synthetic import Garden
 
 PACKAGES = (__name__.partition(".")[0], "albumentations", "timm", "lightning", "torch.optim")
-"""Where a class may be defined."""
+"""The packages that may define a class."""
 
-KINDS = (L.LightningDataModule, nn.Module, BasicTransform, BaseCompose, Garden, Optimizer, LRScheduler)
-"""What it may be. Not any function: the packages have some that call any other, or load pickles."""
+ALLOWED_BASES = (L.LightningDataModule, nn.Module, BasicTransform, BaseCompose, Garden, Optimizer, LRScheduler)
+"""The base classes of allowed classes. No functions: some in these packages call any other, or load pickles."""
 
-MADE = ("data", "model")
-"""The groups of a training's configuration that are made again when its run is used."""
+INSTANTIATED_GROUPS = ("data", "model")
+"""The groups of a training's configuration that are instantiated again when its run is used."""
 
-UNUSED = ("callbacks", "logger")
-"""The groups that are not, and that may hold anything."""
+UNUSED_GROUPS = ("callbacks", "logger")
+"""The groups that are not instantiated again, and may contain anything."""
 
-LOADERS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
-"""Arguments of `timm.create_model` that name a file to load, which older versions unpickle."""
+FILE_ARGUMENTS = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
+"""The arguments of `timm.create_model` that name a file to load. Older versions unpickle it."""
 
 _REFERENCE = re.compile(
     r"\$\{(?:(?![.\[]*(?:callbacks|logger)\b)[.\w\[\]]+|oc\.env:(?:FLOWERS_CACHE|FLOWERS_KAGGLE|XLA_PERSISTENT_CACHE_PATH)(?:,\s*(?:\"[^\"$]*\"|'[^'$]*'|null))?)\}"
 )
-"""A reference to another setting that is checked, or to one of the variables that configs/ reads."""
+"""An allowed reference: to another checked setting, or to one of the environment variables that configs/ reads."""
 
 
 _TARGET = re.compile(r"^\s*(?:- +)?_target_: *[\"']?([\w.]+)", re.MULTILINE)
 
 
 TRUST = "If this configuration is your own, or you have read it, set trust=true."
-"""The fix, where a command has that setting."""
+"""The advice for commands that have this setting."""
 
 
 def check_trusted(config: DictConfig, path: Path, fix: str = TRUST) -> None:
-    """Raise `InputError` for what a configuration read from `path` must not do unless it is trusted.
+    """Raise `InputError` if an untrusted configuration contains anything that is not allowed.
 
     Args:
         config: the configuration.
-        path: its file, for messages.
-        fix: what the user can do about it, for messages.
+        path: the configuration's file, for messages.
+        fix: the advice to the user, for messages.
     """
     try:
         _check(config, path)
@@ -68,50 +68,52 @@ def check_trusted(config: DictConfig, path: Path, fix: str = TRUST) -> None:
 
 
 class _Refused(Exception):
-    """Says what is refused, without a fix."""
+    """An error whose message describes what is refused, without advice."""
 
 
 def _check(config: DictConfig, path: Path) -> None:
-    for key, value in _strings({name: node for name, node in _raw(config).items() if name not in UNUSED}, ""):
+    used = {name: node for name, node in _to_dict(config).items() if name not in UNUSED_GROUPS}
+    for key, value in _iterate_strings(used, ""):
         if "${" in _REFERENCE.sub("", value):
-            raise _refused(path, key, value, "a reference to another setting", "which would be evaluated")
-    for group in MADE:
+            raise _make_refusal(path, key, value, "a reference to another setting", "which would be evaluated")
+    for group in INSTANTIATED_GROUPS:
         try:
             made = OmegaConf.to_container(config[group], resolve=True)
         except OmegaConfBaseException as error:
             raise InputError(f"{path}: expected references that can be resolved, found this: {error}") from error
-        for key, value in _strings(made, group):
-            if "${" in value:  # Hydra would resolve it once more
-                raise _refused(path, key, value, "a value", "which would be evaluated")
+        for key, value in _iterate_strings(made, group):
+            if "${" in value:  # Hydra would resolve it again
+                raise _make_refusal(path, key, value, "a value", "which would be evaluated")
             if key.rpartition(".")[2] == "_target_" and not is_known(value):
-                known = ", ".join(PACKAGES)
-                raise _refused(path, key, value, f"a data set, model or transform of {known}", "which would be run")
+                expected = f"a data set, model or transform of {', '.join(PACKAGES)}"
+                raise _make_refusal(path, key, value, expected, "which would be run")
     arguments = config.model.get("backbone_arguments") or {}
-    for name in LOADERS:
+    for name in FILE_ARGUMENTS:
         if name in arguments:
             key = f"model.backbone_arguments.{name}"
-            raise _refused(path, key, str(arguments[name]), "none", "from which code may be loaded")
+            raise _make_refusal(path, key, str(arguments[name]), "none", "from which code may be loaded")
 
 
 def is_known(target: str) -> bool:
-    """Tell whether a target is a class of a known kind, defined in a known package and named by it.
+    """Return whether a target may be instantiated.
 
-    Or whether one of the user's own configuration files names it.
+    This is so if one of the user's own configuration files names it. It is also so for a subclass of `ALLOWED_BASES`
+    that is defined in one of `PACKAGES` and named by its path there.
     """
-    if target in _own_targets():
+    if target in _find_own_targets():
         return True
-    if not _is_within(target):
+    if not _is_in_packages(target):
         return False
     try:
         found = get_object(target)
     except Exception:  # an import may raise anything
         return False
     # Modules also name what they import: flowers.data.workers.os.system, say.
-    return isinstance(found, type) and issubclass(found, KINDS) and _is_within(found.__module__)
+    return isinstance(found, type) and issubclass(found, ALLOWED_BASES) and _is_in_packages(found.__module__)
 
 
-def _own_targets() -> set[str]:
-    """Return the targets in the configuration files of the command that runs; none outside a command."""
+def _find_own_targets() -> set[str]:
+    """Return the targets in the configuration files of the running command; none outside a command."""
     if not HydraConfig.initialized():
         return set()
     sources = [source for source in HydraConfig.get().runtime.config_sources if source.schema == "file"]
@@ -119,27 +121,27 @@ def _own_targets() -> set[str]:
     return {target for file in files for target in _TARGET.findall(file.read_text(encoding="utf-8"))}
 
 
-def _is_within(name: str) -> bool:
+def _is_in_packages(name: str) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in PACKAGES)
 
 
-def _raw(config: DictConfig) -> dict[str, Any]:
+def _to_dict(config: DictConfig) -> dict[str, Any]:
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # type: ignore[assignment]
     return values
 
 
-def _strings(node: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Every string in nested containers, with its dotted key; a `_target_` that is none counts as well."""
+def _iterate_strings(node: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yield every string in nested containers with its dotted key. Every `_target_` counts as a string."""
     if isinstance(node, dict):
         for name, value in node.items():
             place = f"{key}.{name}" if key else str(name)
-            yield from _strings(str(value) if name == "_target_" else value, place)
+            yield from _iterate_strings(str(value) if name == "_target_" else value, place)
     elif isinstance(node, list):
         for number, value in enumerate(node):
-            yield from _strings(value, f"{key}.{number}")
+            yield from _iterate_strings(value, f"{key}.{number}")
     elif isinstance(node, str):
         yield key, node
 
 
-def _refused(path: Path, key: str, found: str, expected: str, harm: str) -> _Refused:
+def _make_refusal(path: Path, key: str, found: str, expected: str, harm: str) -> _Refused:
     return _Refused(f"{path}: {key}: expected {expected}, found {found}, {harm}.")

@@ -1,4 +1,4 @@
-"""Find out whether W&B's server can be used: who is logged in, and whether it answers."""
+"""Check whether W&B's server can be used: whether there is an API key, and whether the server answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ import wandb
 
 
 def find_api_key(url: str) -> str | None:
-    """Return the key for the server at `url`: from `WANDB_API_KEY`, or from where `wandb login` puts it."""
+    """Return the API key for the server at `url`; None if there is none.
+
+    It comes from `WANDB_API_KEY`, or from the netrc file that `wandb login` writes.
+    """
     if key := os.environ.get("WANDB_API_KEY"):
         return key
     path = Path(os.environ.get("NETRC", "~/_netrc" if sys.platform == "win32" else "~/.netrc")).expanduser()
@@ -36,12 +39,18 @@ def find_api_key(url: str) -> str | None:
 
 
 def find_server_problem(url: str, key: str | None, seconds: float) -> str | None:
-    """Send W&B's server one request, and explain why it cannot be used; return None if it answers.
+    """Send W&B's server one request. Return why it cannot be used, or None if it answers.
 
-    Whether the answer makes sense is left to W&B's client, which may have other certificates and credentials.
+    Other client errors and certificate problems do not count, because W&B's client may have other certificates and
+    credentials.
+
+    Args:
+        url: the server's address.
+        key: the API key; None: send the request without one.
+        seconds: the time limit.
     """
     answers: SimpleQueue[str | None] = SimpleQueue()
-    # In a thread, as a name that cannot be resolved blocks for longer than any time limit of a socket.
+    # In a thread, because resolving a host name may block for longer than a socket's time limit.
     Thread(target=lambda: answers.put(_request(url, key, 2 * seconds)), daemon=True).start()
     try:
         return answers.get(timeout=seconds)

@@ -259,8 +259,8 @@ def test_rows_that_are_none_of_probabilities_are_refused(
         ("test", refused_test(members, tmp_path), "6a"),
     ):
         assert message == (
-            f"{tmp_path / 'b'} (predictions/{split}.parquet): expected {expected} in each row, found 1 row that is "
-            f"otherwise ({example.replace('XX', number)}). Predict again, or leave the member out."
+            f"{tmp_path / 'b'} (predictions/{split}.parquet): expected {expected} in each row, found 1 bad row "
+            f"({example.replace('XX', number)}). Predict again, or leave the member out."
         )
 
 
@@ -268,13 +268,13 @@ def test_faults_are_counted_over_the_whole_file(tmp_path: Path) -> None:
     many = predicted(20_000, 0)
     many.probabilities[8000:8500] *= 2
     message = refused_validation(members_of(tmp_path, [many]), tmp_path)
-    assert "found 500 rows that are otherwise (000001f40: 2, 000001f41: 2, 000001f42: 2, ...)" in message
+    assert "found 500 bad rows (000001f40: 2, 000001f41: 2, 000001f42: 2, ...)" in message
 
 
 def test_a_probability_that_is_missing_is_refused(tmp_path: Path) -> None:
     path = write_foreign(tmp_path / "val.parquet", VAL[0], {"rose": [None, *[0.5] * 11]})
     message = refused_validation(find_members([str(path)]), tmp_path)
-    assert message.startswith(f"{path}: expected finite numbers as probabilities in each row, found 1 row that")
+    assert message.startswith(f"{path}: expected finite numbers as probabilities in each row, found 1 bad row")
 
 
 def test_text_in_place_of_a_number_is_refused(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_text_in_place_of_a_number_is_refused(tmp_path: Path) -> None:
         path = write_foreign(tmp_path / "val.parquet", VAL[0], {column: values})
         message = refused_validation(find_members([str(path)]), tmp_path)
         assert message.startswith(
-            f"{path}: expected ids as text and numbers as labels and probabilities in a whole file, found "
+            f"{path}: expected a complete file with text as ids, and numbers as labels and probabilities, found "
         )
 
 
@@ -291,7 +291,7 @@ def test_a_label_that_is_no_class_is_refused(tmp_path: Path, label: int | None, 
     labels = [*VAL[1].labels[:11], label]
     members = members_of(tmp_path, [VAL[0], Rows(VAL[1].ids, labels, VAL[1].probabilities)])
     message = refused_validation(members, tmp_path)
-    expected = "b (predictions/val.parquet): expected a label from 0 to 2 in each row, found 1 row that is otherwise"
+    expected = "b (predictions/val.parquet): expected a label from 0 to 2 in each row, found 1 bad row"
     assert f"{expected} (00000000b: {found})" in message
 
 
@@ -301,8 +301,8 @@ def test_labels_that_differ_are_refused(tmp_path: Path) -> None:
     other = (own + 1) % 3
     members = members_of(tmp_path, [VAL[0], VAL[1].shuffled(0), VAL[2].changed(7, label=other).shuffled(1)])
     assert refused_validation(members, tmp_path).startswith(
-        f"{tmp_path / 'c'} (predictions/val.parquet): expected the label of the first member in each row, found 1 row "
-        f"that is otherwise (000000007: {other}, not {own})."
+        f"{tmp_path / 'c'} (predictions/val.parquet): expected the label of the first member in each row, found 1 bad "
+        f"row (000000007: {other}, not {own})."
     )
 
 
@@ -363,7 +363,7 @@ def test_a_damaged_page_is_refused(tmp_path: Path) -> None:
 def test_ids_that_are_no_text_are_refused(tmp_path: Path, ids: list[object]) -> None:
     path = write_foreign(tmp_path / "val.parquet", VAL[0], {"id": ids})
     message = refused_validation(find_members([str(path)]), tmp_path)
-    assert message.startswith(f"{path}: expected ids as text")
+    assert message.startswith(f"{path}: expected a complete file")
 
 
 def test_a_member_without_test_rows_is_refused(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_a_teachers_predictions_are_mixed_as_the_labels_are(monkeypatch: pytest.
     monkeypatch.setattr(model.backbone, "forward", lambda images: seen.append(images) or torch.zeros(4, 3))
     loss = model.training_step(batch, 3)
     soft = soften(torch.from_numpy(table), 2.0)
-    mixed = soft * mixing.share + soft[mixing.partner] * (1 - mixing.share)
+    mixed = soft * mixing.fraction + soft[mixing.partner] * (1 - mixing.fraction)
     torch.testing.assert_close(loss, soft_loss(torch.zeros(4, 3), mixed, 2.0).mean())
 
 

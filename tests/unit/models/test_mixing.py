@@ -35,7 +35,7 @@ def test_targets_follow_the_pixels(mixup_alpha: float, cutmix_alpha: float, seed
 def test_the_seed_decides() -> None:
     def drawn(seed: int) -> list[float]:
         mixing = draw_mixing(np.random.default_rng(seed), 8, 32, 32, mixup_alpha=0.2, cutmix_alpha=1.0)
-        return [*mixing.partner.tolist(), float(mixing.share), *mixing.box.tolist()]
+        return [*mixing.partner.tolist(), float(mixing.fraction), *mixing.box.tolist()]
 
     assert drawn(1) == drawn(1)
     assert len({tuple(drawn(seed)) for seed in range(20)}) == 20

@@ -88,7 +88,7 @@ def test_a_full_disk_ends_in_a_message_and_keeps_the_checkpoint_before(tmp_path:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with pytest.raises(InputError, match=r"last\.ckpt: .*The one before is kept"):
+        with pytest.raises(InputError, match=r"last\.ckpt: .*The previous one is kept"):
             AtomicCheckpointIO().save_checkpoint({"state_dict": {"large": torch.ones(1_000_000)}}, path)
         with pytest.raises(InputError, match=r"best\.ckpt: .*Make room\.$"):  # there is none before
             AtomicCheckpointIO().save_checkpoint(

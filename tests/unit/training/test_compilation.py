@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flowers.training.compilation import CompileCounts, faults
+from flowers.training.compilation import CompileCounts, describe_unwanted_work
 
 
 def test_what_came_since() -> None:
@@ -13,9 +13,9 @@ def test_what_came_since() -> None:
 
 
 def test_a_figure_that_the_host_reads_is_no_fault() -> None:
-    assert faults(CompileCounts(0, 0.0, {"aten::_local_scalar_dense": 7})) == []
+    assert describe_unwanted_work(CompileCounts(0, 0.0, {"aten::_local_scalar_dense": 7})) == []
 
 
 def test_compilations_and_other_fallbacks_are() -> None:
-    found = faults(CompileCounts(2, 12.34, {"aten::nonzero": 3}))
+    found = describe_unwanted_work(CompileCounts(2, 12.34, {"aten::nonzero": 3}))
     assert found == ["compiled 2 programs in 12.3 s", "ran aten::nonzero on the host 3 times"]

@@ -11,7 +11,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from flowers.errors import BadRecord
-from flowers.training.device_loader import SENT_AHEAD, DeviceLoader
+from flowers.training.device_loader import PREFETCHED_BATCHES, DeviceLoader
 from tests.helpers.numbers import Numbers, first
 
 
@@ -87,7 +87,7 @@ def test_no_more_than_what_is_allowed_is_sent_ahead() -> None:
     batches = iter(DeviceLoader(numbers(50), lambda: send))
     next(batches)
     time.sleep(0.3)
-    assert len(sent) == 1 + SENT_AHEAD + 1  # taken, waiting, and the one in the thread's hand
+    assert len(sent) == 1 + PREFETCHED_BATCHES + 1  # taken, waiting, and the one in the thread's hand
 
 
 def test_lightning_finds_the_sampler() -> None:

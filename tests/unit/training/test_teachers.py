@@ -141,7 +141,7 @@ def test_rows_that_are_no_probabilities_are_refused(tmp_path: Path) -> None:
 
 def test_an_id_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     file = write_foreign(tmp_path / "mine.parquet", ROWS, {"id": [*ROWS.ids[:-1], ROWS.ids[0]]})
-    with pytest.raises(InputError, match="expected an id of its own in each row"):
+    with pytest.raises(InputError, match="expected a unique id in each row"):
         load_teacher(file, Data())
 
 

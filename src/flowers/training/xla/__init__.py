@@ -1,7 +1,7 @@
-"""Everything that knows XLA: `trainer=tpu`, on a TPU or on XLA's own CPU runtime.
+"""Support for XLA: `trainer=tpu`, on a TPU or on XLA's own CPU runtime.
 
-Importing it checks the installed versions, before torch_xla is imported anywhere: with a torch that does not fit, that
-fails with an undefined symbol. Nothing else of the project imports torch_xla.
+Importing this package checks the installed versions before torch_xla is imported. With a torch of another release, that
+import fails with an undefined symbol. No other package of the project imports torch_xla.
 """
 
 import logging

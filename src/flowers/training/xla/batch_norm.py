@@ -1,4 +1,4 @@
-"""Train through batch norm whose statistics are fixed, which torch_xla 2.9 cannot differentiate."""
+"""Make batch norm with fixed statistics differentiable, which it is not in torch_xla 2.9."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _batch_norm = F.batch_norm
 
 
 def allow_fixed_statistics() -> None:
-    """Make `torch.nn.functional.batch_norm` differentiable on XLA where it uses its running statistics.
+    """Make `torch.nn.functional.batch_norm` differentiable on XLA when it uses its running statistics.
 
-    torch_xla's own gradient takes the statistics of the batch, and ends in an error where there are none.
+    torch_xla's own gradient uses the statistics of the batch, and raises an error if there are none.
     """
     F.batch_norm = _differentiable
 
@@ -40,7 +40,7 @@ def _differentiable(
 def normalise(
     input: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Tensor:
-    """Return `batch_norm` of `[B, C, ...]` with fixed statistics `[C]`, computed in float32, by plain arithmetic."""
+    """Return batch norm of `[B, C, ...]` with fixed statistics `[C]`, computed in float32; same shape and dtype."""
     scale = torch.rsqrt(variance + eps) * (1.0 if weight is None else weight)
     shift = (0.0 if bias is None else bias) - mean * scale
     shape: Any = (1, -1, *[1] * (input.ndim - 2))

@@ -1,4 +1,4 @@
-"""Starts XLA's runtime, on a TPU or on the CPU with virtual devices."""
+"""Start XLA's runtime, on a TPU or on the CPU with virtual devices."""
 
 from __future__ import annotations
 
@@ -25,30 +25,31 @@ from flowers.training.xla.versions import TESTED, Versions, explain_libtpu, find
 log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 60.0
-"""How long to wait for chips that a process still holds: after a kill they stay claimed for 10 to 30 s."""
+"""Time limit in seconds for chips that another process holds. After a kill they stay in use for 10 to 30 s."""
 
 PROBE_SECONDS = 60.0
-"""How long the TPU's runtime may take to start where no chip is seen: without one it may wait for many minutes."""
+"""Time limit in seconds for the TPU's runtime to start if no chip is visible. Without a TPU it may wait for minutes."""
 
 
 def start_runtime(cache_dir: str | None) -> None:
-    """Start XLA's runtime in SPMD mode: on the TPU, unless `PJRT_DEVICE` says otherwise.
+    """Start XLA's runtime in SPMD mode: on the TPU, unless `PJRT_DEVICE` is set.
 
     Args:
-        cache_dir: keep compiled programs here; None: do not. The CPU's runtime cannot read them back, and keeps none.
+        cache_dir: the directory for compiled programs; None: none are kept. The CPU's runtime cannot read them back, so
+            it keeps none.
 
     Raises:
         InputError: there is no TPU, its chips stay in use, or the runtime does not start.
     """
     versions = find_versions()
-    if not xr.is_spmd():  # else this is a second trainer in the same process
+    if not xr.is_spmd():  # otherwise this is a second trainer in the same process
         if "PJRT_DEVICE" not in os.environ:
             _choose_tpu()
         if os.environ["PJRT_DEVICE"] == "TPU":
             _prepare_tpu(versions)
         rank_zero_only(log.info)(f"XLA on {os.environ['PJRT_DEVICE']}: {versions}")
         if release_of(versions.torch_xla) not in TESTED:
-            rank_zero_warn(f"torch_xla {versions.torch_xla}: tested are {' and '.join(TESTED)}.")
+            rank_zero_warn(f"torch_xla {versions.torch_xla} is not tested. Tested versions: {' and '.join(TESTED)}.")
     try:
         if not xr.is_spmd():
             xr.use_spmd()
@@ -57,7 +58,7 @@ def start_runtime(cache_dir: str | None) -> None:
         if xr.addressable_runtime_device_count() == 0:
             raise RuntimeError("no device.")
     except (OSError, RuntimeError) as error:
-        atexit.unregister(torch_xla._prepare_to_exit)  # in 2.8 it aborts the process where the runtime has not started
+        atexit.unregister(torch_xla._prepare_to_exit)  # in 2.8 it aborts the process if the runtime has not started
         found = {name: os.environ[name] for name in ("PJRT_DEVICE", "CPU_NUM_DEVICES") if name in os.environ}
         raise InputError(
             f"{', '.join(f'{name}={value}' for name, value in found.items())}: expected XLA's runtime to start, found "
@@ -89,11 +90,11 @@ _START = "import torch_xla.runtime as xr; xr.use_spmd(); assert xr.addressable_r
 
 
 def check_tpu_starts(command: Sequence[str], seconds: float) -> None:
-    """Raise `InputError` unless a process that starts the TPU's runtime ends well.
+    """Raise `InputError` unless a command that starts the TPU's runtime succeeds within a time limit.
 
-    A process of its own: without a TPU the runtime waits for minutes, or aborts the process that it is started in.
+    It runs in a separate process, because without a TPU the runtime waits for minutes or aborts its process.
     """
-    rank_zero_warn(f"PJRT_DEVICE=TPU, but no chip is seen on this machine. Trying for {seconds:g} s to start it.")
+    rank_zero_warn(f"PJRT_DEVICE=TPU, but no chip is visible on this machine. Trying for {seconds:g} s to start it.")
     try:
         done = subprocess.run(command, timeout=seconds, capture_output=True, text=True)
         problem = None if done.returncode == 0 else _explain_end(done.returncode, done.stderr)
@@ -114,10 +115,10 @@ def find_chips() -> list[Path]:
 def wait_for_chips(chips: Sequence[Path], seconds: float) -> None:
     """Wait until no other process holds any of the chips.
 
-    The runtime itself cannot be started a second time after it has failed.
+    This comes first, because the runtime cannot be started a second time after it has failed.
 
     Raises:
-        InputError: after `seconds` one is still held.
+        InputError: a chip is still in use after `seconds`.
     """
     end = time.monotonic() + seconds
     while busy := [chip for chip in chips if _is_busy(chip)]:
@@ -134,7 +135,7 @@ def wait_for_chips(chips: Sequence[Path], seconds: float) -> None:
 def _is_busy(chip: Path) -> bool:
     try:
         os.close(os.open(chip, os.O_RDWR))
-    except OSError as error:  # any other error is the runtime's to report
+    except OSError as error:  # the runtime reports any other error
         return error.errno == errno.EBUSY
     return False
 

@@ -1,7 +1,7 @@
 """XLA as Lightning's accelerator `tpu`: data parallelism by the compiler, precision, the input pipeline.
 
-`configs/trainer/tpu.yaml` chooses it; importing it registers the accelerator. The same classes run on a TPU and,
-under PJRT_DEVICE=CPU, on XLA's own CPU runtime with CPU_NUM_DEVICES virtual devices.
+`configs/trainer/tpu.yaml` selects it. Importing this module registers the accelerator. The same classes run on a TPU
+and, under PJRT_DEVICE=CPU, on XLA's own CPU runtime with CPU_NUM_DEVICES virtual devices.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ AUTOCAST = {"32-true": False, "32": False, "bf16-mixed": True, "bf16": True}
 
 
 class XLADevices(XLAAccelerator):
-    """Lightning's accelerator `tpu`, all of whose devices are driven by one process on each host."""
+    """Lightning's accelerator `tpu`. One process on each host drives all of its devices."""
 
     @staticmethod
     def is_available() -> bool:  # type: ignore[override]
-        return bool(xr.is_spmd())  # the strategy has found and started the runtime
+        return bool(xr.is_spmd())  # the strategy has started the runtime
 
     @staticmethod
     def auto_device_count() -> int:  # type: ignore[override]
@@ -74,10 +74,16 @@ AcceleratorRegistry.register(XLADevices.name(), XLADevices, description=XLADevic
 
 
 class AutocastPrecision(XLAPrecision):
-    """float32 weights; training computes convolutions and matrix products in bfloat16 or float32.
+    """Keeps weights in float32. Training computes convolutions and matrix products in bfloat16 or float32.
 
-    Evaluation is in float32, as on the CPU, so that a checkpoint has the same figures. (A TPU itself may round what it
-    multiplies: docs/tpu.md.)
+    Evaluation is in float32, as on the CPU, so that a checkpoint has the same metrics. (A TPU itself may round the
+    factors of products: docs/tpu.md.)
+
+    Args:
+        precision: a key of `AUTOCAST`.
+
+    Raises:
+        InputError: XLA does not support the precision.
     """
 
     def __init__(self, precision: str | int) -> None:
@@ -97,20 +103,20 @@ class AutocastPrecision(XLAPrecision):
 
 
 class SPMDStrategy(SingleDeviceXLAStrategy):
-    """Data parallelism by the compiler: one program over all devices, of all hosts (GSPMD, arXiv:2105.04663).
+    """Data parallelism by the compiler: one program over all devices of all hosts (GSPMD, arXiv:2105.04663).
 
-    To the rest of the program there is one device: a batch is split along its rows, weights are replicated, and a
-    mean, or batch norm, is over the global batch. On a pod one process runs on each host and feeds its own share
-    of the batch; they decide everything alike, from the same figures, and talk only to wait for each other.
+    The rest of the program sees one device. A batch is split along its rows, weights are replicated, and means and
+    batch norm are over the global batch. On a pod one process runs on each host and feeds its part of the batch. All
+    processes decide alike, from the same metrics, and communicate only to wait for each other.
 
     Args:
         precision: `bf16-mixed` or `32-true`.
-        cache_dir: keep compiled programs here for later runs; None: do not. Does nothing on the CPU runtime,
-            which cannot read them back.
-        hosts: how many are expected, one process on each; None: as many as there are.
+        cache_dir: the directory for compiled programs, for later runs; None: none are kept. It has no effect on the CPU
+            runtime, which cannot read them back.
+        hosts: the expected number of hosts, with one process on each; None: any number.
 
     Raises:
-        InputError: no device, another number of hosts, or a precision that XLA has not.
+        InputError: there is no device, the number of hosts differs, or XLA does not support the precision.
     """
 
     def __init__(
@@ -121,8 +127,8 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         super().__init__(device=0, precision_plugin=AutocastPrecision(precision))
         if hosts not in (None, xr.process_count()):
             raise InputError(
-                f"trainer.strategy.hosts={hosts}: expected so many hosts in the slice, found {xr.process_count()}. Use "
-                "trainer=tpu on a single host; on a pod, start the same command with trainer=tpu_pod on each host."
+                f"trainer.strategy.hosts={hosts}: expected this many hosts in the slice, found {xr.process_count()}. "
+                "Use trainer=tpu on a single host; on a pod, start the same command with trainer=tpu_pod on each host."
             )
         self.world_size = self.num_nodes = xr.process_count()  # one process on each host, which has its cores to itself
         self.global_rank = xr.process_index()
@@ -138,7 +144,7 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         return self.global_rank == 0
 
     def compile_counts(self) -> CompileCounts:
-        """Return what the runtime has compiled so far, and run on the host."""
+        """Return the counts of compilations, fallbacks to the host and transfers so far."""
         compilations, nanoseconds, _ = counters.metric_data("CompileTime") or (0, 0.0, [])
         fallbacks = {
             name: counters.counter_value(name) for name in counters.counter_names() if name.startswith("aten::")
@@ -148,7 +154,7 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         return CompileCounts(compilations, nanoseconds / 1e9, fallbacks, reads, hits, misses)
 
     def device_name(self) -> str:
-        """As `TPU x 8`, or `XLA on CPU x 4` for the CPU runtime."""
+        """Return the kind and number of devices: `TPU x 8`, or `XLA on CPU x 4` for the CPU runtime."""
         kind = "XLA on CPU" if xr.device_type() == "CPU" else str(xr.device_type())
         return f"{kind} x {xr.global_runtime_device_count()}"
 
@@ -169,22 +175,23 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
             self._replicate(*(value for slots in optimizer.state.values() for value in slots.values()))
 
     def _replicate(self, *values: Any) -> None:
-        """Say of tensors that every device has all of them.
+        """Mark tensors as replicated on all devices.
 
-        A program's results are marked so; were its input not, the second step would be another program than the first.
+        A program's results are marked this way. If its first input were not, the second step would be another program.
         """
         for value in values:
             if isinstance(value, Tensor) and value.device.type == "xla":
                 spmd.mark_sharding(value, self.mesh, (None,) * value.ndim)
 
-    # Steps are cut off from what the host traces around them (figures, resets), so that each is the same program. With
-    # accumulate_grad_batches, too: of several batches fused into one program, wrong gradients were reported on v6e, and
-    # it would need the memory of all of them.
+    # Steps are separated from what the host traces around them (metrics, resets), so that each is the same program.
+    # This holds with accumulate_grad_batches as well: wrong gradients were reported on v6e for several batches fused
+    # into one program, and it would need the memory of all of them.
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         torch_xla.sync()
         assert self.lightning_module is not None
-        # Dropout's, which torch's seed does not reach. It is an input of the step's program, and so compiles nothing.
+        # The seed of dropout, which torch's seed does not set. It is an input of the step's program, so a new one
+        # compiles nothing.
         xm.set_rng_state(step_seed(self._seed, self.lightning_module.current_epoch, batch_idx))
 
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -206,12 +213,12 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
             )
         check_batch_size(getattr(dataloader.batch_sampler, "batch_size", None), xr.addressable_runtime_device_count())
         if dataloader.num_workers > 0:
-            dataloader.multiprocessing_context = fork_server()  # the runtime has threads
+            dataloader.multiprocessing_context = fork_server()  # the runtime has threads, so a plain fork is unsafe
         self._loaders.append(DeviceLoader(dataloader, self._make_send))
         return self._loaders[-1]
 
     def _make_send(self) -> Callable[[Any], Any]:
-        """Return what sends the batches of a pass that begins now."""
+        """Return the function that sends the batches of a pass that begins now."""
         module = self.lightning_module
         assert module is not None
         if module.trainer.state.fn == TrainerFn.PREDICTING:
@@ -221,15 +228,15 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         return self.send
 
     def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
-        """Return a batch on the device: as it is, if the loader's thread has sent it; else its images are sent."""
+        """Return a batch on the device. If the loader's thread has not sent it, only its images are sent."""
         return batch if batch["image"].device.type == "xla" else self.send_images(batch)
 
     def send(self, batch: Any) -> Any:
-        """Return a batch with its tensors on the devices, their rows split over all of them; does not wait."""
+        """Send a batch's tensors to the devices, with the rows split over all of them. Does not wait."""
         return apply_to_collection(batch, Tensor, self._split)
 
     def send_images(self, batch: Any) -> Any:
-        """Return a batch with its images alone on the devices.
+        """Send only a batch's images to the devices.
 
         Reading labels back from several devices would compile a program for each batch.
         """
@@ -237,7 +244,7 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
 
     def _split(self, tensor: Tensor) -> Tensor:
         rows = ("data", *[None] * (tensor.ndim - 1))
-        # minibatch: the tensor is this host's share of the global batch
+        # minibatch: the tensor is this host's part of the global batch
         sharding = spmd.ShardingSpec(self.mesh, rows, minibatch=self.world_size > 1)
         sent: Tensor = xm.send_cpu_data_to_device(tensor, self.root_device, sharding)[0]
         return sent
@@ -253,27 +260,27 @@ class SPMDStrategy(SingleDeviceXLAStrategy):
         return agreeing == xr.global_runtime_device_count() if all else agreeing > 0
 
     def _sum_over_devices(self, value: float) -> float:
-        """Sum a value of each host over its devices. Returns when every host has given its part."""
+        """Sum each host's value over all devices. Returns when every host has contributed."""
         return float(self._split(torch.full((xr.addressable_runtime_device_count(),), value)).sum().cpu())
 
     def teardown(self) -> None:
         while self._loaders:
             self._loaders.pop().close()
-        torch_xla.sync()  # else each weight would be computed by a program of its own on its way to the host
+        torch_xla.sync()  # otherwise a separate program would compute each weight on its way to the host
         super().teardown()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
         torch_xla.sync()
-        # Every host brings the tensors over, though only the first one writes: what it runs all must run.
+        # Every host copies the tensors, though only the first one writes: all hosts must run the same programs.
         on_host = xm._maybe_convert_to_cpu(checkpoint, convert=True)
         if self.is_global_zero:
             self._files.save_checkpoint(on_host, filepath, storage_options)
 
 
 def create_moments(optimizer: Optimizer) -> None:
-    """Give a fresh Adam or AdamW the moments that its first step would start from.
+    """Create the moments of a new Adam or AdamW optimizer, with which its first step would start.
 
-    With them the first step is the same program as all others, and one compilation of it is saved.
+    The first step is then the same program as all others, which saves a compilation.
     """
     if not isinstance(optimizer, torch.optim.Adam) or optimizer.state or optimizer.defaults["amsgrad"]:
         return
@@ -284,7 +291,7 @@ def create_moments(optimizer: Optimizer) -> None:
 
 
 def check_batch_size(size: int | None, devices: int) -> None:
-    """Raise `InputError` unless devices can share a batch evenly."""
+    """Raise `InputError` unless a batch can be split evenly over the devices."""
     if size is None or size % devices:
         fewer = (size or 0) // devices * devices
         fitting = f"{fewer} or {fewer + devices}" if fewer else str(devices)
@@ -295,17 +302,17 @@ def check_batch_size(size: int | None, devices: int) -> None:
 
 
 def check_trainer(trainer: L.Trainer) -> None:
-    """Raise `InputError` for what XLA cannot do or what would make the device wait at every step."""
+    """Raise `InputError` for settings that XLA does not support, or that make the device wait at every step."""
     if trainer.state.fn != TrainerFn.FITTING:
         return
     if trainer._detect_anomaly:
         raise InputError(
-            "trainer.detect_anomaly=true: expected false on XLA, where backward runs as one compiled program and "
-            "cannot be asked for its operations. Look for anomalies on the CPU: trainer=cpu."
+            "trainer.detect_anomaly=true: expected false on XLA, where backward runs as one compiled program "
+            "without single operations to check. Look for anomalies on the CPU: trainer=cpu."
         )
     interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     if interval < 10 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         raise InputError(
-            f"trainer.log_every_n_steps={interval}: expected 10 or more on XLA, found {interval}: to read a figure the "
-            "host waits for the device, which then waits for the host. Set trainer.log_every_n_steps=50."
+            f"trainer.log_every_n_steps={interval}: expected 10 or more on XLA, found {interval}: to read a metric, "
+            "the host waits for the device, which then waits for the host. Set trainer.log_every_n_steps=50."
         )

@@ -1,4 +1,4 @@
-"""Checks which torch, torch_xla and libtpu are installed, and whether they go together, before any is imported."""
+"""Check that the installed torch, torch_xla and libtpu fit together, before any is imported."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ TESTED = ("2.8", "2.9")
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """The versions that are installed.
+    """The installed versions.
 
-    libtpu: None where there is none, as on a machine without a TPU.
-    expected_libtpu: the one that torch_xla was built for, by its own metadata; None: it names none.
+    libtpu: None if it is not installed, as on a machine without a TPU.
+    expected_libtpu: the version that torch_xla was built for, from its metadata; None if it names none.
     """
 
     torch: str
@@ -52,10 +52,10 @@ def check_versions(versions: Versions) -> None:
     torch, torch_xla = (release_of(each) for each in (versions.torch, versions.torch_xla))
     if torch == torch_xla:
         return
-    # Where an image brings torch, replacing it brings the CUDA build, of several GB.
+    # Replace torch only if necessary: where an image brings torch, that would install the CUDA build, of several GB.
     fix = f"torch_xla=={torch}.0" if torch in TESTED else f"torch=={TESTED[-1]}.0 torch_xla=={TESTED[-1]}.0"
     raise InputError(
-        f"trainer=tpu: expected torch and torch_xla of the same release, found {versions}. Install what fits: "
+        f"trainer=tpu: expected torch and torch_xla of the same release, found {versions}. Install matching ones: "
         f"pip install {fix}"
     )
 
@@ -77,7 +77,7 @@ def release_of(version: str) -> str:
 
 
 def _is_of(version: str, release: str) -> bool:
-    """Tell whether a version is a release or a patch of it, as 0.0.21.1 is of 0.0.21."""
+    """Return whether a version is a release or a patch of it, as 0.0.21.1 is of 0.0.21."""
     return version == release or version.startswith(f"{release}.")
 
 
