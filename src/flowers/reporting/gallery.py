@@ -22,10 +22,10 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Images that Jupyter shows if the last line of a cell returns them.
+    """A gallery of images, which Jupyter shows if it is the last expression of a cell.
 
     cards: the images, in groups.
-    side: the width of each image on the page, in pixels; None: half its own, which a screen of high density fills.
+    side: the width of each image on the page, in pixels; None: half the image's width, for screens of high density.
     """
 
     cards: Sequence[Card] = field(repr=False)
@@ -44,28 +44,28 @@ class Gallery:
 
 
 def show_images(images: Sequence[Image], captions: Sequence[str], side: int | None = SIDE) -> Gallery:
-    """Show images uint8 `[H, W, 3]`, each with its caption.
+    """Show images, each with its caption.
 
     Args:
-        images: the images.
-        captions: as many.
+        images: uint8 `[H, W, 3]`.
+        captions: one for each image.
         side: see `Gallery`.
     """
     return Gallery([Card(make_pictures(images, captions))], side)
 
 
 def make_pictures(images: Sequence[Image], captions: Sequence[str]) -> list[Picture]:
-    """Return images uint8 `[H, W, 3]` with their captions, which also describe them for who cannot see them."""
+    """Return images uint8 `[H, W, 3]` with their captions, which are also their alternative texts."""
     return [Picture(image, caption, caption) for image, caption in zip(images, captions, strict=True)]
 
 
 def show_pairs(pairs: Sequence[PairShown], side: int | None = SIDE) -> Gallery:
-    """Show pairs of classes that are confused, with images of both. `side`: see `Gallery`."""
+    """Show confused pairs of classes, with images of both. `side`: see `Gallery`."""
     return Gallery([Card(pair.pictures, f"{pair.title}: {pair.mistakes} confused") for pair in pairs], side)
 
 
 def show_mistakes(mistakes: Sequence[MistakeShown], side: int | None = SIDE) -> Gallery:
-    """Show wrong predictions, each with its saliency and the likeliest classes. `side`: see `Gallery`."""
+    """Show wrong predictions, each with its saliency and the most probable classes. `side`: see `Gallery`."""
     return Gallery([Card(shown.pictures, _title(shown), _likeliest(shown)) for shown in mistakes], side)
 
 

@@ -27,18 +27,18 @@ from flowers.training.outcomes import Outcomes, reliability
 from flowers.training.runs import Run
 
 PAIRS, MISTAKES, LABEL_ERRORS = 8, 12, 12
-"""Numbers of each that a report shows."""
+"""How many of each a report shows."""
 
 RESAMPLES = 500
-"""Of the images, for the interval of macro F1."""
+"""Bootstrap resamples for the interval of macro F1."""
 
 CURVES = ("loss", "accuracy", "macro_f1", "images_per_second")
-"""Metrics whose curves are shown, if the run has them; the monitored one is shown as well."""
+"""Metrics whose curves are shown if the run has them, besides the monitored metric."""
 
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """A metric at the top of a report: its name, value and note, as they are shown."""
+    """A metric at the top of a report: the texts of its name, value and note."""
 
     name: str
     value: str
@@ -47,7 +47,7 @@ class Headline:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image in a report: uint8 `[H, W, 3]`, what it shows for who cannot see it, and the text below."""
+    """An image in a report: uint8 `[H, W, 3]`, its alternative text, and the caption below."""
 
     image: Image
     description: str
@@ -56,7 +56,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart: its HTML, what it shows for who cannot see it, and its title."""
+    """A chart in a report: its HTML, its alternative text, and its title."""
 
     html: str
     description: str
@@ -65,7 +65,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class PairShown:
-    """Two classes that are confused, with images of both."""
+    """A pair of confused classes, with images of both."""
 
     title: str
     mistakes: int
@@ -77,9 +77,9 @@ class MistakeShown:
     """A wrong prediction.
 
     identity: the image's id.
-    truth, true_probability: its class, and the probability that the model gave it.
-    pictures: the image, and which of its pixels the prediction depends on.
-    likeliest: the likeliest classes with their probabilities.
+    truth, true_probability: the true class and its predicted probability.
+    pictures: the image, and its saliency if there is one.
+    likeliest: the most probable classes with their probabilities.
     """
 
     identity: str
@@ -91,7 +91,7 @@ class MistakeShown:
 
 @dataclass(frozen=True, slots=True)
 class TableShown:
-    """A table: its title, the names of its columns, and its rows as text, whose first cells name them."""
+    """A table: its title, the names of its columns, and the text of its rows. A row's first cell is its name."""
 
     title: str
     columns: list[str]
@@ -100,7 +100,7 @@ class TableShown:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The contents of a report. What a run lacks is empty or None, and its section is left out."""
+    """The contents of a report. A section that is empty or None is left out."""
 
     title: str
     subtitle: str
@@ -132,13 +132,13 @@ def make_report(
     """Make the report of a training or an evaluation.
 
     Args:
-        run: its directory.
-        metrics: the final ones, by name.
-        monitored: the name of the one that decided on the best checkpoint.
+        run: the run.
+        metrics: the final metrics, by name.
+        monitored: the name of the metric that decided on the best checkpoint.
         outcomes: the best checkpoint's predictions of the validation split; None: the report has no section on them.
-        model: that checkpoint's, for saliency.
-        datamodule: gives the images, if it can show them.
-        command: that reproduces the run.
+        model: the best checkpoint's model, for saliency.
+        datamodule: the data module, which provides the images if it is a `ShowsImages`.
+        command: the command that reproduces the run.
     """
     sections = {}
     if outcomes is not None:
@@ -161,7 +161,7 @@ def write_report(report: Report, path: Path) -> None:
 
 
 def render(report: Report) -> str:
-    """Return a report as a page of HTML, the charting library included."""
+    """Return a report as an HTML page that includes the charting library."""
     environment = Environment(
         loader=PackageLoader("flowers.reporting"),
         autoescape=select_autoescape(default=True),
@@ -177,7 +177,7 @@ def render(report: Report) -> str:
 
 
 def describe(run: Run, datamodule: L.LightningDataModule) -> str:
-    """Describe a run in one line: its model and the size of its images."""
+    """Return a run's model and the size of its images as a short text."""
     config = run.config()
     name = config.model.get("backbone") or str(config.model.get("_target_", "")).rpartition(".")[2]
     size = getattr(datamodule, "eval_size", None)
@@ -196,7 +196,7 @@ def _headlines(metrics: Mapping[str, float], monitored: str, outcomes: Outcomes 
 
 
 def outcome_headlines(outcomes: Outcomes) -> list[Headline]:
-    """Return the metrics of predictions, with intervals of 95 % where there is a method for them."""
+    """Return the metrics of predictions, macro F1 and accuracy with 95 % intervals."""
     count, classes = len(outcomes.labels), len(outcomes.class_names)
     macro_f1 = estimate_macro_f1(outcomes.labels, outcomes.predicted, classes, resamples=RESAMPLES, seed=0)
     correct = outcomes.predicted == outcomes.labels
@@ -210,12 +210,12 @@ def outcome_headlines(outcomes: Outcomes) -> list[Headline]:
 
 
 def interval_text(estimate: Estimate) -> str:
-    """Return the ends of an interval as text."""
+    """Return the bounds of an interval as text."""
     return f"{estimate.low:.3f} to {estimate.high:.3f}"
 
 
 def _wilson(hits: int, count: int) -> Estimate:
-    """Return a fraction with its interval of 95 % confidence: Wilson 1927, doi:10.1080/01621459.1927.10502953."""
+    """Return a fraction with its 95 % confidence interval: Wilson 1927, doi:10.1080/01621459.1927.10502953."""
     z, fraction = 1.96, hits / max(count, 1)
     centre = (fraction + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * float(np.sqrt(fraction * (1 - fraction) / count + z * z / (4 * count * count)))
@@ -241,8 +241,8 @@ def outcome_sections(
 
     Args:
         outcomes: the predictions of a labelled split.
-        photographs: its images.
-        model: that predicted, for saliency; None: there is no saliency.
+        photographs: the split's images.
+        model: the model, for saliency; None: without saliency.
     """
     bins, error = reliability(outcomes)
     correct = int((outcomes.predicted == outcomes.labels).sum())
@@ -269,20 +269,20 @@ def _sets(found: PredictionSets | None) -> dict[str, Any]:
     single = float((found.sizes == 1).mean())
     return {
         "sets": make_chart(
-            charts.set_sizes(found.sizes), f"Sizes of the prediction sets: {single:.0%} of them have a single class."
+            charts.set_sizes(found.sizes), f"Sizes of the prediction sets: {single:.0%} have a single class."
         ),
-        "sets_note": f"{found.coverage:.1%} of the sets hold the true class; on average a set has "
+        "sets_note": f"{found.coverage:.1%} of the sets contain the true class; on average a set has "
         f"{found.sizes.mean():.1f} classes.",
     }
 
 
 def make_chart(figure: go.Figure, description: str, *, title: str = "", name: str | None = None) -> Chart:
-    """Make a chart of a plotly figure.
+    """Convert a plotly figure to a chart.
 
     Args:
-        figure: drawn without a background.
-        description: what it shows, for readers who cannot see it.
-        title: above it.
+        figure: the figure, with a transparent background.
+        description: the chart's alternative text.
+        title: the chart's title.
         name: the id of its element in the page.
     """
     config = {"displayModeBar": False, "responsive": True}
@@ -295,9 +295,9 @@ def _pairs(outcomes: Outcomes, photographs: Photographs) -> list[PairShown]:
     for pair in outcomes.confused_pairs(PAIRS):
         pictures = []
         for own, other in ((pair.one, pair.other), (pair.other, pair.one)):
-            for predicted, says in ((other, f"predicted as {names[other]}"), (own, "predicted correctly")):
+            for predicted, note in ((other, f"predicted as {names[other]}"), (own, "predicted correctly")):
                 rows = np.flatnonzero((outcomes.labels == own) & (outcomes.predicted == predicted))[:1]
-                pictures += _pictures(photographs, rows.tolist(), [f"{names[own]}, {says}"])
+                pictures += _pictures(photographs, rows.tolist(), [f"{names[own]}, {note}"])
         shown.append(PairShown(f"{names[pair.one]} and {names[pair.other]}", pair.mistakes, pictures))
     return shown
 
@@ -314,7 +314,7 @@ def _mistakes(outcomes: Outcomes, model: L.LightningModule | None, photographs: 
         images = photographs.images(rows)
         maps = saliency_maps(model, images, [int(outcomes.predicted[row]) for row in rows])
         explained = [
-            Picture(overlay(image, found), f"Saliency of {outcomes.ids[row]}", "what it depends on")
+            Picture(overlay(image, found), f"Saliency of {outcomes.ids[row]}", "saliency")
             for row, image, found in zip(rows, images, maps, strict=True)
         ]
     return [_mistake(outcomes, row, photographs, saliency) for row, saliency in zip(rows, explained, strict=True)]
