@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from flowers.reporting.photographs import SIDE, Image, as_uri
-from flowers.reporting.report import MistakeShown, PairShown, Picture
+from flowers.reporting.report import CaptionedImage, MistakeShown, PairShown
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
     """Images that belong together, with a title above and a note below them."""
 
-    pictures: Sequence[Picture]
+    images: Sequence[CaptionedImage]
     title: str = ""
     note: str = ""
 
@@ -51,22 +51,22 @@ def show_images(images: Sequence[Image], captions: Sequence[str], side: int | No
         captions: one for each image.
         side: see `Gallery`.
     """
-    return Gallery([Card(make_pictures(images, captions))], side)
+    return Gallery([Card(caption_images(images, captions))], side)
 
 
-def make_pictures(images: Sequence[Image], captions: Sequence[str]) -> list[Picture]:
+def caption_images(images: Sequence[Image], captions: Sequence[str]) -> list[CaptionedImage]:
     """Return images uint8 `[H, W, 3]` with their captions, which are also their alternative texts."""
-    return [Picture(image, caption, caption) for image, caption in zip(images, captions, strict=True)]
+    return [CaptionedImage(image, caption, caption) for image, caption in zip(images, captions, strict=True)]
 
 
 def show_pairs(pairs: Sequence[PairShown], side: int | None = SIDE) -> Gallery:
     """Show confused pairs of classes, with images of both. `side`: see `Gallery`."""
-    return Gallery([Card(pair.pictures, f"{pair.title}: {pair.mistakes} confused") for pair in pairs], side)
+    return Gallery([Card(pair.images, f"{pair.title}: {pair.mistakes} confused") for pair in pairs], side)
 
 
 def show_mistakes(mistakes: Sequence[MistakeShown], side: int | None = SIDE) -> Gallery:
     """Show wrong predictions, each with its saliency and the most probable classes. `side`: see `Gallery`."""
-    return Gallery([Card(shown.pictures, _title(shown), _likeliest(shown)) for shown in mistakes], side)
+    return Gallery([Card(shown.images, _title(shown), _likeliest(shown)) for shown in mistakes], side)
 
 
 def _title(mistake: MistakeShown) -> str:

@@ -46,7 +46,7 @@ class Headline:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class CaptionedImage:
     """An image in a report: uint8 `[H, W, 3]`, its alternative text, and the caption below."""
 
     image: Image
@@ -69,7 +69,7 @@ class PairShown:
 
     title: str
     mistakes: int
-    pictures: list[Picture]
+    images: list[CaptionedImage]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +78,14 @@ class MistakeShown:
 
     identity: the image's id.
     truth, true_probability: the true class and its predicted probability.
-    pictures: the image, and its saliency if there is one.
+    images: the image, and its saliency if there is one.
     likeliest: the most probable classes with their probabilities.
     """
 
     identity: str
     truth: str
     true_probability: float
-    pictures: list[Picture]
+    images: list[CaptionedImage]
     likeliest: list[tuple[str, float]]
 
 
@@ -114,7 +114,7 @@ class Report:
     confusion: Chart | None = None
     pairs: list[PairShown] = field(default_factory=list)
     mistakes: list[MistakeShown] = field(default_factory=list)
-    label_errors: list[Picture] = field(default_factory=list)
+    label_errors: list[CaptionedImage] = field(default_factory=list)
     reliability: Chart | None = None
     sets: Chart | None = None
     sets_note: str = ""
@@ -293,47 +293,51 @@ def _pairs(outcomes: Outcomes, photographs: Photographs) -> list[PairShown]:
     names = outcomes.class_names
     shown = []
     for pair in outcomes.confused_pairs(PAIRS):
-        pictures = []
+        images = []
         for own, other in ((pair.one, pair.other), (pair.other, pair.one)):
             for predicted, note in ((other, f"predicted as {names[other]}"), (own, "predicted correctly")):
                 rows = np.flatnonzero((outcomes.labels == own) & (outcomes.predicted == predicted))[:1]
-                pictures += _pictures(photographs, rows.tolist(), [f"{names[own]}, {note}"])
-        shown.append(PairShown(f"{names[pair.one]} and {names[pair.other]}", pair.mistakes, pictures))
+                images += _caption_images(photographs, rows.tolist(), [f"{names[own]}, {note}"])
+        shown.append(PairShown(f"{names[pair.one]} and {names[pair.other]}", pair.mistakes, images))
     return shown
 
 
-def _pictures(photographs: Photographs, rows: Sequence[int], captions: Sequence[str]) -> list[Picture]:
+def _caption_images(photographs: Photographs, rows: Sequence[int], captions: Sequence[str]) -> list[CaptionedImage]:
     images = photographs.images(rows) if photographs else []
-    return [Picture(image, f"Image of {caption}", caption) for image, caption in zip(images, captions, strict=False)]
+    return [
+        CaptionedImage(image, f"Image of {caption}", caption) for image, caption in zip(images, captions, strict=False)
+    ]
 
 
 def _mistakes(outcomes: Outcomes, model: L.LightningModule | None, photographs: Photographs) -> list[MistakeShown]:
     rows = outcomes.worst_mistakes(MISTAKES).tolist()
-    explained: list[Picture | None] = [None] * len(rows)
+    explained: list[CaptionedImage | None] = [None] * len(rows)
     if photographs and model is not None and is_overridden("forward", model, L.LightningModule):
         images = photographs.images(rows)
         maps = saliency_maps(model, images, [int(outcomes.predicted[row]) for row in rows])
         explained = [
-            Picture(overlay(image, found), f"Saliency of {outcomes.ids[row]}", "saliency")
+            CaptionedImage(overlay(image, found), f"Saliency of {outcomes.ids[row]}", "saliency")
             for row, image, found in zip(rows, images, maps, strict=True)
         ]
     return [_mistake(outcomes, row, photographs, saliency) for row, saliency in zip(rows, explained, strict=True)]
 
 
-def _mistake(outcomes: Outcomes, row: int, photographs: Photographs, saliency: Picture | None) -> MistakeShown:
+def _mistake(outcomes: Outcomes, row: int, photographs: Photographs, saliency: CaptionedImage | None) -> MistakeShown:
     probabilities = outcomes.probabilities[row]
     likeliest = np.argsort(-probabilities, kind="stable")[:3]
-    own = _pictures(photographs, [row], [f"{outcomes.class_names[int(outcomes.labels[row])]}, {outcomes.ids[row]}"])
+    own = _caption_images(
+        photographs, [row], [f"{outcomes.class_names[int(outcomes.labels[row])]}, {outcomes.ids[row]}"]
+    )
     return MistakeShown(
         identity=outcomes.ids[row],
         truth=outcomes.class_names[int(outcomes.labels[row])],
         true_probability=float(outcomes.true_probability[row]),
-        pictures=[*own, *([saliency] if saliency else [])],
+        images=[*own, *([saliency] if saliency else [])],
         likeliest=[(outcomes.class_names[int(label)], float(probabilities[label])) for label in likeliest],
     )
 
 
-def _label_errors(outcomes: Outcomes, photographs: Photographs) -> list[Picture]:
+def _label_errors(outcomes: Outcomes, photographs: Photographs) -> list[CaptionedImage]:
     rows = suspected_label_errors(outcomes, LABEL_ERRORS).tolist()
     names = outcomes.class_names
     captions = [
@@ -341,4 +345,4 @@ def _label_errors(outcomes: Outcomes, photographs: Photographs) -> list[Picture]
         f"({outcomes.confidence[row]:.0%}); id {outcomes.ids[row]}"
         for row in rows
     ]
-    return _pictures(photographs, rows, captions)
+    return _caption_images(photographs, rows, captions)

@@ -15,10 +15,10 @@ TITLES: dict[Kind, str] = {
     "split": "Missing or unreadable splits",
     "shard": "Damaged or missing shards",
     "record": "Bad records",
-    "duplicate": "Ids twice in a split",
+    "duplicate": "Duplicate ids in a split",
     "leak": "Ids in two splits",
     "resolution": "Resolutions that disagree",
-    "manifest": "Other than manifest.csv says",
+    "manifest": "Differences from manifest.csv",
 }
 
 _console = Console(soft_wrap=True, highlight=False)

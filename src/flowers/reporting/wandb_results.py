@@ -122,7 +122,7 @@ def _confusion(outcomes: Outcomes) -> Any:
 def _mistakes(report: Report) -> wandb.Table:
     table = wandb.Table(["id", "image", "saliency", "truth", "p(truth)", "predicted", "p(predicted)"])
     for mistake in report.mistakes:
-        images = [wandb.Image(picture.image, caption=picture.caption) for picture in mistake.pictures]
+        images = [wandb.Image(image.image, caption=image.caption) for image in mistake.images]
         image, saliency = (*images, None, None)[:2]
         predicted, probability = mistake.likeliest[0]
         table.add_data(
