@@ -132,7 +132,7 @@ def benchmark_step(settings: StepSettings) -> StepBenchmark:
         InputError: there are too few steps, or the trainer or the model refuses its settings.
     """
     if settings.steps < WINDOW:
-        raise InputError(f"steps={settings.steps}: expected at least {WINDOW}: time is measured over so many steps.")
+        raise InputError(f"steps={settings.steps}: expected at least {WINDOW}, over which the time is measured.")
     L.seed_everything(settings.seed, verbose=False)
     clock = _Clock(settings.warmup)
     trainer: L.Trainer = instantiate(
