@@ -1,1 +1,1 @@
-"""Measurements of the loader, the training step and the rest, with their baselines."""
+"""Benchmarks of the loader, the training step, the default recipe and more, with their baselines."""

@@ -1,6 +1,6 @@
-"""The figures of docs/ensembling.md: python -m benchmarks.ensembling intervals, offsets or worlds.
+"""Measure the numbers of docs/ensembling.md: python -m benchmarks.ensembling intervals, offsets or worlds.
 
-`members DIR COUNT VAL TEST` writes so many members, of so many rows each, for src/ensemble.py to blend.
+`members DIR COUNT VAL TEST` writes COUNT members with VAL and TEST rows each, for src/ensemble.py to blend.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ from tests.helpers.simulation import World, confusion_rows, judged_worlds
 
 SETTINGS = [(12, 120, 0.95), (12, 120, 0.99), (12, 240, 0.995), (10, 300, 0.85), (20, 600, 0.9)]
 SETTINGS += [(104, 800, 0.9), (104, 3712, 0.94), (104, 800, 0.98), (104, 800, 0.995)]
+"""The numbers of classes and rows, and the accuracy, for which intervals are measured."""
 
 
 def measure_intervals() -> None:
-    """Print how often the interval, and the bootstrap's plain percentiles, hold the truth."""
+    """Print how often the interval, and the plain percentiles of the bootstrap, contain the true score."""
     for classes, rows, accuracy in SETTINGS:
         rng = np.random.default_rng(classes + rows)
         held = []
         for _ in range(200):
             labels, predicted, truth = confusion_rows(rng, classes, rows, accuracy)
             estimate = estimate_macro_f1(labels, predicted, classes, resamples=1000, seed=0)
-            drawn = rng.integers(0, rows, (400, rows))
-            low, high = np.quantile([macro_f1(labels[d], predicted[d], classes) for d in drawn], [0.025, 0.975])
+            resamples = rng.integers(0, rows, (400, rows))
+            low, high = np.quantile([macro_f1(labels[r], predicted[r], classes) for r in resamples], [0.025, 0.975])
             held.append((estimate.low <= truth <= estimate.high, low <= truth <= high))
         ours, plain = np.mean(held, axis=0)
         print(f"{classes} classes, {rows} rows, {accuracy}: {ours:.3f}, plain percentiles {plain:.3f}", flush=True)
 
 
 def measure_offsets() -> None:
-    """Print what offsets by frequency, and offsets free for each class, change on unseen rows."""
+    """Print the change of macro F1 on unseen rows by offsets by frequency, and by free offsets for each class."""
     for classes, rows in ((12, 120), (20, 600), (104, 800), (104, 3712)):
         changes = []
         for seed in range(6):
@@ -50,7 +51,7 @@ def measure_offsets() -> None:
 
 
 def _free_offsets(probabilities: Probabilities, labels: Labels) -> np.ndarray:
-    """Coordinate ascent of macro F1, three times through the classes."""
+    """Fit an offset for each class by coordinate ascent on macro F1, in three passes over the classes."""
     offsets = np.zeros(probabilities.shape[1])
 
     def score(label: int, offset: float) -> tuple[float, float]:
@@ -64,7 +65,7 @@ def _free_offsets(probabilities: Probabilities, labels: Labels) -> np.ndarray:
 
 
 def measure_worlds() -> None:
-    """The figures of the worlds in test_assessment.py."""
+    """Print the scores of blends in simulated worlds, those of tests/slow/test_ensembling.py."""
     worlds = list(judged_worlds(120))
     print("interval holds the true score", np.mean([world.held for world in worlds]))
     print("interval of the gain holds the true gain", np.mean([world.gain_held for world in worlds]))
@@ -75,7 +76,13 @@ def measure_worlds() -> None:
 
 
 def write_members(directory: Path, count: int, rows: dict[str, int]) -> None:
-    """Members with 104 classes whose logits are noise of their own, five more at the truth."""
+    """Write members with 104 classes whose logits are independent noise, plus five for the true class.
+
+    Args:
+        directory: the directory for the members.
+        count: the number of members.
+        rows: the number of rows of each split.
+    """
     names = [f"class {label}" for label in range(104)]
     for member in range(count):
         rng = np.random.default_rng(member)
@@ -89,8 +96,8 @@ def write_members(directory: Path, count: int, rows: dict[str, int]) -> None:
                     logits[np.arange(len(known)), known] += 5
                     exp = np.exp(logits - logits.max(1, keepdims=True))
                     ids = [f"{split}{row:09x}" for row in range(start, start + len(known))]
-                    told = known.tolist() if split == "val" else [None] * len(known)
-                    writer.write(ids, told, (exp / exp.sum(1, keepdims=True)).astype(np.float32))
+                    written = known.tolist() if split == "val" else [None] * len(known)
+                    writer.write(ids, written, (exp / exp.sum(1, keepdims=True)).astype(np.float32))
                 run = str(directory / str(member))
                 writer.finish(Provenance(run, split, 192, "none", names, trained_on="train"))
 

@@ -1,6 +1,6 @@
-"""Compare data.reader=native with data.reader=tfrecord: records read by number per second of CPU time.
+"""Compare data.reader=native with data.reader=tfrecord by the records read per second of CPU time.
 
-python -m benchmarks.readers
+The records are read by number, in random order: python -m benchmarks.readers
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from flowers.data.tfrecord.framing import write_shard
 from flowers.data.tfrecord.reader import ShardReader
 
 SETS = ((10_000, 150, 16), (50_000, 798, 2))
-"""Bytes of a record, records of a shard, shards: about the garden's at 192 px, and the competition's at 512."""
+"""Bytes of a record, records of a shard, and shards: about those of the garden at 192 px, and of the competition at
+512 px."""
 
 READS = 1_000
 ROUNDS = 5
 
 
 def main() -> None:
+    """Print the median rate of each reader on each set."""
     for size, count, shards in SETS:
         with tempfile.TemporaryDirectory() as temporary:
             paths = [Path(temporary) / f"{number:02d}.tfrec" for number in range(shards)]
@@ -33,7 +35,7 @@ def main() -> None:
                 write_shard(path, [os.urandom(size) for _ in range(count)])
             readers = {name: open_reader(paths, Path(temporary), name) for name in get_args(ReaderName)}
             rates: dict[str, list[float]] = {name: [] for name in readers}
-            for _ in range(ROUNDS + 1):  # the first brings the shards into the page cache
+            for _ in range(ROUNDS + 1):  # the first round reads the shards into the page cache, and does not count
                 for name, reader in readers.items():
                     rates[name].append(measure(reader))
         found = ", ".join(f"{name} {median(rate[1:]):,.0f}" for name, rate in rates.items())
@@ -41,7 +43,7 @@ def main() -> None:
 
 
 def measure(reader: ShardReader) -> float:
-    """Return the records read per second of CPU time."""
+    """Return the rate of a reader, in records per second of CPU time."""
     numbers = np.random.default_rng(0).permutation(len(reader))[:READS].tolist()
     start = time.process_time()
     for number in numbers:

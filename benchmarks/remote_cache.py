@@ -1,6 +1,6 @@
-"""Requests and images per second of a data set behind a URL: `python -m benchmarks.remote_cache`.
+"""Measure the requests and the images per second of a data set at a URL: `python -m benchmarks.remote_cache`.
 
-Each request is answered after 50 ms by a web server on loopback, in this same process.
+A web server on loopback, in the same process, answers each request after 50 ms.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from flowers.synthetic import Garden, generate
 from tests.helpers.object_stores import Server, directory
 
 LATENCY = 0.05
+"""Seconds after which the server answers."""
 
 
 def main() -> None:
+    """Print a table of the requests and images/s of three epochs, for a local data set and for one at a URL."""
     with tempfile.TemporaryDirectory() as temporary:
         root, cache = Path(temporary) / "garden", Path(temporary) / "cache"
         generate(Garden(seed=0, train=2048, val=104, test=104, sizes=(192,)), root)
@@ -33,6 +35,14 @@ def main() -> None:
 
 
 def measure(name: str, root: str, cache: Path, server: Server) -> None:
+    """Print the rows of a data set: for opening it, and for each epoch.
+
+    Args:
+        name: the name of the rows.
+        root: the data set's directory or URL.
+        cache: the directory for cached shards.
+        server: counts the requests.
+    """
     transform = [A.RandomResizedCrop((128, 128)), A.HorizontalFlip()]
     start, before = time.perf_counter(), server.requests
     data = FlowersDataModule(root, 192, 128, 192, 32, transform, [], cache_dir=str(cache), num_workers=2)
@@ -41,7 +51,7 @@ def measure(name: str, root: str, cache: Path, server: Server) -> None:
     for epoch in range(3):
         loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         before, batches = server.requests, iter(loader)
-        next(batches)  # the workers have started
+        next(batches)  # waits until the workers have started
         start = time.perf_counter()
         count = sum(len(batch["id"]) for batch in batches)
         speed = count / (time.perf_counter() - start)

@@ -1,10 +1,10 @@
-"""Measure what logging to Weights & Biases costs, by whole trainings, each in a process of its own.
+"""Measure the cost of logging to Weights & Biases with whole trainings, each in its own process.
 
     python -m benchmarks.wandb_overhead logging [ROUNDS] [OVERRIDE ...]
     python -m benchmarks.wandb_overhead faults [ROUNDS] [OVERRIDE ...]
 
-`logging` trains in pairs: offline with W&B, and without it. `faults` trains offline, and with a server on loopback
-that answers, or fails in one of several ways. Overrides are those of src/train.py. Let nothing else run meanwhile.
+`logging` trains in pairs: offline with W&B, and without it. `faults` trains offline, and with a server on loopback that
+answers or fails in one of several ways. Overrides are those of src/train.py. Run nothing else at the same time.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from tests.helpers.wandb_server import Behaviour, WandbServer, read_records, wan
 ROOT = Path(__file__).parents[1]
 USAGE = "Usage: python -m benchmarks.wandb_overhead logging|faults [ROUNDS] [OVERRIDE ...]"
 ROUNDS = {"logging": 6, "faults": 1}
-"""An even number of pairs, so that each kind of training is the first as often as the second."""
+"""The default numbers of rounds. With an even number of pairs, each kind of training comes first equally often."""
 
 WITH, WITHOUT = "with W&B", "without"
 KINDS: Mapping[str, tuple[str, ...]] = {WITH: (), WITHOUT: ("logger=csv", "callbacks.wandb_images=null")}
 
 SHORT = ("data.train_size=64", "data.eval_size=64", "trainer.max_epochs=2", "report=false")
-"""The training of `faults`: of two epochs, so that something can happen between them."""
+"""The training of `faults`. It has two epochs, so that the server can fail between them."""
 
 FIRST_STEPS = ("++trainer.limit_train_batches=1", "++trainer.limit_val_batches=1")
 OFFLINE = {"WANDB_MODE": "offline"}
 CLOSING_SECONDS = 10.0
-"""How long W&B's own process may need to close the run's file, after the training has ended."""
+"""The time limit for W&B's own process to close the run's file after the training has ended."""
 
 State = Behaviour | Literal["vanish"]
-"""What a server does with requests. One that vanishes refuses connections."""
+"""How a server handles requests. After `vanish` it refuses connections."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What W&B's server does first, what it does later, and when that begins."""
+    """The behaviour of W&B's server at first and later, and when the later one begins."""
 
     first: State
     later: State | None = None
@@ -78,7 +78,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Arguments:
-    """What the command line asks for."""
+    """The arguments of the command line."""
 
     mode: str
     rounds: int
@@ -87,7 +87,7 @@ class Arguments:
 
 @dataclass(frozen=True)
 class Training:
-    """A training that has ended: its seconds, its exit status, and what it printed on standard error."""
+    """A finished training: its duration in seconds, its exit status, and its standard error."""
 
     seconds: float
     status: int
@@ -95,8 +95,8 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Left:
-    """What a training has left on disk: metrics.json or not, the rows and the exit code in W&B's file."""
+class RunFiles:
+    """A training's files: whether metrics.json exists, and the number of rows and the exit code in W&B's file."""
 
     metrics: bool
     rows: int
@@ -105,13 +105,19 @@ class Left:
 
 @dataclass
 class Measured:
-    """The trainings with one server, round by round, each with the offline training of its round."""
+    """The trainings with one server, round by round.
+
+    trainings: the trainings.
+    offline: the seconds of the offline training of each round.
+    files: the files of each training.
+    """
 
     trainings: list[Training] = field(default_factory=list)
     offline: list[float] = field(default_factory=list)
-    left: list[Left] = field(default_factory=list)
+    files: list[RunFiles] = field(default_factory=list)
 
     def differences(self) -> list[float]:
+        """Return how many seconds longer each training took than the offline one of its round."""
         return differences([training.seconds for training in self.trainings], self.offline)
 
 
@@ -119,7 +125,8 @@ class Measured:
 
 
 def main(arguments: Sequence[str]) -> None:
-    raise_on_signals()  # a training is ended with this process
+    """Measure in the mode of the command line's arguments, and print the results."""
+    raise_on_signals()  # so that a running training ends with this process
     try:
         parsed = parse_arguments(arguments)
         if parsed.mode == "logging":
@@ -148,11 +155,11 @@ def parse_arguments(arguments: Sequence[str]) -> Arguments:
     return Arguments(mode, rounds, tuple(rest))
 
 
-# What logging costs.
+# The cost of logging.
 
 
 def measure_logging(rounds: int, overrides: Sequence[str]) -> None:
-    """Train in pairs, with W&B and without it, and print each pair and what W&B costs."""
+    """Train in pairs, with W&B and without it, and print each pair and the cost of W&B."""
     warm_up(overrides)
     pairs: dict[str, list[float]] = {name: [] for name in KINDS}
     print(f"| pair | first | {WITH} | {WITHOUT} | difference |\n|---|---|---|---|---|", flush=True)
@@ -167,7 +174,11 @@ def measure_logging(rounds: int, overrides: Sequence[str]) -> None:
 
 
 def time_kind(name: str, overrides: Sequence[str]) -> float:
-    """Return the seconds of a training that logs to W&B offline, or not at all."""
+    """Return the seconds of a training that logs to W&B offline, or does not log to it.
+
+    Raises:
+        InputError: the training failed, or overrides have changed its logger.
+    """
     with run_directory() as run:
         training = train(run, (*overrides, *KINDS[name]), OFFLINE)
         require_success(training)
@@ -178,12 +189,12 @@ def time_kind(name: str, overrides: Sequence[str]) -> float:
 
 
 def alternate(names: Sequence[str], number: int) -> tuple[str, ...]:
-    """Return the names in the order of a round: every second one is backwards, so that a drift cancels."""
+    """Return the names in the order of a round: reversed in every second one, so that a drift cancels out."""
     return tuple(names if number % 2 == 0 else reversed(names))
 
 
 def differences(measured: Sequence[float], baseline: Sequence[float]) -> list[float]:
-    """Return how much longer each training took than the one of the same round that it is compared with."""
+    """Return how many seconds longer each training took than the baseline of the same round."""
     return [value - base for value, base in zip(measured, baseline, strict=True)]
 
 
@@ -199,26 +210,26 @@ def describe_cost(measured: Sequence[float], baseline: Sequence[float]) -> str:
     )
 
 
-# What a server that fails costs.
+# The cost of a server that fails.
 
 
 def measure_faults(rounds: int, overrides: Sequence[str], servers: Mapping[str, Fault]) -> dict[str, Measured]:
     """Train offline and with each server in every round; report each training on standard error.
 
     Raises:
-        InputError: a training without a fault fails, or one ends before its server does.
+        InputError: an offline training fails, or a training ends before its server fails.
     """
     offline = warm_up(overrides)
     measured = {name: Measured() for name in (NONE, *servers)}
     for number in range(rounds):
         for name in alternate(tuple(measured), number):
             fault = servers.get(name)
-            training, left = train_with(name, fault, overrides, offline / 2)
+            training, files = train_with(name, fault, overrides, offline / 2)
             if fault is None:
                 require_success(training)
-                offline = training.seconds  # until the next one, also where it is the last of its round
+                offline = training.seconds  # for the trainings until the next offline one
             measured[name].trainings.append(training)
-            measured[name].left.append(left)
+            measured[name].files.append(files)
             report(f"round {number + 1}, server {name}", training)
         for one in measured.values():
             one.offline.append(offline)
@@ -230,21 +241,25 @@ def train_with(
     fault: Fault | None,
     overrides: Sequence[str],
     half_time: float,
-) -> tuple[Training, Left]:
-    """Train with a server, or offline if there is no fault, and look at what is left on disk."""
+) -> tuple[Training, RunFiles]:
+    """Train with a server, or offline if there is no fault, and inspect the run's files."""
     with run_directory() as run, wandb_server() as server:
         if fault is None:
             training = train(run, overrides, OFFLINE)
         else:
             set_state(server, fault.first)
-            with failing_later(name, fault, server, run, half_time):
+            with fail_later(name, fault, server, run, half_time):
                 training = train(run, overrides, server.environment())
-        return training, look_at(run)
+        return training, inspect_run(run)
 
 
 @contextmanager
-def failing_later(name: str, fault: Fault, server: WandbServer, run: Path, half_time: float) -> Iterator[None]:
-    """Let the server fail while the block runs, if the fault is one that begins later."""
+def fail_later(name: str, fault: Fault, server: WandbServer, run: Path, half_time: float) -> Iterator[None]:
+    """Make the server fail while the block runs, if the fault begins later.
+
+    Raises:
+        InputError: the training ended before the fault began.
+    """
     ended, begun = Event(), Event()
 
     def fail() -> None:
@@ -263,11 +278,11 @@ def failing_later(name: str, fault: Fault, server: WandbServer, run: Path, half_
     if fault.later is not None:
         thread.join()
         if not begun.is_set():
-            raise InputError(f"{name}: the training ended before. Train longer: trainer.max_epochs=5, say.")
+            raise InputError(f"{name}: the training ended before. Train longer, for example with trainer.max_epochs=5.")
 
 
 def wait_for(fault: Fault, run: Path, half_time: float, ended: Event) -> bool:
-    """Wait until a fault is to begin; return whether the training still runs then."""
+    """Wait for the time at which a fault begins; return whether the training is still running."""
     if fault.begins == "at half time":
         return not ended.wait(half_time)
     while not (run / "checkpoints" / "last.ckpt").exists():  # it is written after each epoch
@@ -277,26 +292,27 @@ def wait_for(fault: Fault, run: Path, half_time: float, ended: Event) -> bool:
 
 
 def set_state(server: WandbServer, state: State) -> None:
+    """Set how a server handles requests from now on."""
     if state == "vanish":
         server.vanish()
     else:
         server.behaviour = state
 
 
-def look_at(run: Path) -> Left:
-    """Look at what a run has on disk, once W&B's process has closed its file: a moment after the end."""
+def inspect_run(run: Path) -> RunFiles:
+    """Inspect a run's files after W&B's process has closed its own, which happens shortly after the training's end."""
     deadline = time.monotonic() + CLOSING_SECONDS
     while True:
         records = [record for path in find_logs(run) for record in read_records(path.parent)]
         codes = [int(record.exit.exit_code) for record in records if record.HasField("exit")]
         if codes or time.monotonic() > deadline:
             rows = sum(record.HasField("history") for record in records)
-            return Left((run / "metrics.json").is_file(), rows, codes[-1] if codes else None)
+            return RunFiles((run / "metrics.json").is_file(), rows, codes[-1] if codes else None)
         time.sleep(0.05)
 
 
 def fault_table(measured: Mapping[str, Measured]) -> Iterator[str]:
-    """Yield the lines of a table: each server's median seconds, the difference to offline, and what is left."""
+    """Yield the lines of a table: each server's median seconds, the difference to offline, and the run's files."""
     yield f"| {' | '.join(COLUMNS)} |"
     yield "|" + "---|" * len(COLUMNS)
     for name, one in measured.items():
@@ -304,17 +320,17 @@ def fault_table(measured: Mapping[str, Measured]) -> Iterator[str]:
         difference = median(one.differences())
         percentage = 100 * difference / median(one.offline)
         cost = ("", "") if name == NONE else (f"{difference:+.1f} s", f"{percentage:+.1f} %")
-        kept = (
+        outcome = (
             distinct(training.status for training in one.trainings),
-            distinct("yes" if left.metrics else "no" for left in one.left),
-            distinct(left.rows for left in one.left),
-            distinct("none" if left.exit_code is None else left.exit_code for left in one.left),
+            distinct("yes" if files.metrics else "no" for files in one.files),
+            distinct(files.rows for files in one.files),
+            distinct("none" if files.exit_code is None else files.exit_code for files in one.files),
         )
-        yield f"| {' | '.join((name, f'{seconds:.1f}', *cost, *kept))} |"
+        yield f"| {' | '.join((name, f'{seconds:.1f}', *cost, *outcome))} |"
 
 
 def distinct(values: Iterable[object]) -> str:
-    """Join the values that differ, in order."""
+    """Join the distinct values, in order of their first occurrence."""
     return ", ".join(dict.fromkeys(map(str, values)))
 
 
@@ -322,7 +338,7 @@ def distinct(values: Iterable[object]) -> str:
 
 
 def warm_up(overrides: Sequence[str]) -> float:
-    """Train a step an epoch, so that the data set is there and files are cached; return its seconds."""
+    """Train one step per epoch, to generate the data set and to cache files; return the training's seconds."""
     with run_directory() as run:
         training = train(run, (*overrides, *FIRST_STEPS), OFFLINE)
     report("warm-up", training)
@@ -331,15 +347,15 @@ def warm_up(overrides: Sequence[str]) -> float:
 
 
 def train(run: Path, overrides: Sequence[str], environment: Mapping[str, str]) -> Training:
-    """Run src/train.py into a directory with a W&B environment of its own, and wait for its end."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # else each training compiles what it imports
-    kept["NETRC"], kept["WANDB_CONFIG_DIR"] = str(run.parent / "netrc"), str(run.parent / "config")  # no login
+    """Run src/train.py into a directory, isolated from the user's W&B settings and login, and wait for its end."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    inherited.pop("PYTHONDONTWRITEBYTECODE", None)  # otherwise each training compiles everything that it imports
+    inherited["NETRC"], inherited["WANDB_CONFIG_DIR"] = str(run.parent / "netrc"), str(run.parent / "config")
     printed = run.parent / "stderr.txt"
-    with printed.open("w") as errors:  # not a pipe, which W&B's process may keep open for longer
+    with printed.open("w") as errors:  # a pipe would be kept open by W&B's process after the training's end
         command = [sys.executable, "src/train.py", *overrides, f"hydra.run.dir={run}"]
         start = time.monotonic()
-        environment = {**kept, **environment}
+        environment = {**inherited, **environment}
         done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=errors, check=False)
         seconds = time.monotonic() - start
     return Training(seconds, done.returncode, printed.read_text())
@@ -347,22 +363,25 @@ def train(run: Path, overrides: Sequence[str], environment: Mapping[str, str]) -
 
 @contextmanager
 def run_directory() -> Iterator[Path]:
-    """Make a place for a run, not in logs/, where `sync.py` would upload it; remove it afterwards."""
+    """Create a temporary directory for a run, and remove it afterwards. In logs/, `sync.py` would upload the run."""
     with TemporaryDirectory(ignore_cleanup_errors=True) as temporary:  # W&B's process may still write there
         yield Path(temporary) / "run"
 
 
 def find_logs(run: Path) -> list[Path]:
+    """Return the paths of a run's `.wandb` files."""
     return sorted(run.glob("wandb/*run-*/*.wandb"))
 
 
 def require_success(training: Training) -> None:
+    """Raise `InputError` with the last line of its standard error if a training failed."""
     if training.status:
         last = training.errors.strip().rpartition("\n")[2].removeprefix("error: ")
         raise InputError(f"src/train.py ended with exit status {training.status}: {last}")
 
 
 def report(name: str, training: Training) -> None:
+    """Print a training's duration, its exit status, and its messages about W&B on standard error."""
     print(f"{name}: {training.seconds:.1f} s, exit status {training.status}", file=sys.stderr)
     for line in training.errors.splitlines():
         if line.startswith("W&B:"):

@@ -1,8 +1,8 @@
-"""Install the package in the versions of constraints.txt: python scripts/install.py DIRECTORY [EXTRA].
+"""Install the package with the versions in constraints.txt: python scripts/install.py DIRECTORY [EXTRA].
 
-DIRECTORY is the virtual environment, created if it is missing. uv installs several times faster than pip: one on
-PATH is used, otherwise its wheel is installed into the environment. Where uv fails, pip takes over: it may know
-a package index that uv does not.
+DIRECTORY is the virtual environment, which is created if it is missing. uv installs several times faster than pip.
+A uv on PATH is used; otherwise its wheel is installed into the environment. If uv fails, pip takes over: it may be
+configured for a package index that uv does not know.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def main(directory: str, extra: str = "") -> None:
     if uv and install("uv", [uv, "pip", "install", "--python", python], package):
         return
     if not install("pip", [*pip(python), "install"], package):
-        sys.exit(f"error: {package}: cannot be installed into {environment}; pip's message stands above.")
+        sys.exit(f"error: {package}: cannot be installed into {environment}. See pip's message above.")
 
 
 def find_uv(environment: Path, python: str) -> str | None:
-    """Return the path of uv, installed from its wheel if it is not on PATH, or None if that fails."""
+    """Return the path of uv, or None. If it is not on PATH, install its wheel."""
     bootstrapped = environment / "bin" / "uv"
     if on_path := shutil.which("uv"):
         return on_path
@@ -46,7 +46,7 @@ def find_uv(environment: Path, python: str) -> str | None:
 
 
 def install(name: str, command: list[str], package: str) -> bool:
-    """Install the package in place; return whether that succeeded."""
+    """Install the package in place, and return whether that succeeded."""
     report(f"Installing {package} with {name}")
     return subprocess.run([*command, *PINNED, "--editable", package], check=False).returncode == 0
 

@@ -1,8 +1,8 @@
 """Rename the template's package: python scripts/rename.py my_project [--force].
 
-Renames the package's directory, its imports, the configurations' targets, the distribution and its commands, the
+It renames the package's directory, its imports, the targets in configurations, the distribution and its commands, the
 environment variables, the cache directory and the W&B project, in code, tests, configurations and documentation.
-What names the data stays: class names, data sets, benchmark results. Nothing changes unless all checks pass.
+Names of data do not change: class names, data sets, benchmark results. Nothing changes unless all checks pass.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Rule = tuple[re.Pattern[str], str]
 
 def main() -> None:
     """Check, rename and report, or exit with a message that names the fix."""
-    parser = argparse.ArgumentParser(description="Rename the template's package, and every place that names it.")
+    parser = argparse.ArgumentParser(description="Rename the template's package everywhere.")
     parser.add_argument("name", help="the new name, such as my_project")
     parser.add_argument("--force", action="store_true", help="rename although files have uncommitted changes")
     arguments = parser.parse_args()
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def find_package() -> str:
-    """Return the name of the one package in src/."""
+    """Return the name of the package in src/."""
     return next((ROOT / "src").glob("*/__init__.py")).parent.name
 
 
@@ -74,7 +74,7 @@ def pinned_names() -> set[str]:
 
 
 def refuse_tree() -> str | None:
-    """Explain why the work tree must not be changed, or return None if git could undo the renaming."""
+    """Explain why the work tree must not be changed, or return None if git can undo the renaming."""
     try:
         status = git("status", "--porcelain")
     except (OSError, subprocess.CalledProcessError):
@@ -83,7 +83,7 @@ def refuse_tree() -> str | None:
 
 
 def rules(old: str, new: str) -> Iterator[Rule]:
-    """Yield what to replace by what: only where a name is the package's, never where it is just a word."""
+    """Yield patterns and their replacements. They match the package's name, but not the same word elsewhere."""
     yield re.compile(rf"(?<![\w./-]){old}\.(?=[a-z_])"), f"{new}."  # flowers.training
     yield re.compile(rf"\bfrom {old}(?= import\b)"), f"from {new}"
     yield re.compile(rf"\bimport {old}\b(?![.-])"), f"import {new}"
@@ -106,7 +106,7 @@ def rules(old: str, new: str) -> Iterator[Rule]:
 
 
 def rewrite(replacements: list[Rule]) -> dict[Path, str]:
-    """Return the new content of every file that git tracks and the renaming changes."""
+    """Return the new content of every tracked file that changes."""
     changed = {}
     for path in (ROOT / name for name in git("ls-files", "-z").split("\0") if name):
         try:
@@ -121,7 +121,7 @@ def rewrite(replacements: list[Rule]) -> dict[Path, str]:
 
 
 def sort_imports() -> str:
-    """Let ruff sort and wrap what the new name moved; return what it cannot fix, or a reminder if it is missing."""
+    """Sort imports and format with ruff; return the problems that it cannot fix, or a reminder if it is missing."""
     ruff = shutil.which("ruff", path=f"{ROOT / '.venv' / 'bin'}:{Path(sys.executable).parent}") or shutil.which("ruff")
     if not ruff:
         return "Its imports may need sorting: make format"
@@ -129,11 +129,11 @@ def sort_imports() -> str:
         subprocess.run([ruff, *command, "--quiet", str(ROOT)], check=False)
     check = [ruff, "check", "--quiet", "--output-format", "concise", str(ROOT)]
     left = subprocess.run(check, check=False, capture_output=True, text=True).stdout
-    return f"By hand, with so long a name:\n{left}" if left else ""
+    return f"Fix these by hand, as the new name makes lines too long:\n{left}" if left else ""
 
 
 def git(*arguments: str) -> str:
-    """Return what a git command prints."""
+    """Return the output of a git command."""
     return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 

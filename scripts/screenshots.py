@@ -1,6 +1,6 @@
 """Take README's screenshots of a report: python scripts/screenshots.py RUN/report/index.html.
 
-Needs the `dev` extra and Chromium.
+It needs the `dev` extra and Chromium.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from playwright.sync_api import Page, sync_playwright
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 MOST_BYTES = 300_000
-"""Of all of them together."""
+"""The size limit for all images together."""
 
 
 def main(report: str) -> None:
@@ -27,7 +27,7 @@ def main(report: str) -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1000, "height": 800}, color_scheme="light")
         page.goto(path.as_uri())
-        page.wait_for_timeout(1000)  # until the charts are drawn
+        page.wait_for_timeout(1000)  # milliseconds, until the charts are drawn
         take(page, "metrics", "header", "#curves")
         take(page, "mistakes", "#mistakes", height=700)
         page.fill("#search", "flower")
@@ -39,7 +39,15 @@ def main(report: str) -> None:
 
 
 def take(page: Page, name: str, first: str, last: str | None = None, height: float | None = None) -> None:
-    """Write a screenshot from the top of one element to the bottom of another, or of so many pixels."""
+    """Write a screenshot of the page.
+
+    Args:
+        page: the report.
+        name: the image's name, without suffix.
+        first: the selector of the element at the top.
+        last: the selector of the element at the bottom; None: the same element.
+        height: the height in pixels, instead of `last`.
+    """
     page.evaluate("scrollTo(0, 0)")
     top = page.locator(first).bounding_box()
     bottom = page.locator(last or first).bounding_box()

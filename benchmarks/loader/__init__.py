@@ -1,1 +1,1 @@
-"""The loader beside others that do the same work."""
+"""Benchmark of the loader against others that do the same work."""

@@ -11,6 +11,7 @@ from flowers.settings import load_settings
 
 
 def main(config: DictConfig) -> None:
+    """Compare the loaders, and write and print the results."""
     from benchmarks.loader.report import print_comparison, print_loader_benchmark
     from benchmarks.loader.result import write_benchmark
     from benchmarks.loader.run import LoaderSettings, benchmark_loader
@@ -18,7 +19,7 @@ def main(config: DictConfig) -> None:
     settings = load_settings(LoaderSettings, config)
     file = Path(settings.results)
     for result in benchmark_loader(settings):
-        write_benchmark(file, result)  # after each comparison, so that a run that is stopped leaves what it has
+        write_benchmark(file, result)  # after each comparison, so that an interrupted run keeps its results
         print_comparison(result)
     print_loader_benchmark(result, file)
 

@@ -1,7 +1,7 @@
-"""A loader in a process of its own, which works only while it is measured.
+"""Run a loader in its own process, which works only while it is measured.
 
-TensorFlow and `tfrecord` cannot be imported together, and forking DataLoader workers from a process with TensorFlow's
-threads is asking for trouble. This module is imported by each of those processes, and so imports nothing heavy itself.
+TensorFlow and `tfrecord` cannot be imported together, and DataLoader workers cannot safely be forked from a process
+with TensorFlow's threads. Each of the processes imports this module, so it must not import anything heavy.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ MODULES: dict[Name, str] = {
 }
 
 PAUSE = 0.2
-"""Seconds without work after which a process counts as at rest."""
+"""Seconds without work after which a process counts as idle."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The work of one process while it was measured, and the evidence for it.
+    """The work of one process during a measurement, and the evidence for it.
 
-    images: delivered in `seconds`.
+    images: the number of images delivered in `seconds`.
     layouts: the (dtype, shape) of all batches.
-    pulled: images with the warm-up's, `different` of them by their ids.
+    pulled: the number of images, including those of the warm-up.
+    different: the number of different ids among these.
     """
 
     images: int
@@ -48,7 +49,7 @@ class Measured:
 
 
 class LoaderProcess:
-    """Starts at one piece of work, and then rests until it is measured. The upper bound is one process a worker."""
+    """A loader in its own process, idle until it is measured. The decode-only upper bound has a process per worker."""
 
     def __init__(self, name: Name, work: Work) -> None:
         self.name = name
@@ -64,17 +65,17 @@ class LoaderProcess:
             self._processes.append(process)
 
     def wait(self) -> None:
-        """Wait until it is ready.
+        """Wait until the loader is ready.
 
         Raises:
-            ImportError: its library is not there.
+            ImportError: the loader's library is not installed.
             InputError: a record cannot be read.
         """
         for pipe in self._pipes:
             self._answer(pipe)
 
     def measure(self, seconds: float) -> list[Measured]:
-        """Let it work, its processes side by side, and come to rest again."""
+        """Measure the loader for some seconds, its processes in parallel, and wait until they are idle again."""
         for pipe in self._pipes:
             pipe.send(seconds)
         return [self._answer(pipe) for pipe in self._pipes]
@@ -83,14 +84,15 @@ class LoaderProcess:
         try:
             answer = pipe.recv()
         except EOFError:
-            raise RuntimeError(f"{self.name}: its process ended before it was done, see above") from None
+            raise RuntimeError(f"{self.name}: its process ended early, see above") from None
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     def close(self) -> None:
+        """End the loader's processes."""
         for pipe in self._pipes:
-            pipe.close()  # which is how it learns that it is over
+            pipe.close()  # the process ends when it finds its pipe closed
         for process in self._processes:
             process.join(timeout=10)
             process.kill()
@@ -98,17 +100,17 @@ class LoaderProcess:
 
 
 def _serve(pipe: Connection, name: Name, work: Work) -> None:
-    """A loader's process: get ready, then answer each number of seconds with what was done in it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the closed pipe ends it, without a traceback
-    multiprocessing.set_start_method(None, force=True)  # of the DataLoader's workers: the usual one, not this process's
+    """Run a loader: wait until it is ready, then send a measurement for each number of seconds received."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the closed pipe ends this process, without a traceback
+    multiprocessing.set_start_method(None, force=True)  # DataLoader workers start as usual, not as this process did
     try:
         batches = import_module(f"benchmarks.loader.baselines.{MODULES[name]}").batches(work)
         next(batches)
-        _rest()
+        _wait_until_idle()
         pipe.send(None)
         while True:
             measured = measure(batches, pipe.recv())
-            _rest()
+            _wait_until_idle()
             pipe.send(measured)
     except (ImportError, InputError) as error:
         pipe.send(error)
@@ -117,7 +119,7 @@ def _serve(pipe: Connection, name: Name, work: Work) -> None:
 
 
 def measure(batches: Batches, seconds: float) -> Measured:
-    """Pull batches for so long, after half as long to use up what was decoded ahead while nobody pulled."""
+    """Pull batches for some seconds, after a warm-up of half that time, which uses up the buffered batches."""
     layouts: set[tuple[str, tuple[int, ...]]] = set()
     ids: list[str | bytes] = []
 
@@ -136,8 +138,8 @@ def measure(batches: Batches, seconds: float) -> Measured:
     return Measured(images, elapsed, frozenset(layouts), len(ids), len(set(ids)))
 
 
-def _rest() -> None:
-    """Wait until the buffers ahead are full and this process is idle: the next one must have all cores to itself."""
+def _wait_until_idle() -> None:
+    """Wait until the loader's buffers are full and it is idle, so that the next loader has all cores to itself."""
     used = _cpu_seconds()
     while True:
         time.sleep(PAUSE)
@@ -147,11 +149,11 @@ def _rest() -> None:
 
 
 def _cpu_seconds() -> float:
-    """CPU time so far of this process and its workers; of the workers only where /proc tells."""
+    """Return the CPU time so far of this process and its workers; without /proc, of this process only."""
     workers = [Path(f"/proc/{worker.pid}/stat") for worker in multiprocessing.active_children()]
     return time.process_time() + sum(_worker_seconds(stat) for stat in workers if stat.exists())
 
 
 def _worker_seconds(stat: Path) -> float:
-    fields: Sequence[str] = stat.read_text().rpartition(")")[2].split()  # a name in brackets may hold blanks
+    fields: Sequence[str] = stat.read_text().rpartition(")")[2].split()  # the name in brackets may contain spaces
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime, stime: see proc(5)

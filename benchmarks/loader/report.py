@@ -1,4 +1,4 @@
-"""Print what the loader's benchmark measured."""
+"""Print the results of the loader benchmark."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from benchmarks.loader.work import NAMES
 
 COMPARED = ("px", "task", *NAMES, *(f"/ {name}" for name in NAMES if name != "flowers"))
 WIDE = 110
-"""Characters in a line, for a table that does not fit into fewer."""
+"""The least width of the table, in characters."""
 
 _console = Console(soft_wrap=True, highlight=False)
 
 
 def print_comparison(result: LoaderBenchmark) -> None:
-    """The newest comparison as a row of a table that grows with each call: images/s, and `flowers` over the others."""
+    """Print the latest comparison as the next row of a table: images/s, and the ratios of `flowers` to the others."""
     comparison = result.comparisons[-1]
     medians, ratios = comparison.medians(), comparison.ratios()
     table = Table(
@@ -36,7 +36,7 @@ def print_comparison(result: LoaderBenchmark) -> None:
 
 
 def print_loader_benchmark(result: LoaderBenchmark, path: Path) -> None:
-    """Print what the table shows, which loaders are not in it, and the file that holds all."""
+    """Print a legend of the table, the absent loaders, and the path of the results."""
     rounds = result.settings["rounds"]
     _console.print(f"Images/s and flowers / others: medians of {rounds} rounds on {result.cores} cores, {result.cpu}.")
     for name, reason in result.absent.items():

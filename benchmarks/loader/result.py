@@ -1,4 +1,4 @@
-"""Hold the loader benchmark's measurements, and compute their medians and ratios."""
+"""Store the measurements of the loader benchmark, and compute their medians and ratios."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ from flowers.system.atomic import write_atomic
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One task at one resolution. `rates`: images/s of each loader, a figure a round, the rounds interleaved."""
+    """The comparison of the loaders in one task at one resolution.
+
+    rates: the images/s of each loader in each round. The loaders take turns within a round.
+    """
 
     task: Task
     image_size: int
     rates: Mapping[Name, Sequence[float]]
 
     def medians(self) -> dict[Name, float]:
-        """The median over the rounds, in images/s."""
+        """Return each loader's median over the rounds, in images/s."""
         return {name: statistics.median(rates) for name, rates in self.rates.items()}
 
     def ratios(self) -> dict[Name, float]:
-        """Return the speed of `flowers` over that of each other loader: the median of the ratios of the rounds.
+        """Return the speed of `flowers` over that of each other loader: the median of the rounds' ratios.
 
-        A round's figures are seconds apart: whatever slows the machine for longer than that is in both.
+        The rates of a round are measured seconds apart, so anything that slows the machine for longer affects both.
         """
         ours = self.rates.get("flowers", [])
         return {
@@ -40,12 +43,12 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class LoaderBenchmark:
-    """A run's comparisons so far.
+    """The comparisons of a run so far.
 
-    cores: those this process may use.
-    packages: their versions.
-    settings: the run's, as configured.
-    absent: loaders that could not be imported, with the reason and what to install.
+    cores: the number of cores that this process may use.
+    packages: the versions of packages.
+    settings: the run's settings.
+    absent: the loaders that could not be imported, with the reason and the package to install.
     """
 
     time: str

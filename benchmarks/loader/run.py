@@ -1,4 +1,4 @@
-"""The loader's benchmark: the same work, done by each loader in turn, round after round."""
+"""Run the loader benchmark: each loader does the same work in turn, round after round."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from flowers.settings import Paths, Positive, PositiveFloat, Seed
 from flowers.system.processor import available_cores, cpu_model
 
 RECORDS = 12_000
-"""Records an epoch, at least: about the competition's. With fewer, one would measure how an epoch starts."""
+"""The least number of records in an epoch, about that of the competition. Short epochs would measure their start."""
 
 OPTIONAL_PACKAGES: dict[Name, str] = {"tf.data": "tensorflow-cpu", "tfrecord": "tfrecord"}
-"""Loaders that may be absent, and what to install for them."""
+"""The loaders that may be absent, and the packages to install for them."""
 
 PACKAGES = (
     "torch",
@@ -49,14 +49,14 @@ PACKAGES = (
 
 @dataclass(frozen=True, slots=True)
 class LoaderData:
-    """The data set to read: `root`, in Kaggle's layout; None: the garden."""
+    """The data set to read: a directory `root` in Kaggle's layout, or None for the garden."""
 
     root: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class LoaderSettings:
-    """The settings of `python -m benchmarks.loader`; configs/benchmark_loader.yaml says what each one means."""
+    """The settings of `python -m benchmarks.loader`; configs/benchmark_loader.yaml explains each of them."""
 
     data: LoaderData
     paths: Paths
@@ -72,16 +72,16 @@ class LoaderSettings:
 
 
 def benchmark_loader(settings: LoaderSettings) -> Iterator[LoaderBenchmark]:
-    """Compare as configured in configs/benchmark_loader.yaml; after each comparison, all results so far.
+    """Run the comparisons of configs/benchmark_loader.yaml, and yield all results so far after each of them.
 
     Raises:
-        InputError: the data set or one of the resolutions is not there, or there is a file of results already.
+        InputError: the data set or one of the resolutions does not exist, or the file of results does already.
         BadRecord: a shard or a record is damaged.
-        RuntimeError: a loader did other work than it was given.
+        RuntimeError: a loader did not do the work that it was given.
     """
     root = _data_set(settings)
     _check_input(root, settings)
-    result = _nothing_yet(settings, root)
+    result = _start_results(settings, root)
     with tempfile.TemporaryDirectory() as directory:
         for size in settings.sizes:
             reader, _ = open_splits(root, ["train"], size, "stop", Path(settings.paths.cache_dir).expanduser())
@@ -118,10 +118,11 @@ def _check_input(root: Path, settings: LoaderSettings) -> None:
             f"Set sizes=[{','.join(map(str, there))}]."
         )
     if Path(settings.results).exists():
-        raise InputError(f"results={settings.results}: there is a file already. Name another, or remove it.")
+        raise InputError(f"results={settings.results}: the file exists already. Name another one, or remove it.")
 
 
-def _nothing_yet(settings: LoaderSettings, root: Path) -> LoaderBenchmark:
+def _start_results(settings: LoaderSettings, root: Path) -> LoaderBenchmark:
+    """Return results that describe the machine and the settings, without comparisons yet."""
     workers = available_cores() if settings.workers is None else settings.workers
     values = asdict(settings)
     keys = ("sizes", "tasks", "loaders", "batch_size", "rounds", "seconds", "seed")
@@ -138,7 +139,7 @@ def _nothing_yet(settings: LoaderSettings, root: Path) -> LoaderBenchmark:
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """The versions of those that are installed."""
+    """Return the versions of the packages that are installed."""
     versions = {}
     for package in packages:
         with suppress(metadata.PackageNotFoundError):
@@ -147,13 +148,20 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def _read_once(reader: ShardReader) -> None:
-    """Bring the shards into the page cache, as it is not the disk that is measured; a damaged record is found here."""
+    """Read all records into the page cache, as the disk is not measured. Damaged records raise `BadRecord` here."""
     for number in range(len(reader)):
         reader[number]
 
 
 def link_shards(root: Path, indexes: Sequence[ShardIndex], directory: Path, image_size: int) -> None:
-    """A data set of links to a training split's shards, so often that there are at least `RECORDS` records."""
+    """Make a data set of links to the shards of a training split, repeated until it has at least `RECORDS` records.
+
+    Args:
+        root: the data set whose class names are linked.
+        indexes: the shards of its training split.
+        directory: the directory for the new data set.
+        image_size: the shards' resolution, in pixels.
+    """
     train = size_directory(directory, image_size) / "train"
     train.mkdir(parents=True)
     repeats = -(-RECORDS // sum(map(len, indexes)))
@@ -166,17 +174,28 @@ def link_shards(root: Path, indexes: Sequence[ShardIndex], directory: Path, imag
 
 
 def takes_part(name: Name, task: Task) -> bool:
-    """The upper bound only decodes: `flip` adds next to nothing to that, `full` is other work."""
+    """Return whether a loader takes part in a task. The upper bound does not in `full`, which is other work."""
     return name != "decode_only" or task != "full"
 
 
 def compare(
     work: Work, names: Sequence[Name], rounds: int, seconds: float, records: int
 ) -> tuple[Comparison, dict[Name, str]]:
-    """Measure each loader once a round, alone; the first round, where pipelines tune themselves, does not count.
+    """Measure each loader once in each round, one at a time. The first round does not count: pipelines tune themselves.
+
+    Args:
+        work: the work.
+        names: the loaders.
+        rounds: the number of rounds that count.
+        seconds: the duration of each measurement.
+        records: the number of records in the data set.
 
     Returns:
-        The rates, and the loaders that are absent with the reason.
+        The comparison, and the absent loaders with the reason.
+
+    Raises:
+        InputError: a record cannot be read.
+        RuntimeError: a loader did not do the work that it was given.
     """
     rates: dict[Name, list[float]] = {}
     absent: dict[Name, str] = {}
@@ -200,15 +219,15 @@ def compare(
 
 
 def check_work(name: Name, measured: Sequence[Measured], work: Work, records: int) -> None:
-    """Refuse batches of another kind than asked for, or of the same few of the data set's `records` again and again.
+    """Check the batches' type and shape, and that they are not the same few of the data set's `records`.
 
     Raises:
-        RuntimeError: saying what was expected and found.
+        RuntimeError: a check failed.
     """
     expected = ("uint8", (work.batch_size, work.image_size, work.image_size, 3))
     for one in measured:
         if one.layouts != {expected}:
             raise RuntimeError(f"{name}: expected batches of {expected} only, found {sorted(one.layouts)}")
-        enough = min(one.pulled, records, IN_MEMORY) // 2  # drawn at random, some come twice
+        enough = min(one.pulled, records, IN_MEMORY) // 2  # half, as random order repeats some of them
         if one.different < enough:
             raise RuntimeError(f"{name}: expected at least {enough} different ids, found {one.different}")

@@ -1,4 +1,4 @@
-"""Define the work of every loader. Imports nothing heavy: a loader's process holds no library but its own."""
+"""Define the work of every loader. It imports nothing heavy: a loader's process must hold only its own library."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from flowers.data.layout import find_shards
 
 Task = Literal["decode", "flip", "full"]
-"""Decode; decode and flip; decode and the whole training transform of configs/data/default.yaml."""
+"""Decode; decode and flip; decode and apply the whole transform of configs/data/augment/medium.yaml."""
 
 Name = Literal["flowers", "tf.data", "tfrecord", "decode_only"]
 NAMES: tuple[Name, ...] = get_args(Name)
 
-# The training transform in numbers, for the libraries to share.
+# The parameters of the training transform, shared by all libraries.
 CROP_SCALE = (0.4, 1.0)
 CROP_RATIO = (0.8, 1.25)
 FLIP = 0.5
@@ -27,10 +27,10 @@ JITTER = 0.5
 """The probability of a change in brightness and contrast."""
 
 SHUFFLED = 2048
-"""Records in the buffer of those who shuffle by one."""
+"""Records in the shuffle buffer of the loaders that have one."""
 
 IN_MEMORY = 512
-"""JPEGs that the upper bound holds in memory. Nobody may come with fewer different ones."""
+"""JPEGs that the upper bound holds in memory. Every loader must read at least as many different ones."""
 
 Batches = Iterator[tuple[Sequence[str | bytes], NDArray[np.uint8]]]
 """Endless batches: ids, and images uint8 `[B, S, S, 3]`, RGB."""
@@ -48,4 +48,5 @@ class Work:
     seed: int
 
     def shards(self) -> list[Path]:
+        """Return the paths of the shards."""
         return [shard.local for shard in find_shards(self.root, "train", self.image_size)]

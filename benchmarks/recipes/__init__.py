@@ -1,1 +1,1 @@
-"""The default recipe beside others: the same weights, split, epochs and batch size."""
+"""Benchmark of the default recipe against others, with the same weights, split, epochs and batch size."""

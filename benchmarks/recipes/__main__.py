@@ -12,6 +12,7 @@ from flowers.settings import load_settings
 
 
 def main(config: DictConfig) -> None:
+    """Run the trainings that are not finished yet, and print and plot the results."""
     from hydra.core.hydra_config import HydraConfig
 
     from benchmarks.recipes.plan import RecipeSettings, make_plan
@@ -33,6 +34,7 @@ def main(config: DictConfig) -> None:
 
 
 def summarise(config: DictConfig) -> None:
+    """Print and plot the results of earlier runs."""
     from benchmarks.recipes.report import SummarySettings, print_summaries
 
     settings = load_settings(SummarySettings, config)
@@ -41,7 +43,7 @@ def summarise(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["summarise"]:
-        del sys.argv[1]  # which Hydra would take for a setting
+        del sys.argv[1]  # Hydra would parse it as an override
         run_command(summarise, "benchmark_recipes_summary")
     else:
         run_command(main, "benchmark_recipes")

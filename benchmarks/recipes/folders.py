@@ -1,4 +1,4 @@
-"""Export a data set to folders of JPEG files by class, which other libraries read."""
+"""Export a data set to folders of JPEG files by class, for other libraries to read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FOLDERS: dict[Split, str] = {"train": "train", "val": "validation"}
 
 
 def class_folders(class_count: int) -> list[str]:
-    """Return the folders' names in label order, which is also the order of the alphabet."""
+    """Return the folders' names in label order, which is also alphabetical."""
     return [f"{label:05d}" for label in range(class_count)]
 
 

@@ -1,4 +1,4 @@
-"""Read a split into memory, for the recipes that do not use this project's loader."""
+"""Read a split into memory, for the recipes that do not use the project's loader."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Images:
 
 
 def count_classes(task: Task) -> int:
-    """Return the number of the data set's classes."""
+    """Return the number of classes of a task's data set."""
     return len(read_class_names(task.root))
 
 
 def read_records(task: Task, split: Split) -> list[Record]:
-    """Return a split's records, JPEGs not decoded.
+    """Return a split's records, with their JPEGs not decoded.
 
     Raises:
-        InputError: the split is not there.
+        InputError: the split does not exist.
         BadRecord: a shard or a record is damaged.
     """
     reader, _ = open_splits(task.root, [split], task.image_size, "stop", task.cache_dir)
@@ -52,7 +52,7 @@ def read_images(task: Task, split: Split) -> Images:
     """Read and decode a split.
 
     Raises:
-        InputError: the split is not there.
+        InputError: the split does not exist.
         BadRecord: a shard, a record or an image is damaged.
     """
     records = read_records(task, split)

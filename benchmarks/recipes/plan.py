@@ -1,4 +1,4 @@
-"""List the trainings that a configuration asks for."""
+"""List the trainings of a configuration."""
 
 from __future__ import annotations
 
@@ -21,14 +21,18 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 @dataclass(frozen=True, slots=True)
 class RecipeData:
-    """The data set to train on: `root`, in Kaggle's layout."""
+    """The data set to train on: a directory `root` in Kaggle's layout."""
 
     root: str
 
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """Overrides of the default recipe: those of the `base`, and those that each of the `variants` adds to them."""
+    """Variants of the default recipe.
+
+    base: the overrides that all of them share.
+    variants: the further overrides of each variant, by name.
+    """
 
     base: list[str]
     variants: dict[str, list[str]]
@@ -36,7 +40,7 @@ class Ablation:
 
 @dataclass(frozen=True, slots=True)
 class RecipeSettings:
-    """The settings of `python -m benchmarks.recipes`; configs/benchmark_recipes.yaml says what each one means."""
+    """The settings of `python -m benchmarks.recipes`; configs/benchmark_recipes.yaml explains each of them."""
 
     data: RecipeData
     paths: Paths
@@ -55,11 +59,11 @@ class RecipeSettings:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run, and how to compare it.
+    """The trainings to run, and how to compare them.
 
-    tasks: the trainings, all recipes with one seed before the next seed.
-    absent: recipes that cannot run here, with the reason and what to install.
-    reference: the name of what the others are compared with.
+    tasks: the trainings: all recipes with the first seed, then all with the next.
+    reference: the name of the recipe that the others are compared with.
+    absent: the recipes that cannot run here, with the reason and the fix.
     """
 
     tasks: list[Task]
@@ -72,10 +76,10 @@ def make_plan(settings: RecipeSettings, ablation_name: str | None) -> Plan:
 
     Args:
         settings: the configuration.
-        ablation_name: the name of the chosen ablation; None: there is none.
+        ablation_name: the name of the chosen ablation, or None.
 
     Raises:
-        InputError: the data set, the resolution or timm's script is not there, or a name is taken or unusable.
+        InputError: the data set, the resolution or timm's script does not exist, or a name is taken or not allowed.
     """
     root = Path(settings.data.root)
     for split in ("train", "val"):
@@ -112,10 +116,10 @@ def collect_variants(
 ) -> tuple[dict[str, list[str]], str | None]:
     """Return the overrides of each variant of the default recipe, and the name of the ablation's base, if any.
 
-    An ablation's are named `ABLATION.VARIANT`. A base without overrides is the default recipe itself.
+    The variants of an ablation are named `ABLATION.VARIANT`. A base without overrides is the default recipe itself.
 
     Raises:
-        InputError: a name is a recipe's, or holds characters that no file name should.
+        InputError: a name is that of a recipe, or has characters that do not belong in file names.
     """
     variants = {name: [*settings.overrides, *overrides] for name, overrides in (settings.variants or {}).items()}
     for name in variants:
@@ -135,7 +139,7 @@ def collect_variants(
 
 
 def _find_absent(settings: RecipeSettings) -> dict[str, str]:
-    """Return the recipes that cannot run here, with the reason."""
+    """Return the recipes that cannot run here, with the reason and the fix."""
     if "fastai" not in settings.recipes:
         return {}
     if importlib.util.find_spec("fastai") is None:

@@ -11,7 +11,7 @@ from flowers.system.atomic import atomic_path
 
 
 def plot_scores(summary: Summary, directory: Path) -> list[Path]:
-    """Draw a line a recipe, its mean over seeds after each epoch, into a directory; return the files."""
+    """Plot each recipe's mean over seeds after each epoch as a line, and return the files written to `directory`."""
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for row in summary.rows:

@@ -1,4 +1,4 @@
-"""Run one training in a process of its own, which ends with this one."""
+"""Run one training in its own process, which ends when this process does."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PACKAGES = ("torch", "timm", "lightning", "numpy", "scikit-learn", "fastai")
 
 
 class TrainingFailed(Exception):
-    """A training's process ended with an error: see its log."""
+    """The process of a training ended with an error; its log has the details."""
 
 
 def run_task(task: Task, path: Path) -> None:
-    """Run a task to its end: its result goes to `path`, what it prints to the same name with the suffix .log.
+    """Run a task to its end, and write its result to `path` and its output beside it as NAME.log.
 
     Raises:
-        TrainingFailed: with the last line of the log.
+        TrainingFailed: the training failed; the message has the last line of its log.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     log = path.with_suffix(".log")
@@ -47,9 +47,9 @@ def run_task(task: Task, path: Path) -> None:
 
 
 def _work(task: Task, path: Path, log: Path, began: float) -> None:
-    """Train, and write the result: all that this process does."""
+    """Train and write the result, as the main function of the process."""
     exit_with_parent()
-    multiprocessing.set_start_method(None, force=True)  # of loaders' workers: the usual one
+    multiprocessing.set_start_method(None, force=True)  # DataLoader workers start as usual, not as this process did
     _print_to(log)
     from benchmarks.recipes.result import Recorder, write_result
 
@@ -76,7 +76,7 @@ def _print_to(log: Path) -> None:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return the processor, the cores and threads that a training may use, and the packages' versions."""
+    """Return the processor, the cores and threads that a training may use, and the versions of packages."""
     import torch
 
     from benchmarks.loader.run import installed_versions

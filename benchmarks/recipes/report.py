@@ -1,4 +1,4 @@
-"""Print what the benchmark measured."""
+"""Print the results of the recipe benchmark."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from benchmarks.recipes.summary import Row, Summary, read_summaries
 from flowers.settings import Paths
 
 WIDE = 150
-"""Characters in a line, for a table that does not fit into fewer."""
+"""The least width of the table, in characters."""
 
 _console = Console(soft_wrap=True, highlight=False)
 
 
 @dataclass(frozen=True, slots=True)
 class SummarySettings:
-    """The settings of `summarise`; configs/benchmark_recipes_summary.yaml says what each one means."""
+    """The settings of `summarise`; configs/benchmark_recipes_summary.yaml explains each of them."""
 
     paths: Paths
     results: str
@@ -36,7 +36,7 @@ def print_absent(absent: Mapping[str, str]) -> None:
 
 
 def print_outcome(outcome: Outcome) -> None:
-    """Print a line for a training."""
+    """Print the outcome of a training in one line."""
     line = f"{outcome.task.group}  {outcome.task.key}: {outcome.status}"
     if outcome.result is not None:
         result = outcome.result
@@ -49,13 +49,13 @@ def print_outcome(outcome: Outcome) -> None:
 def print_summaries(
     results: Path, reference: str, groups: Collection[str] | None = None, names: Collection[str] | None = None
 ) -> None:
-    """Print a table for each set, resolution and number of epochs, and plot macro F1 against time.
+    """Print a table for each data set, resolution and number of epochs, and plot macro F1 against time.
 
     Args:
         results: the directory of all results.
         reference: the recipe that the others are compared with.
-        groups: the directories in it to summarise; None: all.
-        names: the recipes to show beside the reference; None: all.
+        groups: the subdirectories to summarise; None: all.
+        names: the recipes to show besides the reference; None: all.
 
     Raises:
         InputError: a result is damaged, or results were measured on different images.
@@ -68,7 +68,7 @@ def print_summaries(
 
 
 def make_table(summary: Summary) -> Table:
-    """Lay out a summary, the best recipe first."""
+    """Return a summary as a table, the best recipe first."""
     title = f"{summary.title}: macro F1 on {summary.image_count} validation images"
     table = Table(title=title, caption=f"Differences: to {summary.reference}, with 95 % intervals.")
     for name in ("recipe", "seeds", "macro F1", "spread", "difference", "", "seconds", "ratio", "s to reference"):

@@ -1,4 +1,4 @@
-"""Hold what one training leaves: scores by epoch with their time, and the last epoch's predictions by id."""
+"""Store the result of one training: scores and times by epoch, and the last epoch's predictions by id."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from flowers.system.atomic import open_atomic, write_atomic
 
 @dataclass(frozen=True, slots=True)
 class EpochScore:
-    """The validation's scores after an epoch, and the seconds since the training's process began."""
+    """The validation scores after an epoch, and the seconds since the start of the training's process."""
 
     epoch: int
     seconds: float
@@ -40,6 +40,7 @@ class Predictions:
 
     @property
     def predicted(self) -> NDArray[np.int64]:
+        """Return the most probable class of each image, int64 `[N]`."""
         labels: NDArray[np.int64] = self.probabilities.argmax(1)
         return labels
 
@@ -53,11 +54,11 @@ class Predictions:
 class Result:
     """A finished training.
 
-    name: of the recipe, or of the variant of the default recipe.
-    macro_f1, accuracy: of the last epoch.
-    wall_seconds: from the start of the process to the end of the training.
-    images_trained: how often an image went through a training step.
-    machine: the processor, its cores and the packages' versions.
+    name: the name of the recipe, or of the variant of the default recipe.
+    macro_f1, accuracy: the scores of the last epoch.
+    wall_seconds: the time from the start of the process to the end of the training.
+    images_trained: the number of images in all training steps.
+    machine: the processor, its cores and the versions of packages.
     """
 
     name: str
@@ -78,9 +79,10 @@ class Result:
 
 @dataclass(slots=True)
 class Recorder:
-    """Takes a training's scores as it goes on. `began`: when its process began, as `time.time()` gives it.
+    """Collects the scores of a running training.
 
-    images_trained: counted by the recipe.
+    began: the time at which its process started, in seconds as from `time.time()`.
+    images_trained: the number of images in all training steps, counted by the recipe.
     """
 
     began: float
@@ -89,13 +91,24 @@ class Recorder:
     predictions: Predictions | None = None
 
     def record(self, epoch: int, predictions: Predictions, at: float | None = None) -> None:
-        """Record the predictions after an epoch, counted from one. `at`: the time; None: now."""
+        """Record the predictions after an epoch.
+
+        Args:
+            epoch: the epoch, counted from one.
+            predictions: its predictions of the validation split.
+            at: the time, in seconds as from `time.time()`; None: now.
+        """
         seconds = (time.time() if at is None else at) - self.began
         self.by_epoch.append(EpochScore(epoch, seconds, *predictions.scores()))
         self.predictions = predictions
 
     def finish(self, task: Task, machine: Mapping[str, Any], ended: float) -> Result:
-        """Return the result of a training that ended at a time.
+        """Return the result of a finished training.
+
+        Args:
+            task: the training's task.
+            machine: a description of the machine.
+            ended: the time at which the training ended, in seconds as from `time.time()`.
 
         Raises:
             RuntimeError: nothing was recorded.
@@ -122,12 +135,12 @@ class Recorder:
 
 
 def result_path(results: Path, task: Task) -> Path:
-    """Return the path of a task's result. A task is finished if it is there."""
+    """Return the path of a task's result. The task is finished if this file exists."""
     return results / task.group / f"{task.key}.json"
 
 
 def write_result(path: Path, result: Result, predictions: Predictions) -> None:
-    """Write a result, and its predictions beside it as NAME.npz: first these, as the result marks the end."""
+    """Write a result, and before it its predictions as NAME.npz: the file of the result marks the task as finished."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_atomic(path.with_suffix(".npz")) as file:
         columns: dict[str, Any] = {
@@ -143,7 +156,7 @@ def read_result(path: Path) -> Result:
     """Read a result.
 
     Raises:
-        InputError: the file is none.
+        InputError: the file does not hold a result.
     """
     try:
         return TypeAdapter(Result).validate_json(path.read_bytes())
@@ -158,13 +171,13 @@ def read_predictions(path: Path) -> Predictions:
     """Read the predictions that belong to the result at a path.
 
     Raises:
-        InputError: they are not there or damaged.
+        InputError: they are missing or damaged.
     """
     file = path.with_suffix(".npz")
     try:
         with np.load(file) as columns:
             return Predictions(columns["ids"].tolist(), columns["labels"], columns["probabilities"])
-    except Exception as error:  # zipfile, zlib and NumPy raise their own
+    except Exception as error:  # zipfile, zlib and NumPy raise different ones
         raise InputError(
             f"{file}: expected the predictions of {path.name}, found {type(error).__name__}: {error}. Remove both "
             "files, and run the benchmark again."

@@ -19,7 +19,7 @@ Status = Literal["trained", "finished before", "runs elsewhere", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a task: its result, if there is one, and the reason for a failure."""
+    """The outcome of a task: its status, its result if there is one, and the reason for a failure."""
 
     task: Task
     status: Status
@@ -28,16 +28,16 @@ class Outcome:
 
 
 def run_tasks(tasks: Sequence[Task], results: Path, *, force: bool) -> Iterator[Outcome]:
-    """Run the tasks in order, each in a process of its own. What has a result is not run again, unless forced.
+    """Run the tasks in order, each in its own process. Finished tasks are not run again unless `force` is set.
 
-    Two processes may share a directory of results: a task that runs in one is passed over by the other.
+    Two processes may share a directory of results: each skips the tasks that are running in the other.
 
     Raises:
         InputError: a finished task was run with other overrides.
     """
     for task in tasks:
         if not force:
-            read_finished(task, result_path(results, task))  # refused before hours of work
+            read_finished(task, result_path(results, task))  # find errors before hours of work
     for task in tasks:
         yield _run(task, result_path(results, task), force=force)
 
@@ -49,7 +49,7 @@ def _run(task: Task, path: Path, *, force: bool) -> Outcome:
             finished = None if force else read_finished(task, path)
             if finished is not None:
                 return Outcome(task, "finished before", finished)
-            path.unlink(missing_ok=True)  # its predictions are about to be replaced
+            path.unlink(missing_ok=True)  # its predictions will be replaced
             run_task(task, path)
             return Outcome(task, "trained", read_result(path))
     except Timeout:
@@ -59,10 +59,10 @@ def _run(task: Task, path: Path, *, force: bool) -> Outcome:
 
 
 def read_finished(task: Task, path: Path) -> Result | None:
-    """Return the result of a task that is finished; None if it is not.
+    """Return the result of a task, or None if it is not finished.
 
     Raises:
-        InputError: it was run with other overrides.
+        InputError: the task was run with other overrides.
     """
     if not path.exists():
         return None

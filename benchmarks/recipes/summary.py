@@ -16,6 +16,7 @@ from flowers.ensembling.scores import CONFIDENCE, Estimate, bootstrap_macro_f1
 from flowers.errors import InputError
 
 RESAMPLES = 4000
+"""Bootstrap resamples for the intervals of differences."""
 
 Runs = Mapping[int, tuple[Result, Predictions]]
 """The results of a recipe by seed."""
@@ -25,12 +26,13 @@ Runs = Mapping[int, tuple[Result, Predictions]]
 class Row:
     """A recipe's mean over its seeds, and its difference to the reference over the seeds that both have.
 
-    macro_f1, seconds: of the last epoch, and of the whole process.
+    macro_f1: macro F1 after the last epoch.
     spread: the standard deviation of macro F1 over seeds; None with one seed.
-    gain: macro F1 over that of the reference; None for the reference itself, or without common seeds.
-    seconds_ratio: the time over that of the reference, over the same seeds.
-    seconds_to_reference: the time after which macro F1 had reached the last of the reference; None: it never did.
-    by_epoch: the means over seeds.
+    seconds: the time of the whole process.
+    gain: the difference of macro F1 to the reference; None for the reference itself, or without common seeds.
+    seconds_ratio: the time divided by that of the reference, over the common seeds.
+    seconds_to_reference: the time after which macro F1 reached the reference's last score; None: it never did.
+    by_epoch: the means over seeds, by epoch.
     """
 
     name: str
@@ -46,7 +48,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The recipes on one set, at one resolution, for some epochs; the best is the first of the `rows`."""
+    """The results of all recipes on one data set, at one resolution, for some epochs; the best is first in `rows`."""
 
     title: str
     image_count: int
@@ -57,7 +59,7 @@ class Summary:
 def read_summaries(
     results: Path, reference: str, groups: Collection[str] | None, names: Collection[str] | None
 ) -> Iterator[tuple[Path, Summary]]:
-    """Summarise the directories of results: see `print_summaries`. Yields each with its summary.
+    """Summarise the subdirectories of results, and yield each with its summary. For arguments see `print_summaries`.
 
     Raises:
         InputError: a result is damaged, or results were measured on different images.
@@ -94,7 +96,7 @@ def _in_order(predictions: Predictions) -> Predictions:
 
 
 def summarise(runs: Mapping[str, Runs], reference: str) -> Summary:
-    """Summarise the results of one directory, by recipe; all of them predict the same images in the same order."""
+    """Summarise the results of one directory by recipe. All of them predict the same images in the same order."""
     rows = [_make_row(name, own, runs.get(reference, {}), name == reference) for name, own in runs.items()]
     rows.sort(key=lambda row: -row.macro_f1)
     result, predictions = next(iter(next(iter(runs.values())).values()))
@@ -129,7 +131,7 @@ def _make_row(name: str, runs: Runs, reference: Runs, is_reference: bool) -> Row
 
 
 def mean_by_epoch(runs: Sequence[Sequence[EpochScore]]) -> list[EpochScore]:
-    """Return the means over runs of each epoch's seconds and scores. The last score of an epoch counts."""
+    """Return the means over runs of each epoch's seconds and scores. Only the last score of an epoch counts."""
     by_epoch: dict[int, list[EpochScore]] = defaultdict(list)
     for run in runs:
         for epoch, score in {score.epoch: score for score in run}.items():
@@ -158,13 +160,13 @@ def paired_gain(
 ) -> Estimate:
     """Estimate how much mean macro F1 over seeds exceeds the reference's, with its 95 % interval.
 
-    The bootstrap draws images, the same for all seeds and both recipes, and then seeds, the same for both recipes.
-    Few drawn seeds vary too little, by (S - 1) / S in variance, which is corrected.
+    The bootstrap resamples images, the same for all seeds and both recipes, and then seeds, the same for both recipes.
+    Resampling `S` seeds reduces the variance over seeds by a factor of (S - 1) / S, which is corrected.
 
     Args:
-        labels: the truth, int64 `[N]`.
-        predicted: by seed, each int64 `[N]`.
-        reference: the reference's for the same seeds.
+        labels: the true labels, int64 `[N]`.
+        predicted: the recipe's predicted labels for each seed, int64 `[N]`.
+        reference: the reference's predicted labels for the same seeds, int64 `[N]`.
         class_count: the number of classes.
     """
     seeds = len(predicted)

@@ -1,4 +1,4 @@
-"""Define one training of the benchmark. Imports nothing heavy: each training runs in a process of its own."""
+"""Define one training of the benchmark. It imports nothing heavy: each training runs in its own process."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ BATCH_SIZE = 32
 class Task:
     """One training: a recipe on a data set, at one resolution, for some epochs, with one seed.
 
-    name: of the recipe, or of a variant of the default recipe.
-    root: of the data set, in Kaggle's layout.
-    overrides: of `python src/train.py`; the default recipe and its variants take them.
-    timm_script: the path of timm's train.py, for that recipe.
-    cache_dir: for what cannot be kept beside the data.
+    name: the name of the recipe, or of a variant of the default recipe.
+    root: the directory of the data set, in Kaggle's layout.
+    image_size: the resolution, in pixels.
+    cache_dir: the directory for caches that cannot be stored beside the data.
+    overrides: overrides of `python src/train.py`, for the default recipe and its variants.
+    timm_script: the path of timm's train.py, for the recipe `timm_train`.
     """
 
     name: str
@@ -38,15 +39,15 @@ class Task:
 
     @property
     def set_name(self) -> str:
-        """The data set's name: that of its directory."""
+        """Return the name of the data set, which is that of its directory."""
         return self.root.resolve().name
 
     @property
     def group(self) -> str:
-        """The directory of the results that are compared with this one."""
+        """Return the name of the directory of all results that are compared with this one."""
         return f"{self.set_name}-{self.image_size}px-{self.epochs}-epochs"
 
     @property
     def key(self) -> str:
-        """The name of the result's files, without suffix."""
+        """Return the name of the result's files, without suffix."""
         return f"{self.name}-seed-{self.seed}"

@@ -1,1 +1,1 @@
-"""The time of a training step."""
+"""Benchmark of a training step, by device."""

@@ -11,6 +11,7 @@ from flowers.settings import load_settings
 
 
 def main(config: DictConfig) -> float:
+    """Time a training step, add the result to the file of results, and print all of them; return its seconds."""
     from benchmarks.step.report import print_step_benchmarks
     from benchmarks.step.run import RULES, StepSettings, benchmark_step, read_results, write_result
 

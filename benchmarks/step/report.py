@@ -1,4 +1,4 @@
-"""Print the measured training steps, those of earlier runs and other machines among them."""
+"""Print the measured training steps, including those of earlier runs and other machines."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from benchmarks.step.run import StepBenchmark
 
 BENCHMARKED = ("device", "precision", "batch", "step ms", "images/s", "start s", "compile s", "compiled", "fallbacks")
 WIDE = 110
-"""Characters in a line, for a table that does not fit into fewer."""
+"""The least width of the table, in characters."""
 
 _console = Console(soft_wrap=True, highlight=False)
 
 
 @rank_zero_only
 def print_step_benchmarks(results: Sequence[StepBenchmark], path: Path) -> None:
-    """A table for each backbone and image size with a row a result, and the file that holds them."""
+    """Print a table for each backbone and image size, with a row for each result, and the path of the results."""
     tasks = dict.fromkeys((result.backbone, result.image_size) for result in results)
     for backbone, size in tasks:
         table = Table(*(Column(name, no_wrap=True) for name in BENCHMARKED), title=f"{backbone}, {size} px")
@@ -28,7 +28,7 @@ def print_step_benchmarks(results: Sequence[StepBenchmark], path: Path) -> None:
             if (result.backbone, result.image_size) == (backbone, size):
                 table.add_row(*_benchmark_row(result))
         Console(width=max(_console.width, WIDE)).print(table)
-    _console.print(f"Results: {path} (a line each; lines from other machines may be added)")
+    _console.print(f"Results: {path} (one line each; you can add lines from other machines)")
 
 
 def _benchmark_row(result: StepBenchmark) -> list[str]:

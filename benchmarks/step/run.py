@@ -1,4 +1,4 @@
-"""Time a training step: the program's own model, trainer and loops, on random images."""
+"""Time a training step with the project's own model, trainer and loops, on random images."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from flowers.training.lightning_trainer import TRAINER
 from flowers.training.pair import MODEL
 
 WINDOW = 5
-"""Steps between two looks at the clock, for which the host must wait for the device."""
+"""Steps between two readings of the clock. At each reading the host must wait for the device."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepBenchmark:
-    """A result.
+    """The result of one measurement. The last four fields are None where nothing counts compilations.
 
-    device: what ran it, and how many of them.
-    batch_size: of all processes together.
-    start_seconds: what the first steps took beyond a step's usual time, compilation for the most part.
-    step_seconds: the median over windows of five steps.
-    compilations: programs compiled in the whole run; None where nothing counts them, as for the next three.
-    compile_seconds: spent on them.
-    late_compilations: those among the measured steps, where there should be none.
-    fallbacks: operations run on the host among the measured steps.
+    device: the kind and number of devices.
+    batch_size: the batch size of all processes together.
+    start_seconds: the extra time of the first steps, mostly for compilation.
+    step_seconds: the time of a step: the median over windows of five steps.
+    compilations: the number of programs compiled in the whole run.
+    compile_seconds: the time of these compilations.
+    late_compilations: the number of compilations during the measured steps, where there should be none.
+    fallbacks: the number of operations run on the host during the measured steps.
     """
 
     time: str
@@ -62,11 +62,12 @@ class StepBenchmark:
 
     @property
     def images_per_second(self) -> float:
+        """Return the images per second of all processes together."""
         return self.batch_size / self.step_seconds
 
 
 class _Clock(Callback):
-    """Takes the time of the warm-up and of each window after it."""
+    """Times the warm-up and each window after it."""
 
     def __init__(self, warmup: int) -> None:
         self.warmup = warmup
@@ -106,7 +107,7 @@ class _Clock(Callback):
 
 @dataclass(frozen=True, slots=True)
 class StepSettings:
-    """The settings of `python -m benchmarks.step`; configs/benchmark_step.yaml says what each one means."""
+    """The settings of `python -m benchmarks.step`; configs/benchmark_step.yaml explains each of them."""
 
     model: Node
     optimizer: Node
@@ -128,10 +129,10 @@ def benchmark_step(settings: StepSettings) -> StepBenchmark:
     """Time training steps as configured in configs/benchmark_step.yaml.
 
     Raises:
-        InputError: nothing to measure, or what the trainer or the model refuse.
+        InputError: there are too few steps, or the trainer or the model refuses its settings.
     """
     if settings.steps < WINDOW:
-        raise InputError(f"steps={settings.steps}: expected at least {WINDOW}, as time is taken over so many at once.")
+        raise InputError(f"steps={settings.steps}: expected at least {WINDOW}, over which the time is measured.")
     L.seed_everything(settings.seed, verbose=False)
     clock = _Clock(settings.warmup)
     trainer: L.Trainer = instantiate(
@@ -142,7 +143,7 @@ def benchmark_step(settings: StepSettings) -> StepBenchmark:
         max_epochs=1,
         max_steps=settings.warmup + settings.steps,
         limit_val_batches=0,
-        use_distributed_sampler=False,  # every process has the same batch, as often as it takes
+        use_distributed_sampler=False,  # every process repeats the same batch
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -161,7 +162,7 @@ def benchmark_step(settings: StepSettings) -> StepBenchmark:
     if not clock.windows:
         raise InputError(
             f"steps={settings.steps}: expected {settings.warmup + settings.steps} steps with the warm-up, but the "
-            "trainer was made to stop before. Leave trainer.fast_dev_run and trainer.limit_train_batches as they are."
+            "trainer stopped before. Leave trainer.fast_dev_run and trainer.limit_train_batches unchanged."
         )
     step = statistics.median(clock.windows)
     whole = clock.counts[-1].since(clock.counts[0]) if clock.counts else None
@@ -183,7 +184,7 @@ def benchmark_step(settings: StepSettings) -> StepBenchmark:
 
 
 def _loader(settings: StepSettings) -> DataLoader[Batch]:
-    """The same random batch for each step: reading and decoding are not measured here."""
+    """Return a loader of the same random batch for each step: reading and decoding are not measured here."""
     size = (settings.batch_size, settings.image_size, settings.image_size, 3)
     batch = Batch(
         image=torch.randint(0, 256, size, dtype=torch.uint8),
@@ -207,17 +208,17 @@ def _device(trainer: L.Trainer) -> str:
 
 @rank_zero_only
 def write_result(path: Path, result: StepBenchmark) -> None:
-    """Add a result to a file of them."""
+    """Append a result to a file of results, as one line of JSON. Only the first process writes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.write(json.dumps(asdict(result)) + "\n")
 
 
 def read_results(path: Path) -> Sequence[StepBenchmark]:
-    """The results in a file, oldest first; none where there is no file.
+    """Return the results in a file, the oldest first; empty if there is no file.
 
     Raises:
-        InputError: a line is none of them.
+        InputError: a line is not a result.
     """
     results: list[StepBenchmark] = []
     if not path.exists():

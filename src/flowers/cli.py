@@ -28,9 +28,9 @@ from flowers.targets import locate, parameters_of
 
 PACKAGED = Path(__file__).resolve().parent / "configs"
 CONFIGS = PACKAGED if PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "configs"
-"""Those inside an installed package, or the repository's beside `src/`: always those of the code that runs."""
+"""The configurations of the code that runs: inside the installed package, or else the repository's `configs/`."""
 
-INSTEAD = {
+MOVED_SETTINGS = {
     "train": "To evaluate without training, type python src/evaluate.py run=DIR.",
     "optimized_metric": "Set monitor.metric and monitor.mode.",
     "extras": "Tags are set with tags=[...], warnings with python -W.",
@@ -39,11 +39,11 @@ INSTEAD = {
     "model.scheduler": "Set scheduler=NAME, or its settings.",
     "model.compile": "This template does not compile models on CPU and GPU; trainer=tpu does.",
 }
-"""Instructions for settings of lightning-hydra-template that have another name here."""
+"""Settings of lightning-hydra-template that have another name here, each with what to do instead."""
 
 
 def run_subcommand(commands: Mapping[str, Callable[[DictConfig], Any]], script: str) -> None:
-    """Run the command that the first argument names: `python src/SCRIPT.py NAME`, of configs/SCRIPT_NAME.yaml."""
+    """Run the subcommand NAME of `python src/SCRIPT.py NAME`, which is configured in configs/SCRIPT_NAME.yaml."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     choices = ", ".join(f"python src/{script}.py {choice}" for choice in commands)
     if name in ("-h", "--help"):
@@ -51,10 +51,10 @@ def run_subcommand(commands: Mapping[str, Callable[[DictConfig], Any]], script: 
         return
     if name not in commands:
         sys.exit(f"error: expected a command, found {name or 'none'}. Choices: {choices}.")
-    del sys.argv[1]  # which Hydra would take for a setting
+    del sys.argv[1]  # Hydra would parse it as an override
 
     def main(config: DictConfig) -> Any:
-        sys.argv.insert(1, name)  # for the processes that Lightning starts with the same command
+        sys.argv.insert(1, name)  # Lightning starts further processes with the same command line
         try:
             return commands[name](config)
         finally:
@@ -68,33 +68,33 @@ def run_command(main: Callable[[DictConfig], Any], name: str) -> None:
 
     Bad input ends with exit status 1 and one message on standard error. Any other exception keeps its traceback.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print the errors itself, and exit
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints the errors itself and exits
     raise_on_signals()
     if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # where a user's own model and data may be
+        sys.path.append(str(Path.cwd()))  # a user's own model and data may be here
     try:
         _refuse_null_groups()
-        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(_guarded(main, name))()
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(_handle_errors(main, name))()
     except Terminated as end:
         if end.code:  # 0 in a run's other processes
             print(f"error: {end.message}", file=sys.stderr)
         raise
     except (InputError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {_explain(error, name)}")
-    except OSError as error:  # of the directory that Hydra makes for the run
+    except OSError as error:  # Hydra cannot create the run's directory
         _exit_unwritable(error)
         raise
     except ValueError as error:
-        if isinstance(error.__cause__, OSError):  # of the log file that Hydra opens there
+        if isinstance(error.__cause__, OSError):  # Hydra cannot open its log file there
             _exit_unwritable(error.__cause__)
         raise
 
 
 def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """Compose `configs/NAME.yaml` with overrides, as a command does with those of its command line.
+    """Compose `configs/NAME.yaml` with overrides, as a command does with its command line.
 
-    Nothing is checked: `flowers.settings.load_settings` does that. `paths.output_dir`, which Hydra gives to a
-    command, has no value unless an override sets it.
+    The settings are not checked: `flowers.settings.load_settings` does that. Hydra sets `paths.output_dir` for commands
+    only; here it has no value unless an override sets it.
     """
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config: DictConfig = hydra.compose(name, list(overrides))
@@ -102,7 +102,7 @@ def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def command_line() -> str:
-    """Return the command that runs this process's job, as one would type it."""
+    """Return the shell command that runs this process's job."""
     script = Path(sys.argv[0])
     program = script.name if script.suffix != ".py" else f"python src/{script.name}"
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else sys.argv[1:]
@@ -110,15 +110,15 @@ def command_line() -> str:
 
 
 def overrides_of(group: str) -> list[str]:
-    """Return the job's overrides of a group's choice and of the settings in it, as they were typed."""
+    """Return the job's overrides of a config group, its choice and its settings, as they were typed."""
     overrides: list[str] = list(HydraConfig.get().overrides.task)
     return [override for override in overrides if re.match(rf"[+~]*{group}[=./]", override)]
 
 
-def _guarded(main: Callable[[DictConfig], Any], name: str) -> Callable[[DictConfig], Any]:
-    """Make errors that the user can fix end the process here: Hydra would add a line of its own."""
+def _handle_errors(main: Callable[[DictConfig], Any], name: str) -> Callable[[DictConfig], Any]:
+    """Wrap `main` to exit here on errors that the user can fix: Hydra would add a line of its own."""
 
-    def guarded(config: DictConfig) -> Any:
+    def wrapped(config: DictConfig) -> Any:
         _run_job_alone()
         try:
             return main(config)
@@ -130,16 +130,16 @@ def _guarded(main: Callable[[DictConfig], Any], name: str) -> Callable[[DictConf
         except RuntimeError as error:
             if lost := re.match(r"DataLoader worker .*(?:killed by signal: \w+|exited unexpectedly)", str(error)):
                 sys.exit(
-                    f"error: {lost[0]}. Most often the machine was short of memory: set data.num_workers or "
+                    f"error: {lost[0]}. Most often the machine ran out of memory: set data.num_workers or "
                     "data.batch_size lower."
                 )
             raise
 
-    return guarded
+    return wrapped
 
 
 def _exit_unwritable(error: OSError) -> None:
-    """Exit with a message if an error is one of the disk, which the user can fix."""
+    """Exit with a message if the disk is full or cannot be written, which the user can fix."""
     if error.errno in UNWRITABLE:
         where = f"{error.filename}: " if error.filename else ""
         fix = "Make room, or use another place" if error.errno in FULL else "Use another place"
@@ -147,9 +147,10 @@ def _exit_unwritable(error: OSError) -> None:
 
 
 def _run_job_alone() -> None:
-    """Make a multirun's job look like a run of its own: Lightning starts a job's other processes with its command line.
+    """Make a multirun's job look like a single run.
 
-    With the multirun's they would run all jobs, each in a directory of its own.
+    Lightning starts a job's other processes with the same command line. With the multirun's command line, each of them
+    would run all jobs again, in new directories.
     """
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:
@@ -184,7 +185,7 @@ def _explain(error: Exception, name: str) -> str:
 
 
 def _compose_groups(name: str) -> DictConfig:
-    """Compose a command's configuration again, with the choices of the command line and none of its settings."""
+    """Compose a command's configuration again with the command line's group choices, but without its settings."""
     GlobalHydra.instance().clear()
     values = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
     overrides = OverridesParser.create().parse_overrides(values)
@@ -199,7 +200,7 @@ def _compose_groups(name: str) -> DictConfig:
 
 
 def _own_config_dirs() -> list[Path]:
-    """Return the directory that `--config-dir` names, if it is given."""
+    """Return the directory that is given as `--config-dir`, if any."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config-dir", "-cd", type=Path)
     directory: Path | None = parser.parse_known_args(sys.argv[1:])[0].config_dir
@@ -207,8 +208,8 @@ def _own_config_dirs() -> list[Path]:
 
 
 def _explain_unknown(key: str, config: DictConfig) -> str:
-    """Explain that there is no such setting, from the keys that are configured and those that a class takes besides."""
-    for known, fix in INSTEAD.items():
+    """Explain that a setting does not exist, with the nearest configured key or class parameter."""
+    for known, fix in MOVED_SETTINGS.items():
         if key == known or key.startswith(f"{known}."):
             return f"{known}: no such setting. {fix}"
     values = OmegaConf.to_container(config, resolve=False)

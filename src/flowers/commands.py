@@ -1,4 +1,4 @@
-"""Say what each command does. Heavy imports wait until the configuration is composed, so that --help is quick."""
+"""Implement the commands. Heavy imports wait until the configuration is composed, so that --help is quick."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _train(config: DictConfig) -> float | None:
     from flowers.training.loggers import finished_wandb_run
     from flowers.training.train import train
 
-    with finished_wandb_run():  # after the results are written and printed
+    with finished_wandb_run():  # the W&B run is finished last, after the results are written and printed
         trained = train(config)
         print_metrics(trained.metrics, config.monitor.metric)
         print_skipped(trained.skipped)
@@ -73,7 +73,7 @@ def _train(config: DictConfig) -> float | None:
             parts = (trained, config.monitor.metric, trained.run.report)
             log_results(trained, _write_report(*parts) if config.report else None)
         print_run(trained.run.directory)
-    return trained.metrics.get(config.monitor.metric)  # none after a final fit, which has no validation
+    return trained.metrics.get(config.monitor.metric)  # None after a final fit, which has no validation
 
 
 def _evaluate(config: DictConfig) -> float | None:
@@ -92,7 +92,7 @@ def _evaluate(config: DictConfig) -> float | None:
 
 
 def _write_report(results: TrainingResult | EvaluationResult, monitored: str, path: Path) -> Report | None:
-    """Write the report of a training or an evaluation, in the first of its processes."""
+    """Write the report of a training or an evaluation in the first process; return None in the others."""
     from lightning.pytorch.utilities import rank_zero_only
 
     if rank_zero_only.rank != 0:  # type: ignore[attr-defined]

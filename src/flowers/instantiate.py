@@ -1,4 +1,4 @@
-"""Make configured objects. None of them ever holds a container of OmegaConf's."""
+"""Instantiate configured objects, with plain Python lists and dicts instead of OmegaConf's."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _LIBRARIES = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("pureli
 
 
 def instantiate(key: str, node: Mapping[str, Any], **given: Any) -> Any:
-    """Make the object that a node describes.
+    """Instantiate the object that a node describes.
 
-    Lists and dicts arrive as Python's own. Hydra's default hands over OmegaConf's, which an optimizer or a callback
-    puts into the checkpoint, where `torch.load(weights_only=True)` refuses them.
+    Lists and dicts are converted to plain Python ones. By default Hydra passes OmegaConf's. Optimizers and callbacks
+    would save those in the checkpoint, where `torch.load(weights_only=True)` refuses them.
 
     Args:
-        key: where the node is configured, for messages.
+        key: the node's place in the configuration, for messages.
         node: a mapping with a `_target_`.
-        given: arguments besides those of the node; they win over the node's.
+        given: further arguments, which replace those of the node.
 
     Raises:
-        InputError: a library's class refuses its settings. What a class of the user's or of this package raises is
-            not caught.
+        InputError: a library's class refuses its settings. Exceptions from the user's classes and from this package
+            are not caught.
     """
     try:
         return hydra.utils.instantiate(node, _convert_="all", **given)
@@ -45,7 +45,7 @@ def instantiate(key: str, node: Mapping[str, Any], **given: Any) -> Any:
 
 
 def _is_of_library(traceback: TracebackType | None) -> bool:
-    """Tell whether the call that Hydra made was refused at once, or by the code of an installed library."""
+    """Return whether the call failed at once, or in the code of an installed library."""
     files = [Path(frame.f_code.co_filename).resolve() for frame, _ in walk_tb(traceback)]
     called = [file for file in files if file != Path(__file__).resolve() and not file.is_relative_to(_HYDRA)]
     return not called or any(called[0].is_relative_to(library) for library in _LIBRARIES)

@@ -1,9 +1,9 @@
-"""State the contracts between the packages: the batch, and what the commands need of a data module and of a model.
+"""Define the contracts between the packages: the batch, and what the commands need from a data module and a model.
 
 `train()` takes any LightningDataModule and any LightningModule. It calls the data module's `prepare_data` and
-`setup("fit")` before Lightning does, to find bad data before anything slow: every process of a run calls both, and more
-than once. The protocols below say which further methods and attributes are used if they are there, and which ones
-`predict.py` needs. `docs/your-own.md` shows a pair.
+`setup("fit")` before Lightning does, to find bad data before any slow work. Every process of a run calls both, and
+more than once. The protocols below list the optional methods and attributes, and those that `predict.py` requires.
+`docs/your-own.md` shows an example of both.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ NO_LABEL = -1
 
 
 class Batch(TypedDict):
-    """`B` samples, as `FlowersDataModule` yields them and `FlowerClassifier` takes them.
+    """A batch of `B` samples, as `FlowersDataModule` yields it and `FlowerClassifier` takes it.
 
-    The last four may be missing from the batches of another data module: then all rows are valid.
+    Other data modules may leave out the last four keys. All rows are valid then.
 
     image: uint8 `[B, H, W, 3]`, RGB.
     label: int64 `[B]`, `NO_LABEL` where the split has none.
     id: the images' ids, empty where not valid.
     valid: bool `[B]`, False for padding and for records that could not be read.
-    skipped: why each unreadable record was skipped; no fixed length.
-    teacher: float32 `[B, K]`, a teacher's probabilities, which a model that is distilled adds in training.
+    skipped: the reason for each skipped record; of any length.
+    teacher: float32 `[B, K]`, a teacher's probabilities; the distilled model adds them in training.
     """
 
     image: Tensor
@@ -42,7 +42,7 @@ class Batch(TypedDict):
 
 
 def valid_rows(batch: Batch) -> Tensor:
-    """Return which rows of a batch are valid, bool `[B]`: all of them where the batch does not say."""
+    """Return which rows of a batch are valid, bool `[B]`: all of them if the batch has no `valid`."""
     return batch["valid"] if "valid" in batch else torch.ones_like(batch["label"], dtype=torch.bool)
 
 
@@ -50,7 +50,7 @@ def valid_rows(batch: Batch) -> Tensor:
 class DeclaresMetrics(Protocol):
     """A model that declares what it logs, so that `monitor.metric` is checked before training.
 
-    metric_modes: the names of its metrics, and for each whether the least (`min`) or the most (`max`) is the best.
+    metric_modes: the names of its metrics, and for each whether the lowest (`min`) or the highest (`max`) is best.
     """
 
     metric_modes: Mapping[str, Literal["min", "max"]]
@@ -58,7 +58,7 @@ class DeclaresMetrics(Protocol):
 
 @runtime_checkable
 class HasClassNames(Protocol):
-    """A data module, or a model, of named classes. `predict.py` needs them, and ensembles compare them.
+    """A data module or a model with named classes. `predict.py` needs the names, and ensembles compare them.
 
     class_names: in label order.
     """
@@ -68,10 +68,10 @@ class HasClassNames(Protocol):
 
 @runtime_checkable
 class ChecksImageSizes(Protocol):
-    """A model that cannot take images of any size."""
+    """A model that accepts only some image sizes."""
 
     def check_image_sizes(self, sizes: Mapping[str, Iterable[int]]) -> None:
-        """Raise `InputError` unless it takes images of all these sides in pixels, given by setting."""
+        """Raise `InputError` unless the model accepts all these image sides, in pixels, by the setting's name."""
         ...
 
 
@@ -80,7 +80,7 @@ class CountsBatches(Protocol):
     """A data module that knows the length of an epoch without making a loader."""
 
     def count_batches(self, processes: int) -> int:
-        """Return the batches of a training epoch on each of so many processes."""
+        """Return the number of batches of a training epoch on each of the processes."""
         ...
 
 
@@ -89,7 +89,7 @@ class CountsImages(Protocol):
     """A data module that knows the sizes of its splits, for the summary that is printed before training."""
 
     def count_images(self) -> Mapping[str, int]:
-        """Return the numbers of images by the names of the splits."""
+        """Return the number of images of each split, by its name."""
         ...
 
 
@@ -106,7 +106,7 @@ class CountsClasses(Protocol):
 class DescribesWeights(Protocol):
     """A model that describes where its weights come from, for the summary that is printed before training.
 
-    weights: in a few words, the licence among them.
+    weights: a short description, with the licence.
     """
 
     weights: str
@@ -114,9 +114,9 @@ class DescribesWeights(Protocol):
 
 @runtime_checkable
 class HasLicence(Protocol):
-    """A model that starts from somebody's weights. Its checkpoints' hyperparameters have the licence as well.
+    """A model that starts from pretrained weights. Its checkpoints' hyperparameters have the licence as well.
 
-    licence: of these weights; empty if there are none.
+    licence: the licence of these weights; empty if there are none.
     """
 
     licence: str
@@ -124,19 +124,19 @@ class HasLicence(Protocol):
 
 @runtime_checkable
 class ChecksSplit(Protocol):
-    """A data module whose checkpoints record what it was split by."""
+    """A data module whose checkpoints record how the data were split."""
 
     def check_same_split(self, state: Mapping[str, Any]) -> None:
-        """Raise `InputError` if `state`, from its `state_dict`, is of another split than the configured one."""
+        """Raise `InputError` if `state`, from its `state_dict`, has another split than the configured one."""
         ...
 
 
 @runtime_checkable
 class ReportsSkipped(Protocol):
-    """A data module that may go on without records that cannot be read."""
+    """A data module that can skip records that cannot be read."""
 
     def gather_skipped(self) -> set[str]:
-        """Return why each record was skipped, from all processes of the run; all of them call it."""
+        """Return the reason for each skipped record, from all processes of the run. All processes must call it."""
         ...
 
 
@@ -151,10 +151,10 @@ class LoadsSplits(Protocol):
 
 @runtime_checkable
 class SamplesSplits(Protocol):
-    """A data module that can give part of a split."""
+    """A data module that can sample a split."""
 
     def sample(self, split: Literal["train", "val", "test"], count: int) -> Iterable[Batch]:
-        """Return the batches of at most `count` images drawn from all of a split, without augmentation."""
+        """Return batches of at most `count` images, drawn from the whole split, without augmentation."""
         ...
 
 
@@ -172,11 +172,11 @@ class HasLinearHead(Protocol):
     """A model whose head can be fitted to frozen features before training (`callbacks.linear_probe`)."""
 
     def features(self, image: Tensor) -> Tensor:
-        """Return what the head is given, float `[B, F]`, of images uint8 `[B, H, W, 3]`."""
+        """Return the features that the head takes, float `[B, F]`, of images uint8 `[B, H, W, 3]`."""
         ...
 
     def linear_head(self) -> nn.Linear | None:
-        """Return the layer that turns features into logits; None if there is none, or features are not worth it."""
+        """Return the layer that turns features into logits; None if there is none, or it should not be fitted."""
         ...
 
 
@@ -185,13 +185,13 @@ class ShowsImages(Protocol):
     """A data module whose images can be shown in reports and dashboards."""
 
     def images(self, split: Literal["train", "val", "test"], places: Sequence[int]) -> Sequence[NDArray[np.uint8]]:
-        """Return images of a split, uint8 `[H, W, 3]`, by their places in `loader(split)`, without augmentation."""
+        """Return images of a split, uint8 `[H, W, 3]`, by their positions in `loader(split)`, without augmentation."""
         ...
 
 
 @runtime_checkable
 class ListsTrainingIds(Protocol):
-    """A data module that lists its training images, so that missing predictions of a teacher are found early."""
+    """A data module that lists its training images, so that a teacher's missing predictions are found early."""
 
     def training_ids(self) -> Sequence[str]:
         """Return the ids of the readable training images, in any order."""
@@ -200,10 +200,10 @@ class ListsTrainingIds(Protocol):
 
 @runtime_checkable
 class LearnsFromTeacher(Protocol):
-    """A model that can be distilled. `train.py` loads what its setting `teacher` names, and hands it over."""
+    """A model that can be distilled. `train.py` loads the teacher that the setting `model.teacher` names."""
 
     def learn_from(self, teacher: Any) -> None:
-        """Take a teacher, a `SoftTargets` or a `LiveTeacher` of `flowers.models.distillation`, before training."""
+        """Set the teacher before training: a `SoftTargets` or a `LiveTeacher` of `flowers.models.distillation`."""
         ...
 
 
@@ -211,11 +211,11 @@ class LearnsFromTeacher(Protocol):
 class CompletesBatches(Protocol):
     """A model that adds to training batches on the host.
 
-    A device that is fed ahead calls it in a thread, before a batch is sent. Elsewhere the training step does it.
+    A device with prefetching calls it in a thread, before the batch is sent. Elsewhere the training step calls it.
     """
 
     def complete_batch(self, batch: Batch) -> Batch:
-        """Return a training batch with what the model needs beside it. A complete batch is returned as it is."""
+        """Return a training batch with everything that the model needs. A complete batch is returned unchanged."""
         ...
 
 
@@ -224,5 +224,5 @@ class ShowsTrainingImages(Protocol):
     """A model that changes the images of a batch before it trains on them."""
 
     def training_images(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return a batch's images as they are trained on, uint8 `[B, H, W, 3]`, on the host."""
+        """Return a batch's images as the model trains on them, uint8 `[B, H, W, 3]`, on the host."""
         ...

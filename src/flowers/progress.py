@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 def progress(
     items: Iterable[Item], description: str, total: int, size: Callable[[Item], int] = lambda item: 1
 ) -> Iterator[Item]:
-    """Yield the items with a progress bar, which each item advances by its `size` until `total`."""
+    """Yield the items, and show a progress bar that advances by the `size` of each item up to `total`."""
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
         bar = bars.add_task(description, total=total)

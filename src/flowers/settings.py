@@ -1,9 +1,9 @@
 """Check settings against the signatures that take them.
 
-A setting is declared once: as a parameter of the class or function that takes it, with its type and range. Its default
-stands in `configs/`. A node is a mapping with a `_target_`; everything else is data. Any `_target_` is checked the same
-way, be it ours, a library's or a user's: the names of its arguments against the signature, their values against the
-annotations.
+A setting is declared once, as a parameter of the class or function that takes it, with its type and range. Its default
+is in `configs/`. A node is a mapping with a `_target_`; everything else is data. Every `_target_` is checked in the
+same way, whether it belongs to this project, a library or a user: the names of its arguments against the signature,
+their values against the annotations.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flowers.targets import hints_of, is_required, locate, parameters_of
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-"""A seed that NumPy's global generator takes."""
+"""A seed that NumPy's global generator accepts."""
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -40,13 +40,13 @@ def _check_target(value: dict[str, Any]) -> dict[str, Any]:
 Node: TypeAlias = Annotated[dict[str, Any], AfterValidator(_check_target)]
 """The description of an object: a mapping with a `_target_`."""
 Nodes: TypeAlias = dict[str, Node | None] | None
-"""Nodes by name. None leaves out a node that a configuration file names, or all of them."""
+"""Nodes by name. None removes a node that a configuration file defines, or all of them."""
 
 Settings = TypeVar("Settings")
 
 _HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_convert_", "_recursive_"}
 _INSTANCES = {"callable_type", "is_instance_of", "is_subclass_of", "needs_python_object"}
-"""pydantic's errors for types that no plain value is of."""
+"""pydantic's error types for annotations that no plain value can satisfy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,8 @@ class Rule:
     """Rules for a node's settings beyond the signature of its target.
 
     given: parameters that the program sets if no setting does.
-    reserved: parameters that the program sets, and that no setting may.
-    ranges: narrower types for some parameters than those of the signature.
+    reserved: parameters that only the program sets.
+    ranges: narrower types than those of the signature, by parameter.
     """
 
     given: Collection[str] = ()
@@ -80,10 +80,10 @@ def load_settings(settings: type[Settings], config: DictConfig, rules: Mapping[s
     Args:
         settings: the dataclass.
         config: the configuration.
-        rules: for some of the nodes, by key.
+        rules: further rules for some of the nodes, by key.
 
     Raises:
-        InputError: for all settings that are unknown, missing, or of another type or range, one line each.
+        InputError: settings are unknown, missing, of another type, or out of range; the message has a line for each.
     """
     values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     raise_problems(_find_problems("", values, settings, Rule(), rules or {}))
@@ -97,17 +97,17 @@ def raise_problems(problems: Collection[str]) -> None:
 
 
 def is_node(value: object) -> bool:
-    """Tell whether a value describes an object."""
+    """Return whether a value describes an object."""
     return isinstance(value, Mapping) and "_target_" in value
 
 
 def find_node_problems(key: str, node: Mapping[str, Any], rule: Rule | None = None) -> list[str]:
-    """Find the problems of a node's settings, those of nodes within it included; one line each.
+    """Find the problems of a node's settings and of the nodes within it; one line each.
 
     Args:
-        key: where it is configured.
+        key: the node's place in the configuration.
         node: its `_target_` and settings.
-        rule: what the target's signature does not say.
+        rule: the rules beyond the target's signature.
     """
     try:
         target = locate(node["_target_"], key)
@@ -121,7 +121,7 @@ def find_node_problems(key: str, node: Mapping[str, Any], rule: Rule | None = No
 def _find_problems(
     key: str, settings: Mapping[str, Any], target: Callable[..., Any], rule: Rule, rules: Mapping[str, Rule]
 ) -> list[str]:
-    """Find the problems of settings with the parameters of what takes them; `rules` are for nodes among them."""
+    """Check settings against the parameters of their target, and nodes among them against `rules` as well."""
     parameters, takes_others = parameters_of(target)
     hints = {**hints_of(target, parameters), **rule.ranges}
     prefix = f"{key}." if key else ""
@@ -160,7 +160,7 @@ def _find_value_problems(place: str, value: Any, hint: Any, rule: Rule | None = 
 
 
 def _item_hint(hint: Any) -> Any:
-    """Return the type of the values of a dict type, be it in a union; Any for other types."""
+    """Return the type of the values of a dict type, also within a union; Any for other types."""
     choices = [hint, *get_args(hint)]
     return next((get_args(choice)[1] for choice in choices if get_origin(choice) is dict), Any)
 
@@ -172,11 +172,11 @@ def _holds_nodes(value: Any) -> bool:
 
 def _find_type_problems(place: str, value: Any, hint: Any) -> Iterator[str]:
     try:
-        # As JSON, a list may stand for a tuple and a text for a path, yet no text for a number.
+        # In strict JSON mode a list is accepted for a tuple and a string for a path, but no string for a number.
         _type_adapter(hint).validate_json(json.dumps(value, default=str), strict=True)
     except (PydanticUserError, NameError):  # pydantic knows no such type
         return
-    except InputError as error:  # of a type that explains itself what it takes
+    except InputError as error:  # raised by a type that validates itself
         yield str(error)
     except ValidationError as error:
         if all(detail["type"] in _INSTANCES for detail in error.errors()):
@@ -196,12 +196,12 @@ def _find_type_problems(place: str, value: Any, hint: Any) -> Iterator[str]:
 def _type_adapter(hint: Any) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-    except PydanticUserError:  # of a type that has a configuration of its own, as a dataclass
+    except PydanticUserError:  # the type has a configuration of its own, as a dataclass has
         return TypeAdapter(hint)
 
 
 def _path_in(value: Any, location: tuple[int | str, ...]) -> str:
-    """Return the part of an error's location that is in the value; a union adds the names of its branches."""
+    """Return the part of an error's location that exists in the value: a union adds the names of its branches."""
     path = ""
     for part in location:
         inside = part in value if isinstance(value, Mapping) else isinstance(value, list) and isinstance(part, int)

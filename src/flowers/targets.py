@@ -1,4 +1,4 @@
-"""Find what a `_target_` names, and what its signature takes."""
+"""Import the class or function that a `_target_` names, and inspect its signature."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from flowers.errors import InputError, nearest
 
 
 def locate(target: object, key: str) -> Callable[..., Any]:
-    """Import what a `_target_` names. What its module raises while it is imported is not caught.
+    """Import the class or function that a `_target_` names. Exceptions from the import of its module are not caught.
 
     Args:
         target: a dotted path.
-        key: where it is configured, for messages.
+        key: the node's place in the configuration, for messages.
 
     Raises:
         InputError: there is no such module or name, or it cannot be called.
@@ -46,7 +46,7 @@ def locate(target: object, key: str) -> Callable[..., Any]:
 def _is_module(path: str) -> bool:
     try:
         return importlib.util.find_spec(path) is not None
-    except ModuleNotFoundError:  # its parent is no package
+    except ModuleNotFoundError:  # its parent is not a package
         return False
 
 
@@ -63,16 +63,16 @@ def _import_module(path: str, place: str) -> Any:
 
 
 def require_package(key: str, module: str, distribution: str) -> None:
-    """Raise `InputError` if the module that a setting needs is not installed, with the command that installs it."""
+    """Raise `InputError`, with the command that installs it, if the module that a setting needs is missing."""
     if importlib.util.find_spec(module) is None:
         raise InputError(f"{key}: expected the package {module}, found none. Install it: pip install {distribution}")
 
 
 def parameters_of(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
-    """Return the parameters of a class or function by name, and whether it takes others besides (`**kwargs`)."""
+    """Return the parameters of a class or function by name, and whether it takes any others (`**kwargs`)."""
     try:
         parameters = inspect.signature(target).parameters
-    except (TypeError, ValueError):  # one that is written in C
+    except (TypeError, ValueError):  # it is written in C
         return {}, True
     named = {
         name: parameter
@@ -83,14 +83,14 @@ def parameters_of(target: Callable[..., Any]) -> tuple[dict[str, inspect.Paramet
 
 
 def is_required(parameter: inspect.Parameter) -> bool:
-    """Tell whether a parameter has no default."""
+    """Return whether a parameter has no default."""
     return parameter.default is parameter.empty
 
 
 def hints_of(target: Callable[..., Any], parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
-    """Return the types of a target's parameters, without those whose annotations cannot be evaluated."""
+    """Return the types of a target's parameters; Any where there is no annotation, or it cannot be evaluated."""
     function = inspect.unwrap(target.__init__ if inspect.isclass(target) else target)
-    # A dataclass inherits the annotations of its bases, as they are written in their modules.
+    # A dataclass inherits the annotations of its bases, which refer to names in the modules of the bases.
     owners = [owner.__module__ for owner in reversed(inspect.getmro(target))] if inspect.isclass(target) else []
     names: dict[str, Any] = {}
     for module in [*owners, target.__module__]:
@@ -101,6 +101,6 @@ def hints_of(target: Callable[..., Any], parameters: Mapping[str, inspect.Parame
         hint = parameter.annotation
         try:
             hints[name] = eval(hint, names) if isinstance(hint, str) else hint
-        except Exception:  # an annotation may name what is imported for type checkers alone
+        except Exception:  # an annotation may use a name that is imported for type checkers only
             hints[name] = Any
     return {name: Any if hint is inspect.Parameter.empty else hint for name, hint in hints.items()}

@@ -1,1 +1,1 @@
-"""A module a loader. Each has `batches(work)`: endless batches, as a careful user of its library reads them."""
+"""One module per loader. Its `batches(work)` yields endless batches, as a careful user of the library would."""

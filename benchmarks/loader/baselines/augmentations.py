@@ -1,4 +1,4 @@
-"""Give a task's augmentations in Albumentations, for the loaders that use it."""
+"""Define the augmentations of a task in Albumentations, for the loaders that use it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from benchmarks.loader.work import BRIGHTNESS, CONTRAST, CROP_RATIO, CROP_SCALE,
 
 
 def augmentations(task: Task, image_size: int) -> list[A.BasicTransform]:
-    """The transforms after decoding, in order; for `full` those of configs/data/default.yaml."""
+    """Return the transforms after decoding, in order; for `full` those of configs/data/augment/medium.yaml."""
     flip = A.HorizontalFlip(p=FLIP)
     if task == "full":
         return [

@@ -1,4 +1,4 @@
-"""Measure the decode-only upper bound: JPEG decoding with simplejpeg, one process a core, from memory."""
+"""Decode JPEGs from memory with simplejpeg, in one process per core: the decode-only upper bound."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from flowers.data.tfrecord.reader import ShardReader
 
 
 def batches(work: Work) -> Batches:
+    """Yield endless batches of ids and images, uint8 `[B, S, S, 3]`, all in the same buffer."""
     reader = ShardReader([index_shard(path) for path in work.shards()])
     numbers = np.random.default_rng(work.seed).permutation(len(reader))[:IN_MEMORY].tolist()
     records = [decode_example(reader[number], labelled=True, where=reader.where(number)) for number in numbers]

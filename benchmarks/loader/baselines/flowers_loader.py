@@ -1,4 +1,4 @@
-"""This project's loader, exactly as training uses it."""
+"""Read batches with the project's own loader, exactly as training does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flowers.data.datamodule import FlowersDataModule
 
 
 def batches(work: Work) -> Batches:
-    """Epoch after epoch of `FlowersDataModule`'s training batches."""
+    """Yield endless training batches of `FlowersDataModule`: ids, and images uint8 `[B, S, S, 3]`."""
     data = FlowersDataModule(
         str(work.root),
         image_size=work.image_size,

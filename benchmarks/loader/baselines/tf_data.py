@@ -1,4 +1,4 @@
-"""tf.data: parallel reading, a shuffle buffer of undecoded records, a parallel map, everything left to AUTOTUNE."""
+"""Read batches with tf.data: parallel reads, a shuffle buffer of undecoded records, a parallel map, all at AUTOTUNE."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import os
 from typing import Any
 
-# Else it fills standard error. oneDNN has no part in this work, and no figure changed without it.
+# Otherwise TensorFlow fills standard error. oneDNN is not used in this work: no result changed without it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
@@ -30,12 +30,13 @@ FEATURES = {
     "class": tf.io.FixedLenFeature([], tf.int64),
     "id": tf.io.FixedLenFeature([], tf.string),
 }
-# Gives the pixels that simplejpeg and OpenCV give, and takes no more time than TensorFlow's default.
+# Gives the same pixels as simplejpeg and OpenCV, and takes no more time than TensorFlow's default.
 DCT = "INTEGER_ACCURATE"
 
 
 def batches(work: Work) -> Batches:
-    tf.config.set_visible_devices([], "GPU")  # TensorFlow would take all of its memory
+    """Yield endless batches of ids and images, uint8 `[B, S, S, 3]`."""
+    tf.config.set_visible_devices([], "GPU")  # TensorFlow would reserve all of its memory
     tf.random.set_seed(work.seed)
     options = tf.data.Options()
     options.deterministic = False
@@ -55,7 +56,7 @@ def batches(work: Work) -> Batches:
 def _load(serialized: Any, task: Task, size: int) -> tuple[Any, Any, Any]:
     example = tf.io.parse_single_example(serialized, FEATURES)
     if task == "full":
-        image = _augmented(example["image"], size)
+        image = _augment(example["image"], size)
     else:
         image = tf.io.decode_jpeg(example["image"], channels=3, dct_method=DCT)
     if task == "flip":
@@ -63,8 +64,8 @@ def _load(serialized: Any, task: Task, size: int) -> tuple[Any, Any, Any]:
     return tf.ensure_shape(image, [size, size, 3]), example["class"], example["id"]
 
 
-def _augmented(jpeg: Any, size: int) -> Any:
-    """The training transform, each step where it is cheapest: only the crop is decoded, and it is flipped as uint8."""
+def _augment(jpeg: Any, size: int) -> Any:
+    """Apply the training transform in the cheapest order: only the crop is decoded, and it is flipped as uint8."""
     begin, extent, _ = tf.image.sample_distorted_bounding_box(
         image_size=[size, size, 3],
         bounding_boxes=[[[0.0, 0.0, 1.0, 1.0]]],
@@ -75,11 +76,11 @@ def _augmented(jpeg: Any, size: int) -> Any:
     window = tf.concat([begin[:2], extent[:2]], axis=0)
     crop = tf.image.random_flip_left_right(tf.io.decode_and_crop_jpeg(jpeg, window, channels=3, dct_method=DCT))
     image = tf.image.resize(crop, [size, size])  # bilinear, float32
-    return tf.cond(tf.random.uniform([]) < JITTER, lambda: _jittered(image), lambda: tf.cast(image, tf.uint8))
+    return tf.cond(tf.random.uniform([]) < JITTER, lambda: _jitter(image), lambda: tf.cast(image, tf.uint8))
 
 
-def _jittered(image: Any) -> Any:
-    """Albumentations' brightness and contrast: one multiplication and one addition."""
+def _jitter(image: Any) -> Any:
+    """Change brightness and contrast as Albumentations does: by one multiplication and one addition."""
     contrast = 1 + tf.random.uniform([], -CONTRAST, CONTRAST)
     brightness = 255 * tf.random.uniform([], -BRIGHTNESS, BRIGHTNESS)
     return tf.saturate_cast(image * contrast + brightness, tf.uint8)

@@ -1,4 +1,4 @@
-"""The `tfrecord` package with index files and a shuffle queue in a DataLoader, decoding with OpenCV."""
+"""Read batches with the `tfrecord` package: index files and a shuffle queue in a DataLoader, decoded with OpenCV."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from flowers.data.workers import start_worker
 
 
 def batches(work: Work) -> Batches:
+    """Yield endless batches of ids and images, uint8 `[B, S, S, 3]`."""
     shards = work.shards()
     for path in shards:
         create_index(str(path), str(path.with_suffix(".tfindex")))

@@ -1,1 +1,1 @@
-"""One recipe a module: `run(task, recorder)` trains it and records its predictions of the validation split."""
+"""One module per recipe. Its `run(task, recorder)` trains and records predictions of the validation split."""

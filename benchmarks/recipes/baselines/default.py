@@ -1,4 +1,4 @@
-"""The default recipe, or a variant: `python src/train.py` as a user runs it, with a callback that records."""
+"""Train with the default recipe or a variant: `python src/train.py` with a callback that records predictions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCRIPT = Path(__file__).resolve().parents[3] / "src" / "train.py"
 
 
 def run(task: Task, recorder: Recorder) -> None:
-    """Run the command in this process. What it writes into its run directory is removed afterwards."""
+    """Run the command in this process. Its run directory is removed afterwards."""
     RecordEpochs.recorder = recorder
     with tempfile.TemporaryDirectory() as directory:
         sys.argv = [str(SCRIPT), *make_overrides(task, Path(directory) / "run")]
@@ -30,7 +30,7 @@ def run(task: Task, recorder: Recorder) -> None:
 
 
 def make_overrides(task: Task, directory: Path) -> list[str]:
-    """Return the overrides of a training in a run directory; the task's own come last, and so win."""
+    """Return the overrides of a training. The task's own come last and take precedence."""
     return [
         "data=tfrecords",
         f"data.root={quote(str(task.root))}",
@@ -47,13 +47,13 @@ def make_overrides(task: Task, directory: Path) -> list[str]:
 
 
 def quote(value: str) -> str:
-    """Quote a text for Hydra's command line."""
+    """Quote a string for Hydra's command line."""
     escaped = value.replace("\\", "\\\\").replace("'", "\\'") if "'" in value else value
     return f"'{escaped}'"
 
 
 class RecordEpochs(Callback):
-    """Records each validation's predictions: those of the weights that are validated, be they averaged or not."""
+    """Records the predictions of each validation, with averaged weights if the recipe averages them."""
 
     recorder: ClassVar[Recorder]
 
@@ -64,7 +64,7 @@ class RecordEpochs(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
-            return  # the best checkpoint's, which was chosen by its score
+            return  # the validation of the best checkpoint, which was chosen by its score
         callbacks: Sequence[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         (collected,) = (callback for callback in callbacks if isinstance(callback, CollectOutcomes))
         outcomes = collected.outcomes

@@ -1,4 +1,4 @@
-"""fastai's `fine_tune` as its book has it: the head alone for an epoch, then everything."""
+"""Train with fastai's `fine_tune` as in its book: one epoch of the head alone, then everything."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from benchmarks.recipes.weights import MEAN, STD, wheel_state
 
 
 def run(task: Task, recorder: Recorder) -> None:
-    """Fine-tune for so many epochs in all, the first of them with the body frozen."""
+    """Fine-tune for the task's number of epochs, the first of them with the body frozen."""
     with tempfile.TemporaryDirectory() as directory:
         export_folders(task, Path(directory))
         set_seed(task.seed, reproducible=True)
@@ -43,7 +43,7 @@ def run(task: Task, recorder: Recorder) -> None:
 
 
 def make_data(directory: Path, class_count: int) -> Any:
-    """Return fastai's loaders of exported folders, with its default augmentation."""
+    """Return fastai's data loaders of exported folders, with its default augmentation."""
     block = DataBlock(
         blocks=(ImageBlock, CategoryBlock(vocab=class_folders(class_count))),
         get_items=get_image_files,
@@ -58,8 +58,8 @@ class RecordEpochs(Callback):  # type: ignore[misc]
     """Counts training images, and records each validation's predictions.
 
     Args:
-        target: takes both.
-        ids: of the validation images, by the number that is the file's name.
+        target: the recorder.
+        ids: the ids of the validation images, by the number in the file's name.
     """
 
     def __init__(self, target: Recorder, ids: list[str]) -> None:

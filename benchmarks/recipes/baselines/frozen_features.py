@@ -1,4 +1,4 @@
-"""Logistic regression on the frozen backbone's pooled features: one pass over the images, and no augmentation."""
+"""Fit a logistic regression to the frozen backbone's pooled features, in one pass and without augmentation."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from benchmarks.recipes.task import BATCH_SIZE, Task
 from benchmarks.recipes.weights import create_pretrained, find_device, to_input
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
-"""The inverse strengths of the regularisation, from which cross-validation chooses."""
+"""The inverse regularisation strengths that cross-validation chooses from."""
 
 
 def run(task: Task, recorder: Recorder) -> None:
-    """Fit the regression. There are no epochs: its scores count as those of the last one."""
+    """Fit the regression. It has no epochs; its scores count as those of the last epoch."""
     train, val = read_images(task, "train"), read_images(task, "val")
     model = create_pretrained(0).to(find_device(), memory_format=torch.channels_last)
     recorder.images_trained = len(train.ids)
@@ -44,8 +44,14 @@ def extract_features(model: nn.Module, split: Images) -> NDArray[np.float32]:
 
 
 def fit(features: NDArray[np.float32], labels: NDArray[np.int64], seed: int) -> GridSearchCV:
-    """Fit a multinomial logistic regression; three folds choose its regularisation."""
-    warnings.filterwarnings("ignore", message="The least populated class")  # it is then in fewer folds
+    """Fit a multinomial logistic regression, whose regularisation is chosen by cross-validation in three folds.
+
+    Args:
+        features: float32 `[N, D]`.
+        labels: int64 `[N]`.
+        seed: the seed of the folds.
+    """
+    warnings.filterwarnings("ignore", message="The least populated class")  # a rare class is in fewer folds
     regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     folds = StratifiedKFold(3, shuffle=True, random_state=seed)
     search = GridSearchCV(regression, {"logisticregression__C": PENALTIES}, cv=folds)

@@ -1,4 +1,4 @@
-"""The plain loop: flips, AdamW, one cycle and label smoothing, in forty lines of PyTorch."""
+"""Train with a plain loop of forty lines of PyTorch: flips, AdamW, one cycle and label smoothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run(task: Task, recorder: Recorder) -> None:
 
 @torch.no_grad()
 def predict(model: nn.Module, split: Images) -> Predictions:
-    """Predict a split with a model that takes normalised images and gives logits."""
+    """Predict a split with a model that returns logits for normalised images."""
     model.eval()
     device = next(model.parameters()).device
     batches = torch.from_numpy(split.images).split(BATCH_SIZE)

@@ -1,4 +1,4 @@
-"""timm's own train.py, with its default augmentation, a cosine and one epoch of warm-up, updated at each step."""
+"""Train with timm's own train.py: its default augmentation, a cosine schedule by step, one epoch of warm-up."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from flowers.system.processor import available_cores
 
 
 def run(task: Task, recorder: Recorder) -> float:
-    """Run timm's script in this process; return when it ended. The checkpoints predict after that."""
+    """Run timm's script in this process, predict with its checkpoints afterwards, and return when the script ended."""
     with tempfile.TemporaryDirectory() as directory:
         work, class_count = Path(directory), count_classes(task)
         export_folders(task, work / "images")
@@ -47,7 +47,7 @@ def run(task: Task, recorder: Recorder) -> float:
 
 
 def make_arguments(task: Task, work: Path, class_count: int) -> list[str]:
-    """Return the arguments of timm's script. Where nothing is said, it keeps its defaults."""
+    """Return the arguments of timm's script. All others keep their defaults."""
     options = {
         "class-map": work / "classes.txt",
         "model": BACKBONE,
@@ -91,7 +91,7 @@ def find_checkpoints(directory: Path, epochs: int) -> list[Path]:
 
 
 def predict(checkpoint: Path, split: Images, class_count: int, image_size: int) -> Predictions:
-    """Predict a split with a checkpoint, its images preprocessed as timm does for validation."""
+    """Predict a split with a checkpoint, with timm's preprocessing for validation."""
     model: nn.Module = timm.create_model(BACKBONE, num_classes=class_count)
     load_checkpoint(model, str(checkpoint))
     config = resolve_data_config({"img_size": image_size}, model=model)
@@ -101,7 +101,7 @@ def predict(checkpoint: Path, split: Images, class_count: int, image_size: int) 
 
 @torch.no_grad()
 def predict_transformed(model: nn.Module, split: Images, transform: Callable[[Image.Image], Tensor]) -> Predictions:
-    """Predict a split with a transform of each image."""
+    """Predict a split with a model, after transforming each image."""
     model.eval()
     device = next(model.parameters()).device
     parts = []

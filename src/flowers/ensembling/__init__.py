@@ -1,1 +1,1 @@
-"""Probabilities to decisions."""
+"""Blend the predictions of several models into one decision, with cross-validated scores."""

@@ -1,6 +1,7 @@
-"""Align the members' predictions of a split on the id: the same rows, classes and labels, checked member by member.
+"""Align the members' predictions of a split on the id, and check that their rows, classes and labels agree.
 
-The aligned probabilities lie in a file: a million rows of many members need no more memory than their ids.
+The aligned probabilities are in a memory-mapped file: a million rows of many members need no more memory than their
+ids.
 """
 
 from __future__ import annotations
@@ -30,23 +31,24 @@ _DIVIDED_AT_ONCE = 8192
 class AlignedPredictions:
     """The members' predictions of the same rows.
 
-    ids: of the rows, in the order of the first member.
+    ids: the rows' ids, in the order of the first member.
     labels: int64 `[N]`, `NO_LABEL` where there is none.
-    there: which rows each member has, bool `[M, N]`; those that it lacks are zero.
-    file: with the probabilities, of `shape` `[M, N, K]`.
+    present: which rows each member has, bool `[M, N]`. The probabilities of the other rows are zero.
+    file: the file with the probabilities, float32.
+    shape: the shape of the probabilities, `[M, N, K]`.
     """
 
     ids: pa.Array
     labels: Labels
-    there: NDArray[np.bool_]
+    present: NDArray[np.bool_]
     file: Path
     shape: tuple[int, int, int]
 
     @property
     def probabilities(self) -> Probabilities:
-        """Float32 `[M, N, K]`, mapped from the file anew each time; each row sums to one.
+        """Map the probabilities from the file, float32 `[M, N, K]`; each row sums to one.
 
-        What was looked at stays in memory as long as the array does: take one for some rows at a time.
+        Rows that were read stay in memory as long as the array exists, so map it again for each part of the rows.
         """
         return np.memmap(self.file, np.float32, mode="r+", shape=self.shape)
 
@@ -55,7 +57,7 @@ def check_same_classes(members: Sequence[Member]) -> list[str]:
     """Return the members' class names in label order.
 
     Raises:
-        InputError: they are not the same for all members.
+        InputError: the members have different classes, or in a different order.
     """
     first = members[0]
     names = first.provenance.class_names
@@ -69,13 +71,18 @@ def check_same_classes(members: Sequence[Member]) -> list[str]:
 
 
 def align_validation(members: Sequence[Member], scratch: Path, *, allow_missing: bool) -> AlignedPredictions:
-    """Return the members' validation predictions; with `allow_missing` only of the rows that all of them have.
+    """Align the members' validation predictions.
+
+    Args:
+        members: the members, `M` of them.
+        scratch: the directory for the file with the probabilities.
+        allow_missing: align only the rows that all members have. Otherwise they must have the same rows.
 
     Raises:
-        InputError: the members' rows differ, a label does, or a row is none of probabilities.
+        InputError: the members' rows or labels differ, or a row does not hold probabilities.
     """
     classes = check_same_classes(members)
-    own = [_ids_of(member, member.val) for member in members]
+    own = [_read_unique_ids(member, member.val) for member in members]
     ids = own[0]
     if allow_missing:
         for other in own[1:]:
@@ -84,21 +91,28 @@ def align_validation(members: Sequence[Member], scratch: Path, *, allow_missing:
         _check_same_ids([(member.name, ids) for member, ids in zip(members, own, strict=True)], "validation")
     if len(ids) == 0:
         raise InputError("runs: expected validation images that all members have predicted, found none.")
-    aligned = _empty(ids, len(members), len(classes), scratch / "val")
+    aligned = _allocate(ids, len(members), len(classes), scratch / "val")
     for number, member in enumerate(members):
         for path in member.val:
-            aligned.there[number, _copy_rows(member, path, aligned, number, classes, labelled=True)] = True
+            aligned.present[number, _copy_rows(member, path, aligned, number, classes, labelled=True)] = True
     return aligned
 
 
 def align_test(members: Sequence[Member], scratch: Path, *, allow_missing: bool) -> AlignedPredictions:
-    """Return the members' test predictions; with `allow_missing` of all rows that a member has.
+    """Align the members' test predictions. Those of folds are averaged.
+
+    Args:
+        members: the members, `M` of them.
+        scratch: the directory for the file with the probabilities.
+        allow_missing: align all rows that any member has. Otherwise they must have the same rows.
 
     Raises:
-        InputError: the members' rows differ, or a row is none of probabilities.
+        InputError: the members' rows differ, or a row does not hold probabilities.
     """
     classes = check_same_classes(members)
-    parts = [(_at(member, path), _ids_of(member, [path])) for member in members for path in member.test]
+    parts = [
+        (_describe_file(member, path), _read_unique_ids(member, [path])) for member in members for path in member.test
+    ]
     own = [ids for _, ids in parts]
     for name, ids in parts:
         if len(ids) == 0:
@@ -110,25 +124,33 @@ def align_test(members: Sequence[Member], scratch: Path, *, allow_missing: bool)
     else:
         _check_same_ids(parts, "test")
         _check_none_skipped(members)
-    aligned = _empty(ids, len(members), len(classes), scratch / "test")
+    aligned = _allocate(ids, len(members), len(classes), scratch / "test")
     for number, member in enumerate(members):
         _copy_mean(member, member.test, aligned, number, classes, labelled=False)
     return aligned
 
 
 def align_train(members: Sequence[Member], scratch: Path, *, allow_missing: bool) -> AlignedPredictions:
-    """Return the members' training predictions; with `allow_missing` of all rows that a member has.
+    """Align the members' training predictions.
 
-    The models of folds have other rows each. A member has the rows of all its models, and of each row the mean.
+    Each fold has other training rows. A member of folds has the rows of all its folds, each averaged over the folds
+    that predicted it.
+
+    Args:
+        members: the members, `M` of them.
+        scratch: the directory for the file with the probabilities.
+        allow_missing: align all rows that any member has. Otherwise they must have the same rows.
 
     Raises:
-        InputError: the members' rows differ, a label does, or a row is none of probabilities.
+        InputError: the members' rows or labels differ, or a row does not hold probabilities.
     """
     classes = check_same_classes(members)
-    own = [pc.unique(pa.concat_arrays([_ids_of(member, [path]) for path in member.train])) for member in members]
+    own = [
+        pc.unique(pa.concat_arrays([_read_unique_ids(member, [path]) for path in member.train])) for member in members
+    ]
     if not allow_missing:
         _check_same_ids([(member.name, ids) for member, ids in zip(members, own, strict=True)], "training")
-    aligned = _empty(pc.unique(pa.concat_arrays(own)), len(members), len(classes), scratch / "train")
+    aligned = _allocate(pc.unique(pa.concat_arrays(own)), len(members), len(classes), scratch / "train")
     for number, member in enumerate(members):
         _copy_mean(member, member.train, aligned, number, classes, labelled=True)
     return aligned
@@ -143,34 +165,35 @@ def _copy_mean(
     *,
     labelled: bool,
 ) -> None:
-    """Make the mean of files' rows the rows of the member of that number."""
+    """Set the rows of member `number` to the mean of several files' rows."""
     counts = np.zeros(len(aligned.ids), np.int32)
     for path in paths:
         counts[_copy_rows(member, path, aligned, number, classes, labelled=labelled)] += 1
-    aligned.there[number] = counts > 0
+    aligned.present[number] = counts > 0
     if len(paths) > 1:
         _divide(aligned, number, np.maximum(counts, 1))
 
 
-def _ids_of(member: Member, paths: Sequence[Path]) -> pa.Array:
+def _read_unique_ids(member: Member, paths: Sequence[Path]) -> pa.Array:
+    """Read the ids of files, and check that each row has one, and that they differ."""
     ids = pa.concat_arrays([read_ids(path) for path in paths])
     if ids.null_count:
         raise InputError(
-            f"{member.name}: expected an id in each row of {_named(paths)}, found {ids.null_count} without one. "
+            f"{member.name}: expected an id in each row of {_join_names(paths)}, found {ids.null_count} without one. "
             "Predict again."
         )
     if pc.count_distinct(ids).as_py() < len(ids):
         counts = ids.value_counts()
         twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
         raise InputError(
-            f"{member.name}: expected each id once in {_named(paths)}, found {len(twice)} more than once: "
+            f"{member.name}: expected each id once in {_join_names(paths)}, found {len(twice)} more than once: "
             f"{first_rows(twice)}. Predict again from a data set without duplicates."
         )
     return ids
 
 
 def _check_same_ids(parts: Sequence[tuple[str, pa.Array]], split: str) -> None:
-    """Compare the ids of each part with those of the part that has most."""
+    """Compare the ids of each part with those of the part that has the most."""
     fullest, expected = max(parts, key=lambda part: len(part[1]))
     for name, ids in parts:
         missing = expected.filter(pc.invert(pc.is_in(expected, value_set=ids)))
@@ -189,31 +212,31 @@ def _check_none_skipped(members: Sequence[Member]) -> None:
         for path in member.test:
             if skipped := read_provenance(path).skipped:
                 raise InputError(
-                    f"{_at(member, path)}: expected every record of the data set, found that {skipped} had "
+                    f"{_describe_file(member, path)}: expected every record of the data set, found that {skipped} had "
                     "been skipped as unreadable. Fix the data set and predict again, or set allow_missing=true."
                 )
 
 
-def _empty(ids: pa.Array, members: int, classes: int, file: Path) -> AlignedPredictions:
-    """Make rows without labels, with zeros for probabilities."""
+def _allocate(ids: pa.Array, members: int, classes: int, file: Path) -> AlignedPredictions:
+    """Create rows without labels whose probabilities are zero, and the file that holds them."""
     size = 4 * members * len(ids) * classes
     if (free := shutil.disk_usage(file.parent).free) < size:
         raise InputError(
-            f"{file.parent}: expected {size / 1e9:.1f} GB of room for the members' aligned predictions, found "
-            f"{free / 1e9:.1f} GB. Make room, or write elsewhere with paths.log_dir=DIR."
+            f"{file.parent}: expected {size / 1e9:.1f} GB of free space for the members' aligned predictions, found "
+            f"{free / 1e9:.1f} GB. Free some space, or write elsewhere with paths.log_dir=DIR."
         )
     with file.open("wb") as new:
         new.truncate(size)
-    there = np.zeros((members, len(ids)), bool)
-    return AlignedPredictions(ids, np.full(len(ids), NO_LABEL), there, file, (members, len(ids), classes))
+    present = np.zeros((members, len(ids)), bool)
+    return AlignedPredictions(ids, np.full(len(ids), NO_LABEL), present, file, (members, len(ids), classes))
 
 
 def _copy_rows(
     member: Member, path: Path, aligned: AlignedPredictions, number: int, classes: Sequence[str], *, labelled: bool
 ) -> NDArray[np.int64]:
-    """Add a file's rows to the member's of that number, where their ids are; the numbers of these rows."""
-    bad = RowProblems(_at(member, path), "Predict again, or leave the member out.")
-    # For the whole file: a look-up first makes an index of all ids.
+    """Add a file's rows to the rows of member `number` with the same ids, and return the numbers of these rows."""
+    bad = RowProblems(_describe_file(member, path), "Predict again, or leave the member out.")
+    # For the whole file at once, because each call of index_in first builds an index of all ids.
     targets: NDArray[np.int64] = (
         pc.index_in(read_ids(path), value_set=aligned.ids).fill_null(-1).to_numpy().astype(np.int64)
     )
@@ -229,7 +252,7 @@ def _copy_rows(
             bad.check_same_labels(rows.labels[wanted], aligned.labels[target], aligned.ids.take(pa.array(target)))
             aligned.labels[target] = rows.labels[wanted]
         probabilities = rows.probabilities[wanted]
-        with np.errstate(divide="ignore", invalid="ignore"):  # in rows that are reported
+        with np.errstate(divide="ignore", invalid="ignore"):  # in bad rows, which are reported below
             aligned.probabilities[number, target] += probabilities / probabilities.sum(-1, keepdims=True)
     bad.raise_first()
     placed: NDArray[np.int64] = targets[targets >= 0]
@@ -237,19 +260,19 @@ def _copy_rows(
 
 
 def _divide(aligned: AlignedPredictions, number: int, counts: NDArray[np.int32]) -> None:
-    """Divide a member's sums over its folds to get means."""
+    """Divide the sums over a member's folds by their counts, to get means."""
     for start in range(0, len(counts), _DIVIDED_AT_ONCE):
         rows = np.s_[start : start + _DIVIDED_AT_ONCE]
         aligned.probabilities[number, rows] /= counts[rows, None]
 
 
-def _at(member: Member, path: Path) -> str:
-    """Return a member, and which of its files."""
+def _describe_file(member: Member, path: Path) -> str:
+    """Return a member's name with that of one of its files, for messages."""
     if member.name == str(path):
         return member.name
     parts = path.parts[-3:] if len(member.val) > 1 else path.parts[-2:]
     return f"{member.name} ({'/'.join(parts)})"
 
 
-def _named(paths: Sequence[Path]) -> str:
+def _join_names(paths: Sequence[Path]) -> str:
     return " and ".join(path.name for path in dict.fromkeys(paths))

@@ -1,4 +1,4 @@
-"""Score an ensemble: its members, every method, and the one that is used."""
+"""Score an ensemble: its members, each method, and the blend that is used."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from flowers.inference.submission import decide
 from flowers.system.processor import available_cores
 
 MOST_LEFT_OUT = 20
-"""Members up to which each is left out in turn: every one of these is a cross-validation of its own."""
+"""The largest number of members for which leave-one-out gains are computed: each takes a cross-validation."""
 
 
 @dataclass(frozen=True, slots=True)
-class MemberFigures:
-    """A member in the ensemble.
+class MemberScores:
+    """The scores of a member, and its part in the ensemble.
 
-    macro_f1, log_loss: on the validation rows, as the member was given.
-    temperature: it is calibrated with.
-    weight: how much it counts in the blend; those of all members are 1 together.
-    adds: by how much the method's cross-validated macro F1, without offsets, falls where it is fitted to the others
-        alone; None for an only member, and where there are more than `MOST_LEFT_OUT`.
+    macro_f1, log_loss: on the validation rows, before calibration.
+    temperature: the member's calibration.
+    weight: the member's weight in the blend. The weights of all members sum to 1.
+    adds: the leave-one-out gain: how much lower the method's cross-validated macro F1, without offsets, is if it is
+        fitted to the other members only. None for a single member, and for more than `MOST_LEFT_OUT` members.
     """
 
     macro_f1: Estimate
@@ -48,11 +48,13 @@ class MemberFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class MethodFigures:
-    """A method's macro F1: on the rows that it was fitted to, cross-validated, and that one's gain over a member.
+class MethodScores:
+    """The scores of a method.
 
-    gain: over the member with the highest macro F1 on these rows, whose luck it is measured against, too.
-    log_loss: cross-validated.
+    fitted: macro F1 on the rows that the method was fitted to.
+    validated: cross-validated macro F1.
+    gain: `validated` over the macro F1 of the best member. The member is chosen on these same rows, which favours it.
+    log_loss: cross-validated log loss.
     """
 
     fitted: Estimate
@@ -63,22 +65,23 @@ class MethodFigures:
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """All figures, and the ensemble that they are of.
+    """An ensemble with all its scores.
 
-    method: that blends, chosen or given.
-    methods: each method's figures.
-    ensemble: those of the ensemble itself: with the choice of the method and the offsets cross-validated as well.
-    members: each member's, and `best` the number of the one with the highest macro F1.
-    correlations: of the members' probabilities of the truth, `[M, M]`.
-    offsets: of the classes, `[K]`; None without.
-    blend: fitted to all rows.
-    probabilities: the cross-validated ones, `[N, K]`.
+    method: the method of the blend, chosen or given.
+    methods: the scores of each method.
+    ensemble: the scores of the ensemble. The choice of the method and the offsets are cross-validated as well.
+    members: the scores of each member.
+    best: the number of the member with the highest macro F1.
+    correlations: correlations of the members' probabilities of the true class, `[M, M]`.
+    offsets: class offsets, `[K]`; None without offsets.
+    blend: the blend, fitted to all rows.
+    probabilities: the cross-validated probabilities, float32 `[N, K]`.
     """
 
     method: Method
-    methods: Mapping[Method, MethodFigures]
-    ensemble: MethodFigures
-    members: list[MemberFigures]
+    methods: Mapping[Method, MethodScores]
+    ensemble: MethodScores
+    members: list[MemberScores]
     best: int
     correlations: NDArray[np.float64]
     offsets: NDArray[np.float64] | None
@@ -95,20 +98,20 @@ def assess(
     resamples: int,
     seed: int,
 ) -> Assessment:
-    """Fit the methods to the rows, cross-validate them, and make the ensemble of the one given, or chosen by that.
+    """Fit and cross-validate the methods, and make the ensemble with one of them.
 
     Args:
         rows: the members' probabilities and the labels.
-        methods: that are compared.
-        method: one of them, or `auto`: the best of them by cross-validation, without offsets.
-        offsets: whether class offsets decide.
-        resamples: of each bootstrap.
-        seed: of the bootstrap.
+        methods: the methods to compare.
+        method: one of them, or `auto` for the best of them by cross-validation, without offsets.
+        offsets: whether to decide with class offsets.
+        resamples: the number of resamples of each bootstrap.
+        seed: the bootstrap's seed.
     """
     scorer = _Scorer(rows, resamples, seed)
     validated = cross_validate(rows, methods)
     pools = rows.fit(methods)
-    members = rows.calibrated(np.ones(len(rows.labels), bool))
+    members = rows.calibrate(np.ones(len(rows.labels), bool))
     fitted = {each: pool(members) for each, pool in pools.items()}
 
     candidates = validated if method == "auto" else {method: validated[method]}
@@ -120,9 +123,9 @@ def assess(
     blend = Blend(rows.temperatures(), pools[chosen])
     return Assessment(
         method=chosen,
-        methods={each: scorer.figures(fitted[each].argmax(-1), validated[each]) for each in methods},
-        ensemble=scorer.figures(decide(fitted[chosen], added), ensemble),
-        members=_member_figures(rows, scorer, blend, _added(rows, chosen, validated[chosen].predicted)),
+        methods={each: scorer.score_method(fitted[each].argmax(-1), validated[each]) for each in methods},
+        ensemble=scorer.score_method(decide(fitted[chosen], added), ensemble),
+        members=_score_members(rows, scorer, blend, _leave_one_out_gains(rows, chosen, validated[chosen].predicted)),
         best=scorer.best,
         correlations=_correlations(rows),
         offsets=added if offsets else None,
@@ -132,7 +135,7 @@ def assess(
 
 
 class _Scorer:
-    """Scores of decisions on the rows, and their gain over the best member."""
+    """Scores decisions on the rows, and their gain over the best member."""
 
     def __init__(self, rows: Rows, resamples: int, seed: int) -> None:
         self.votes: Labels = rows.log_p.argmax(-1)
@@ -143,9 +146,9 @@ class _Scorer:
     def estimate(self, predicted: Labels) -> Estimate:
         return estimate_macro_f1(self._rows.labels, predicted, self._rows.class_count, **self._bootstrap)
 
-    def figures(self, fitted: Labels, validated: Validated) -> MethodFigures:
+    def score_method(self, fitted: Labels, validated: Validated) -> MethodScores:
         labels, predicted, reference = self._rows.labels, validated.predicted, self.votes[self.best]
-        return MethodFigures(
+        return MethodScores(
             fitted=self.estimate(fitted),
             validated=self.estimate(predicted),
             gain=estimate_gain(labels, predicted, reference, self._rows.class_count, **self._bootstrap),
@@ -153,25 +156,25 @@ class _Scorer:
         )
 
 
-def _member_figures(rows: Rows, scorer: _Scorer, blend: Blend, added: Sequence[float] | None) -> list[MemberFigures]:
-    with ThreadPoolExecutor(available_cores()) as threads:  # drawing numbers needs no interpreter
+def _score_members(rows: Rows, scorer: _Scorer, blend: Blend, gains: Sequence[float] | None) -> list[MemberScores]:
+    with ThreadPoolExecutor(available_cores()) as threads:  # drawing random numbers releases the GIL
         estimates = list(threads.map(scorer.estimate, scorer.votes))
     return [
-        MemberFigures(
+        MemberScores(
             macro_f1=estimate,
             log_loss=log_loss(rows.labels, np.exp(rows.log_p[member])),
             temperature=float(blend.temperatures[member]),
             weight=float(blend.pool.weights[member]),
-            adds=None if added is None else added[member],
+            adds=None if gains is None else gains[member],
         )
         for member, estimate in enumerate(estimates)
     ]
 
 
-def _added(rows: Rows, method: Method, predicted: Labels) -> list[float] | None:
-    """By how much a method's cross-validated macro F1, of `predicted`, is above that of the method without each member.
+def _leave_one_out_gains(rows: Rows, method: Method, predicted: Labels) -> list[float] | None:
+    """Return for each member how much the method's cross-validated macro F1 falls without it.
 
-    None for a single member, and for so many that fitting without each would take long.
+    None for a single member, and for more than `MOST_LEFT_OUT`. `predicted`: the method's decisions with all members.
     """
     count = len(rows.log_p)
     if not 2 <= count <= MOST_LEFT_OUT:
@@ -179,7 +182,7 @@ def _added(rows: Rows, method: Method, predicted: Labels) -> list[float] | None:
     without = np.empty((count, len(rows.labels)), np.int64)
     for fold in range(rows.fold_count):
         held_out = rows.folds == fold
-        known, unknown = rows.calibrated(~held_out, {fold}), rows.calibrated(held_out, {fold})
+        known, unknown = rows.calibrate(~held_out, {fold}), rows.calibrate(held_out, {fold})
         for member in range(count):
             pool = METHODS[method](np.delete(known, member, axis=0), rows.labels[~held_out])
             without[member, held_out] = pool(np.delete(unknown, member, axis=0)).argmax(-1)
@@ -188,7 +191,10 @@ def _added(rows: Rows, method: Method, predicted: Labels) -> list[float] | None:
 
 
 def _correlations(rows: Rows) -> NDArray[np.float64]:
-    """Pearson's, of the members' probabilities of the truth; 0 for a member that is as sure of every row."""
+    """Return Pearson's correlations of the members' probabilities of the true class.
+
+    They are 0 for a member that gives it the same probability in every row.
+    """
     truth = np.exp(rows.log_p[:, np.arange(len(rows.labels)), rows.labels].astype(np.float64))
     centred = truth - truth.mean(axis=1, keepdims=True)
     norms = np.maximum(np.linalg.norm(centred, axis=1), 1e-12)

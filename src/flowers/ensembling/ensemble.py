@@ -1,4 +1,4 @@
-"""Blend members into one submission, with cross-validated scores: what `python src/ensemble.py` does."""
+"""Blend members into one submission, with cross-validated scores, for `python src/ensemble.py`."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ from flowers.system.atomic import write_atomic
 from flowers.training.predictions import PredictionsWriter, Provenance, metadata_of, read_ids, read_provenance
 
 _BLENDED_AT_ONCE = 4096
-"""Rows; at most this many of all members are in memory at once."""
+"""Rows of all members that are in memory at once."""
 
 
 _SETTINGS = ("runs", "method", "methods", "offsets", "allow_missing", "folds", "resamples", "seed")
-"""The settings that are recorded with the result."""
+"""The settings that are recorded in ensemble.json."""
 
 
 @dataclass(frozen=True, slots=True)
 class EnsembleSettings:
-    """The settings of `python src/ensemble.py`; configs/ensemble.yaml says what each one means."""
+    """The settings of `python src/ensemble.py`; configs/ensemble.yaml explains each of them."""
 
     runs: list[str]
     method: Literal["auto"] | Method
     methods: Annotated[list[Method], Field(min_length=1)]
     offsets: bool
     allow_missing: bool
-    folds: Annotated[int, Field(ge=3)]  # two of them are left out at a time
+    folds: Annotated[int, Field(ge=3)]  # the nested cross-validation leaves out two at a time
     resamples: Annotated[int, Field(ge=100)]
     seed: Seed
     logger: Nodes
@@ -62,13 +62,13 @@ class EnsembleSettings:
 
 @dataclass(frozen=True, slots=True)
 class Ensemble:
-    """An ensemble that was made.
+    """A finished ensemble.
 
-    directory: where everything is.
-    members: in the order of the assessment's figures of them.
-    rows: of validation and of test, 0 without test predictions.
-    missing: how many of each member's validation rows were left out, and of the test rows it lacks; `[M]` each.
-    files: that were written.
+    directory: the directory with all its files.
+    members: the members, in the order of `assessment.members`.
+    rows: the numbers of validation rows and of test rows; 0 without test predictions.
+    missing: for each member the number of validation rows that were left out, and of test rows that it lacks.
+    files: the files that were written.
     without_train: the names of the members without training predictions, if others have some.
     """
 
@@ -83,10 +83,10 @@ class Ensemble:
 
 
 def ensemble(settings: EnsembleSettings) -> Ensemble:
-    """Blend the members that `settings.runs` names, and leave everything in `settings.paths.output_dir`.
+    """Blend the members that `settings.runs` names, and write all results into `settings.paths.output_dir`.
 
     Raises:
-        InputError: a member is not there or may not be used; see the message.
+        InputError: a member is missing or cannot be used.
     """
     if settings.method not in ("auto", *settings.methods):
         raise InputError(
@@ -99,7 +99,7 @@ def ensemble(settings: EnsembleSettings) -> Ensemble:
     tested = _have_test(members)
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".joined-", dir=directory) as scratch:
-        # Both before anything slow, and before anything is written.
+        # All members are read and checked before any slow work, and before anything is written.
         val = align_validation(members, Path(scratch), allow_missing=settings.allow_missing)
         test = align_test(members, Path(scratch), allow_missing=settings.allow_missing) if tested else None
         taught = all(member.train for member in members)
@@ -116,14 +116,14 @@ def ensemble(settings: EnsembleSettings) -> Ensemble:
         )
         files = [_write(directory, val, [assessment.probabilities], _provenance(directory, members, "val"))]
         if test is not None:
-            blended = _blended(test, assessment.blend)
+            blended = _blend_in_parts(test, assessment.blend)
             files.append(_write(directory, test, blended, _provenance(directory, members, "test")))
             files.append(directory / "submission.csv")
             write_submission(files[1], files[2], assessment.offsets)
         if train is not None:
-            blended = _blended(train, assessment.blend)
+            blended = _blend_in_parts(train, assessment.blend)
             files.append(_write(directory, train, blended, _provenance(directory, members, "train")))
-    lacking = [0] * len(members) if test is None else np.logical_not(test.there).sum(1).tolist()
+    lacking = [0] * len(members) if test is None else np.logical_not(test.present).sum(1).tolist()
     left_out = [sum(len(read_ids(path)) for path in member.val) - len(val.ids) for member in members]
     counts = len(val.ids), 0 if test is None else len(test.ids)
     files.append(directory / "ensemble.json")
@@ -143,7 +143,7 @@ def ensemble(settings: EnsembleSettings) -> Ensemble:
 
 
 def _have_test(members: Sequence[Member]) -> bool:
-    """Return whether there are test predictions: of all members, or of none."""
+    """Return whether the members have test predictions. Raise `InputError` if only some of them have."""
     without = [member for member in members if not member.test]
     if without and len(without) < len(members):
         val, source = without[0].val[0], without[0].provenance
@@ -155,11 +155,11 @@ def _have_test(members: Sequence[Member]) -> bool:
     return not without
 
 
-def _blended(aligned: AlignedPredictions, blend: Blend) -> Iterator[Probabilities]:
+def _blend_in_parts(aligned: AlignedPredictions, blend: Blend) -> Iterator[Probabilities]:
     starts = range(0, len(aligned.ids), _BLENDED_AT_ONCE)
     for start in progress(starts, "Blending", len(starts)):
         rows = np.s_[:, start : start + _BLENDED_AT_ONCE]
-        yield blend(log_probabilities(aligned.probabilities[rows]), aligned.there[rows])
+        yield blend(log_probabilities(aligned.probabilities[rows]), aligned.present[rows])
 
 
 def _write(
@@ -176,7 +176,7 @@ def _write(
 
 
 def _provenance(directory: Path, members: Sequence[Member], split: str) -> Provenance:
-    """Return of the blend: as a member of another ensemble it costs what its members' models cost together."""
+    """Return the blend's provenance. Its parameters and speed are those of all its members' models together."""
     sources = [member.provenance for member in members for _ in member.val]
     parameters = [source.parameters for source in sources]
     speeds = [source.images_per_second for source in sources]
@@ -192,7 +192,7 @@ def _provenance(directory: Path, members: Sequence[Member], split: str) -> Prove
         backbone=f"ensemble of {len(members)}",
         parameters=None if None in parameters else sum(each or 0 for each in parameters),
         images_per_second=1 / sum(1 / each for each in speeds if each) if all(speeds) else None,
-        # The models of folds have seen every training and validation image, if not each of them.
+        # Together the models of folds have seen every training and validation image, though none has seen all.
         trained_on="train+val" if split == "train" and any(source.folds for source in sources) else "train",
         skipped=max((read_provenance(path).skipped for path in files), default=0),
         licence=", ".join(sorted(licences)),
@@ -200,25 +200,25 @@ def _provenance(directory: Path, members: Sequence[Member], split: str) -> Prove
 
 
 def _summary(result: Ensemble, settings: EnsembleSettings) -> dict[str, Any]:
-    """Return all figures, as JSON has them."""
+    """Return the contents of ensemble.json."""
     assessment = result.assessment
     offsets = assessment.offsets
     return {
         "method": assessment.method,
         "chosen_by": "cross-validation" if settings.method == "auto" else "the user",
         "macro_f1": asdict(assessment.ensemble),
-        "methods": {method: asdict(figures) for method, figures in assessment.methods.items()},
+        "methods": {method: asdict(scores) for method, scores in assessment.methods.items()},
         "best_member": result.members[assessment.best].name,
         "members": [
             {
                 "name": member.name,
                 **metadata_of(member.provenance),
-                **asdict(figures),
+                **asdict(scores),
                 "validation_rows_left_out": left_out,
                 "test_rows_missing": lacking,
                 "sha256": {str(path): _digest(path) for path in [*member.val, *member.test, *member.train]},
             }
-            for member, figures, left_out, lacking in zip(
+            for member, scores, left_out, lacking in zip(
                 result.members, assessment.members, *result.missing, strict=True
             )
         ],

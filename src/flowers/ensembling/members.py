@@ -1,4 +1,4 @@
-"""The members of an ensemble: which predictions files belong to each, and whether they may be used."""
+"""Find the members of an ensemble and their predictions files, and check that they can be used."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from flowers.errors import InputError
 from flowers.training.predictions import Provenance, read_provenance
 
 _VAL = re.compile(r"(?<![a-z])val(idation)?(?![a-z])")
-"""What a file of validation predictions has in its name, as a word."""
+"""The word that marks a file of validation predictions in its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """The predictions of one model, or of the models that were trained on the folds of one data set with one recipe.
+    """The predictions of one model, or of the models of all folds of one data set with one recipe.
 
     name: the runs' directories, or the validation files, as they were given.
-    val: files with rows that the model was not trained on; of folds, each has other rows.
-    test: files with the test rows, each all of them; of folds, their mean is the member's. None where not predicted.
-    provenance: the first model's.
-    train: files with the rows that each model was trained on. None where one of the models has not predicted them.
+    val: files with rows that the model was not trained on. Those of folds have different rows.
+    test: files with all test rows. Those of folds are averaged. Empty if the test split was not predicted.
+    provenance: the first model's provenance.
+    train: files with the rows that each model was trained on. Empty if one of the models has not predicted them.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Member:
 
     @property
     def title(self) -> str:
-        """Describe the model in a few words."""
+        """Describe the model briefly: backbone, resolution, test-time augmentation and folds."""
         source = self.provenance
         size = f"{source.image_size} px" if source.image_size else ""
         if source.eval_size not in (None, source.image_size):
@@ -46,15 +46,15 @@ class Member:
 
 
 def find_members(runs: Sequence[str], own: Path | None = None) -> list[Member]:
-    """Return the members that run directories, globs of them and parquet files stand for, in their order.
+    """Find the members that are given as run directories, parquet files or glob patterns, in their order.
 
     Args:
-        runs: directories, files, or patterns of them.
-        own: the ensemble's directory, which a pattern of ensembles would match as well.
+        runs: directories, files, or glob patterns of them.
+        own: the ensemble's own directory, which is left out where a pattern matches it.
 
     Raises:
-        InputError: nothing is there, a file is no predictions file or is there twice, as a fold or a model is, it holds
-            rows that the model was trained on, or the files of a member have other classes or are of other weights.
+        InputError: nothing was found; a file has no predictions, or has rows that the model was trained on; a file, a
+            fold or a model is given twice; or the files of a member differ in their classes or weights.
     """
     files = [path for entry in runs for path in _val_files(entry, own)]
     seen: set[Path] = set()
@@ -107,7 +107,7 @@ def _val_file(path: Path) -> Path:
 
 
 def _file_of(split: str, val: Path) -> Path:
-    """Return the path of another split's predictions: the split's name replaces the last val of the file's."""
+    """Return the path of another split's predictions: its name replaces the last "val" in the file's name."""
     *_, last = _VAL.finditer(val.name)
     return val.with_name(f"{val.name[: last.start()]}{split}{val.name[last.end() :]}")
 
@@ -127,7 +127,7 @@ def _check_unseen(path: Path, provenance: Provenance) -> None:
     if provenance.trained_on not in ("", "train"):
         raise InputError(
             f"{path}: expected predictions of images that the model was not trained on, found a model trained on "
-            f"{provenance.trained_on} (data.train_on of {provenance.run}). Its validation figures mean nothing. Give a "
+            f"{provenance.trained_on} (data.train_on of {provenance.run}). Its validation metrics mean nothing. Give a "
             "run with data.train_on=train, or runs in folds (data.folds, data.fold)."
         )
 
@@ -154,7 +154,7 @@ def _member(group: Sequence[tuple[Path, Provenance]]) -> Member:
 
 
 def _train_files(group: Sequence[tuple[Path, Provenance]]) -> list[Path]:
-    """Return the training predictions of a member's models; none unless all of them have some."""
+    """Return the training predictions of a member's models, or an empty list unless all of them have some."""
     files = [_file_of("train", path) for path, _ in group]
     if not all(path.is_file() for path in files):
         return []
@@ -165,7 +165,7 @@ def _train_files(group: Sequence[tuple[Path, Provenance]]) -> list[Path]:
 
 
 def _check_each_model_once(files: Sequence[tuple[Path, Provenance]]) -> None:
-    """Raise `InputError` if two files are predictions of the same weights with the same views.
+    """Raise `InputError` if two files have predictions of the same weights with the same views.
 
     A copied run would count twice in the blend, and its correlation with itself would look like agreement.
     """
@@ -180,12 +180,12 @@ def _check_each_model_once(files: Sequence[tuple[Path, Provenance]]) -> None:
 
 
 def _name(val: Path) -> str:
-    """Return the run's directory, of a file that lies where runs have theirs."""
+    """Return the run's directory if the file is inside one, or else the file."""
     return str(val.parent.parent if val.parent.name == "predictions" else val)
 
 
 def _check_same_model(path: Path, split: str, other: Provenance, val: Provenance) -> None:
-    """Raise `InputError` unless a split's predictions are of the model and the views of the validation ones."""
+    """Raise `InputError` unless a split was predicted by the same model and with the same views as validation."""
     if other.split not in ("", split):
         raise InputError(
             f"{path}: expected predictions of the {split} split, found those of {other.split}. Predict again."
@@ -206,9 +206,9 @@ def _check_same_model(path: Path, split: str, other: Provenance, val: Provenance
 
 
 def _check_weights_recorded(path: Path, val: Provenance) -> None:
-    """Raise `InputError` if a run's validation predictions do not record the weights that they are of.
+    """Raise `InputError` if a run's validation predictions do not record the model's weights.
 
-    Only `predict.py` records a recipe: ensembles and files of other programs have neither.
+    Only `predict.py` records a recipe. Ensembles and files of other programs have neither.
     """
     if val.recipe and not val.weights:
         raise InputError(

@@ -1,4 +1,4 @@
-"""The methods: how a pool is fitted to calibrated probabilities of members, float32 `[M, N, K]`, and labels `[N]`."""
+"""Fit a pool to the members' calibrated probabilities, float32 `[M, N, K]`, and labels, int64 `[N]`."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ Method = Literal["mean", "geometric", "rank", "weights", "greedy", "stacked"]
 Fit = Callable[[Probabilities, Labels], Pool]
 
 GREEDY_STEPS = 50
-"""Members that the greedy selection takes at most, with replacement: shares of 2 %."""
+"""The most members that the greedy selection takes, with replacement: each gets a weight of at least 2 %."""
 
 SHARED_SCALE, OWN_SCALE, BIAS_SCALE = 0.5, 0.1, 0.3
-"""Standard deviations of what `stacked` expects: of a member's exponent, of its exponent's for one class, of a bias.
+"""Standard deviations of the priors of `stacked`: of a member's exponent, of its deviation for one class, of a bias.
 
-Plain choices, tuned on nothing: half a member, a tenth of one, a third more or less likely."""
+Chosen without tuning: half a member, a tenth of a member, and a class that is a third more or less likely."""
 
 
 def fit_mean(members: Probabilities, labels: Labels) -> Pool:
-    """Return the mean of the probabilities."""
+    """Return a pool that takes the mean of the probabilities."""
     return LinearPool(equal_weights(len(members)))
 
 
 def fit_geometric(members: Probabilities, labels: Labels) -> Pool:
-    """Return the geometric mean of the probabilities."""
+    """Return a pool that takes the geometric mean of the probabilities."""
     count, _, classes = members.shape
     return LogarithmicPool(np.full((count, classes), 1 / count), np.zeros(classes))
 
 
 def fit_rank(members: Probabilities, labels: Labels) -> Pool:
-    """Return a vote of ranks."""
+    """Return a pool that takes a vote of ranks."""
     return RankPool(equal_weights(len(members)))
 
 
 def fit_weights(members: Probabilities, labels: Labels) -> Pool:
-    """Return the weighted mean with the least log loss.
+    """Fit the weighted mean with the lowest log loss.
 
-    Only the probability of the truth matters, and the problem is convex. Under w >= 0, the minimum of
-    mean(-log(A w)) + sum(w) has weights that sum to one (Kim et al. 2020, arXiv:1806.01412), so
-    bounds are all that the solver has to know of.
+    Only the probabilities of the true classes matter, and the problem is convex. Under w >= 0, the minimum of
+    mean(-log(A w)) + sum(w) has weights that sum to one (Kim et al. 2020, arXiv:1806.01412). Therefore the solver
+    needs bounds, but no constraint on the sum.
     """
     truth = members[:, np.arange(len(labels)), labels].T.astype(np.float64)
     truth = np.maximum(truth, SMALLEST)
@@ -62,10 +62,10 @@ def fit_weights(members: Probabilities, labels: Labels) -> Pool:
 
 
 def fit_greedy(members: Probabilities, labels: Labels) -> Pool:
-    """Forward selection on macro F1, with replacement (Caruana et al. 2004, doi:10.1145/1015330.1015432).
+    """Select members forward by macro F1, with replacement (Caruana et al. 2004, doi:10.1145/1015330.1015432).
 
-    At each step the member is taken that lifts the mean of those taken so far most, or harms it least; of members
-    that lift it alike the one with the lower log loss. What is returned is the best of all steps, the first of them.
+    Each step takes the member with which the mean of all taken members has the highest macro F1; log loss breaks ties.
+    The result is the mean of the best step, or of the first of equally good ones.
     """
     count, rows, classes = members.shape
     truth = np.maximum(members[:, np.arange(rows), labels], SMALLEST)
@@ -86,15 +86,15 @@ def fit_greedy(members: Probabilities, labels: Labels) -> Pool:
         if scores[winner] > best:
             best, best_length = scores[winner], step
         votes = _next_votes(total, members)
-    shares = np.bincount(taken[:best_length], minlength=count) / best_length
-    return LinearPool(shares)
+    weights = np.bincount(taken[:best_length], minlength=count) / best_length
+    return LinearPool(weights)
 
 
 def _next_votes(total: Probabilities, members: Probabilities) -> list[Labels]:
-    """Return what each member, added to the sum so far, would make of each row: `M` of `[N]`.
+    """Return the decisions int64 `[N]` with each of the `M` members added to the sum so far.
 
-    A row whose first class leads the second by more than 1 keeps its class, whatever one more member says: after a few
-    steps that is nearly all of them, and the others are all that is computed.
+    A row whose first class leads the second by more than 1 keeps its class with any further member. After a few steps
+    that is true of nearly all rows. Only the other rows are computed.
     """
     second, first = np.partition(total, -2, axis=-1)[:, -2:].T
     open_rows = np.flatnonzero(first - second <= 1)
@@ -109,11 +109,11 @@ def _next_votes(total: Probabilities, members: Probabilities) -> list[Labels]:
 
 
 def fit_stacked(members: Probabilities, labels: Labels) -> Pool:
-    """Logistic regression of the label on the members' log-probabilities, held near the geometric mean.
+    """Fit a logistic regression of the label on the members' log-probabilities, regularised to the geometric mean.
 
-    The logit of a class is the sum of the members' log-probabilities of that class, each times an exponent, plus a
-    bias; an exponent is the member's own plus one of the member for this class. Gaussian priors around the geometric
-    mean regularise it, so that with few rows it is that mean, and with many the data speak.
+    The logit of a class is a bias plus the sum of the members' log-probabilities of that class, each times an exponent.
+    The exponent is the sum of the member's own and one of the member for this class. The priors are Gaussian around
+    the geometric mean: with few rows the fit is close to that mean, with many it follows the data.
     """
     count, rows, classes = members.shape
     log_p = log_probabilities(members)
@@ -133,10 +133,10 @@ def fit_stacked(members: Probabilities, labels: Labels) -> Pool:
         logits -= logits.max(-1, keepdims=True)
         exp = np.exp(logits)
         total = exp.sum(-1, keepdims=True)
-        fault = exp / total - one_hot
+        residual = exp / total - one_hot
         value = float((np.log(total[:, 0]) - (logits * one_hot).sum(-1)).sum(dtype=np.float64))
-        own = np.einsum("nk,mnk->mk", fault, log_p).astype(np.float64)
-        gradient = np.concatenate([own.sum(1), own.ravel(), fault.sum(0, dtype=np.float64)]) * scales
+        own = np.einsum("nk,mnk->mk", residual, log_p).astype(np.float64)
+        gradient = np.concatenate([own.sum(1), own.ravel(), residual.sum(0, dtype=np.float64)]) * scales
         return value + 0.5 * float(parameters @ parameters), gradient + parameters
 
     solution = minimize(
@@ -153,4 +153,4 @@ METHODS: dict[Method, Fit] = {
     "greedy": fit_greedy,
     "stacked": fit_stacked,
 }
-"""By name, the simpler ones first."""
+"""The methods by name, the simplest first."""

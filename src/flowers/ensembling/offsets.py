@@ -1,9 +1,9 @@
-"""Class offsets: what is added to the log-probabilities of a row before the greatest of them decides.
+"""Fit class offsets, which are added to a row's log-probabilities before the class with the highest sum is chosen.
 
-The most probable class is the best answer for accuracy. For macro F1 it is not: there a rare class is worth naming
-where it is only the second most probable. The offsets are -tau times the log of a class's frequency (Menon et al. 2021,
-arXiv:2007.07314), with the one tau that the labels at hand reward most. An offset free for each class fits those labels
-better and others worse: docs/ensembling.md has figures.
+The most probable class is the best decision for accuracy, but not for macro F1. For macro F1 it can be better to choose
+a rare class that is only the second most probable. The offsets are -tau times the log of the class frequency (Menon et
+al. 2021, arXiv:2007.07314), with the tau that has the highest macro F1 on the labels at hand. A free offset for each
+class fits these labels better, and unseen ones worse: docs/ensembling.md has the measurements.
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ from flowers.ensembling.scores import Labels, Probabilities, macro_f1
 from flowers.inference.submission import decide
 
 TAUS = np.linspace(0, 1.5, 31)
-"""What is tried: 0 is the most probable class, 1 takes out all that a balanced training would not know."""
+"""The values to try: 0 decides for the most probable class, 1 removes the class frequencies altogether."""
 
 
 def fit_offsets(probabilities: Probabilities, labels: Labels) -> NDArray[np.float64]:
-    """Return the offsets `[K]` with the highest macro F1 on probabilities `[N, K]`; of equal ones, the smallest."""
+    """Return the offsets with the highest macro F1, float64 `[K]`; among equals, the smallest.
+
+    Args:
+        probabilities: float32 `[N, K]`.
+        labels: int64 `[N]`.
+    """
     classes = probabilities.shape[1]
-    # One row more for each class, so that a class without any has a frequency.
+    # One more row for each class, so that no frequency is zero.
     frequency = (np.bincount(labels, minlength=classes) + 1) / (len(labels) + classes)
     tried = [-tau * np.log(frequency) for tau in TAUS]
     return max(tried, key=lambda offsets: macro_f1(labels, decide(probabilities, offsets), classes))

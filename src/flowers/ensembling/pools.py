@@ -1,7 +1,7 @@
-"""Opinion pools: how the members' probabilities `[M, N, K]` of the same rows become one, `[N, K]`.
+"""Combine the members' probabilities `[M, N, K]` into one `[N, K]` with opinion pools.
 
-The three kinds that every method is one of (Genest and Zidek 1986, doi:10.1214/ss/1177013825): a weighted mean, a
-weighted geometric mean, and a vote of ranks. Each looks at a row at a time, so any number of rows can be streamed.
+Every method uses one of three pools: a weighted mean, a weighted geometric mean, or a vote of ranks (Genest and Zidek
+1986, doi:10.1214/ss/1177013825). Each row is combined on its own, so any number of rows can be streamed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from flowers.ensembling.scores import Probabilities, log_probabilities
 
 TIE_BREAK = np.float32(1e-4)
-"""What a probability counts beside a vote: members that contradict each other are ranked by how sure they are."""
+"""The weight of a probability beside a vote of ranks: where the votes are equal, the more confident member wins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class LinearPool:
         result = np.zeros(members.shape[1:], np.float32)
         for member in np.flatnonzero(self.weights):
             result += np.float32(self.weights[member]) * members[member]
-        return _normalised(result)
+        return _normalise(result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +39,25 @@ class LogarithmicPool:
 
     @property
     def weights(self) -> NDArray[np.float64]:
+        """Return each member's mean absolute exponent, scaled to sum to one, float64 `[M]`."""
         size = np.abs(self.exponents).mean(axis=1)
-        shares: NDArray[np.float64] = size / size.sum()
-        return shares
+        weights: NDArray[np.float64] = size / size.sum()
+        return weights
 
     def __call__(self, members: Probabilities) -> Probabilities:
         logits = np.tile(self.bias.astype(np.float32), (members.shape[1], 1))
         for exponents, member in zip(self.exponents.astype(np.float32), members, strict=True):
             if exponents.any():
                 logits += exponents * log_probabilities(member)
-        return _normalised(np.exp(logits - logits.max(-1, keepdims=True)))
+        return _normalise(np.exp(logits - logits.max(-1, keepdims=True)))
 
 
 @dataclass(frozen=True, slots=True)
 class RankPool:
-    """The mean, weighted by `weights` `[M]`, of 1 / rank: of a class among those of its row, first the most probable.
+    """The mean of the classes' reciprocal ranks in each member, weighted by `weights` `[M]`.
 
-    A member's vote counts alike, however sure it is. Reciprocal ranks, as in Dowdall's rule, since in a mean of plain
-    ranks the order of the classes that nobody believes in outweighs that of the first.
+    A member's most probable class has rank 1. Its vote does not depend on its confidence. The ranks are reciprocal, as
+    in the Dowdall system: in a mean of plain ranks, the order of the least probable classes would outweigh the first.
     """
 
     weights: NDArray[np.float64]
@@ -69,19 +70,19 @@ class RankPool:
             vote = np.empty_like(result)
             np.put_along_axis(vote, order, np.broadcast_to(votes, vote.shape), axis=1)
             result += np.float32(self.weights[member]) * (vote + TIE_BREAK * members[member])
-        return _normalised(result)
+        return _normalise(result)
 
 
 Pool = LinearPool | LogarithmicPool | RankPool
-"""Called with the members' probabilities float32 `[M, N, K]` it gives theirs together, float32 `[N, K]`; its `weights`
-`[M]` say how much each member counts, one together."""
+"""Any pool. It is called with the members' probabilities float32 `[M, N, K]`, and returns the combined ones, float32
+`[N, K]`. Its `weights` `[M]` sum to one, and are the members' parts in the result."""
 
 
 def equal_weights(members: int) -> NDArray[np.float64]:
-    """Return weights `[M]` that count every member alike."""
+    """Return equal weights that sum to one, float64 `[M]`."""
     return np.full(members, 1 / members)
 
 
-def _normalised(rows: Probabilities) -> Probabilities:
+def _normalise(rows: Probabilities) -> Probabilities:
     result: Probabilities = rows / rows.sum(-1, keepdims=True)
     return result

@@ -1,7 +1,7 @@
-"""Scores of predicted labels, and how far a score, or the gain of one over another, is from the truth by chance.
+"""Score predicted labels, and estimate confidence intervals of scores and of gains by the bootstrap.
 
-All that macro F1 depends on is how many rows have each (truth, prediction): a resample of the rows is one draw of
-these counts, and thousands of resamples take milliseconds.
+Macro F1 depends only on the number of rows with each pair of true and predicted class. A resample of the rows is
+therefore one sample of these counts, and thousands of resamples take milliseconds.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ Probabilities = NDArray[np.float32]
 
 CONFIDENCE = 0.95
 SMALLEST = np.float32(1e-7)
-"""The least probability that is taken at its word: a member that gave the truth none would cost infinitely much."""
+"""The smallest probability in a logarithm: a true class with probability 0 would have an infinite loss."""
 
 
 def log_probabilities(probabilities: Probabilities) -> Probabilities:
-    """Return log p of probabilities of any shape, none of them taken for less than `SMALLEST`."""
+    """Return the logarithms of probabilities of any shape, float32, none of them below that of `SMALLEST`."""
     return np.log(np.maximum(probabilities, SMALLEST))
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure and its interval of 95 % confidence."""
+    """A value with its 95 % confidence interval."""
 
     value: float
     low: float
@@ -36,7 +36,10 @@ class Estimate:
 
 
 def macro_f1(labels: Labels, predicted: Labels, class_count: int) -> float:
-    """Compute the mean F1 of the classes in truth or prediction: scikit-learn's `f1_score(average="macro")`."""
+    """Return the mean F1 of the classes that occur in labels or predictions, int64 `[N]`.
+
+    It equals scikit-learn's `f1_score(average="macro")`.
+    """
     counts = np.bincount(labels * class_count + predicted, minlength=class_count**2)
     confusion = counts.reshape(class_count, class_count)
     hits = confusion.diagonal()
@@ -44,20 +47,20 @@ def macro_f1(labels: Labels, predicted: Labels, class_count: int) -> float:
 
 
 def log_loss(labels: Labels, probabilities: Probabilities) -> float:
-    """Return the mean of -log p of the true class, of labels `[N]` and probabilities `[N, K]`."""
+    """Return the mean of -log p of the true class, for labels int64 `[N]` and probabilities float32 `[N, K]`."""
     true = probabilities[np.arange(len(labels)), labels]
     return float(-np.log(np.maximum(true, SMALLEST), dtype=np.float64).mean())
 
 
 def estimate_macro_f1(labels: Labels, predicted: Labels, class_count: int, *, resamples: int, seed: int) -> Estimate:
-    """Macro F1 with its interval, of labels and predictions `[N]`."""
+    """Estimate macro F1 with its interval, for labels and predictions int64 `[N]`."""
     return _estimate(bootstrap_macro_f1(labels, [predicted], class_count, resamples, seed)[0], (0.0, 1.0))
 
 
 def estimate_gain(
     labels: Labels, predicted: Labels, reference: Labels, class_count: int, *, resamples: int, seed: int
 ) -> Estimate:
-    """Estimate how much the macro F1 of `predicted` exceeds that of `reference` on the same rows."""
+    """Estimate how much the macro F1 of `predicted` exceeds that of `reference` on the same rows, all int64 `[N]`."""
     scores = bootstrap_macro_f1(labels, [predicted, reference], class_count, resamples, seed)
     return _estimate(scores[0] - scores[1], (-1.0, 1.0))
 
@@ -65,10 +68,11 @@ def estimate_gain(
 def bootstrap_macro_f1(
     labels: Labels, predictions: Sequence[Labels], class_count: int, resamples: int, seed: int
 ) -> NDArray[np.float64]:
-    """Macro F1 of each of the predictions `[P, 2 + R]`: on the rows, on the smoothed rows, on resamples of those.
+    """Return the macro F1 of each of `P` predictions, float64 `[P, 2 + R]`.
 
-    Smoothed means with one error more of each prediction, spread over the classes: where no error is seen, one is
-    still likely, and without it an interval of a perfect score would be a point.
+    The columns are the score on the rows, on the smoothed rows, and on `R` resamples of the smoothed rows. Smoothing
+    adds one error of each prediction, spread over the classes. Without it, the interval of a perfect score would be a
+    point, although an error is still likely on other rows.
     """
     seen, counts = np.unique(np.stack([labels, *predictions]), axis=1, return_counts=True)
     there = np.unique(labels)
@@ -91,18 +95,18 @@ def bootstrap_macro_f1(
 
 
 def _mean_f1(hits: NDArray[Any], occurrences: NDArray[Any]) -> NDArray[np.float64]:
-    """Macro F1 `[...]` of each class's hits and its occurrences as truth and as prediction, `[..., K]`."""
+    """Return macro F1 `[...]` from each class's hits, and its occurrences as truth and as prediction, `[..., K]`."""
     f1 = np.where(occurrences > 0, 2 * hits / np.where(occurrences > 0, occurrences, 1), 0.0)
     mean: NDArray[np.float64] = f1.sum(-1) / np.maximum((occurrences > 0).sum(-1), 1)
     return mean
 
 
 def _estimate(scores: NDArray[np.float64], bounds: tuple[float, float]) -> Estimate:
-    """Return the percentile interval of the bootstrap, moved by twice its bias, within what the figure can be.
+    """Return the percentile interval of the bootstrap, shifted by twice its bias and clipped to the bounds.
 
-    Macro F1 over rare classes falls with resampling, where classes are lost, as much as the score is already below what
-    it would be over all images there are; hence twice (Efron 1987, doi:10.1080/01621459.1987.10478410, on bias).
-    How often these intervals and plain percentiles hold the truth: docs/ensembling.md.
+    Resampling loses rare classes, which lowers macro F1. The score itself is already lower than on all possible images,
+    by about as much: hence twice (Efron 1987, doi:10.1080/01621459.1987.10478410, on bias). docs/ensembling.md compares
+    the coverage of these intervals with that of plain percentiles.
     """
     value, centre, resampled = scores[0], scores[1], scores[2:]
     tail = (1 - CONFIDENCE) / 2

@@ -1,1 +1,1 @@
-"""Numbers to what people read."""
+"""Turn results into tables, charts, HTML reports and W&B logs."""

@@ -1,4 +1,4 @@
-"""Analyse predictions with libraries whose import takes seconds: prediction sets and suspected label errors."""
+"""Compute prediction sets and suspected label errors. The libraries take seconds to import."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from flowers.training.outcomes import Outcomes
 
 CONFIDENCE = 0.9
-"""The fraction of images whose prediction set holds the true class."""
+"""The fraction of images whose prediction set should contain the true class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class PredictionSets:
     """Conformal prediction sets of a labelled split.
 
     sizes: the number of classes in each image's set, int64 `[N]`.
-    coverage: the fraction of sets that hold the true class.
+    coverage: the fraction of sets that contain the true class.
     """
 
     sizes: NDArray[np.int64]
@@ -30,7 +30,7 @@ class PredictionSets:
 
 
 def prediction_sets(outcomes: Outcomes, seed: int = 0) -> PredictionSets | None:
-    """Return the prediction sets of a split, those of each half calibrated on the other half; None of a single image.
+    """Return the prediction sets of a split, or None for a single image. Each half is calibrated on the other half.
 
     Vovk, Gammerman and Shafer 2005, "Algorithmic Learning in a Random World"; with the library crepes.
     """
@@ -50,19 +50,19 @@ def prediction_sets(outcomes: Outcomes, seed: int = 0) -> PredictionSets | None:
 
 
 def suspected_label_errors(outcomes: Outcomes, most: int) -> NDArray[np.int64]:
-    """Return the rows whose labels are likely wrong, the likeliest first, int64 `[<= most]`.
+    """Return the rows whose labels are probably wrong, the most suspicious first, int64 `[<= most]`.
 
-    The predictions must be of a model that was not trained on these images. Northcutt, Jiang and Chuang 2021,
-    "Confident Learning", doi:10.1613/jair.1.12125; with the library cleanlab.
+    The model must not be trained on these images. Northcutt, Jiang and Chuang 2021, "Confident Learning",
+    doi:10.1613/jair.1.12125; with the library cleanlab.
     """
-    present = np.unique(outcomes.labels)  # cleanlab expects images of every class
+    present = np.unique(outcomes.labels)  # cleanlab requires images of every class
     if len(present) <= 1:
         return np.empty(0, np.int64)
     labels = np.searchsorted(present, outcomes.labels)
     probabilities = outcomes.probabilities[:, present].astype(np.float64)
     probabilities /= np.maximum(probabilities.sum(axis=1, keepdims=True), 1e-12)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes with few images
+        warnings.simplefilter("ignore")  # about classes with few images
         rows: NDArray[np.int64] = find_label_issues(
             labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
         )

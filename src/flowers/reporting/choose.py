@@ -1,4 +1,4 @@
-"""Print which backbones suit a data set, and the command that trains with the best of them."""
+"""Print a ranking of backbones for a data set, and the command that trains with the best of them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _console = Console(soft_wrap=True, highlight=False)
 
 
 def print_choice(choice: Choice, data: Sequence[str]) -> None:
-    """Print a table of the candidates, the best first, where it was written, and the next command.
+    """Print a table of the candidates, the best first, the path of its file, and the next command.
 
     Args:
         choice: the candidates.
-        data: the command line's overrides of the data, which the next command needs as well.
+        data: the command line's overrides of the data, to be repeated in the next command.
     """
     names = ("cv acc", "cv F1", "val acc", "val F1", "images/s", "params")
     columns = [Column(name, justify="right", no_wrap=True) for name in names]
-    # Without lines between columns it fits 80 of them.
+    # Without lines between columns, the table fits into 80 characters.
     table = Table(Column("backbone", overflow="fold"), *columns, "licence", box=SIMPLE, padding=0)
     for candidate in choice.candidates:
         table.add_row(*_cells(candidate))

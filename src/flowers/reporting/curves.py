@@ -20,7 +20,7 @@ class Curve:
 
 
 def read_curves(run: Run) -> dict[str, dict[str, Curve]]:
-    """Return the metrics of a run's epochs, by metric and then by split. There are none without a CSV logger."""
+    """Return the metrics of a run's epochs, by metric and then by split; empty without a CSV logger."""
     points: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in read_rows(run):
         for name, value in row.items():
@@ -38,7 +38,7 @@ def _curve(values: Mapping[int, float]) -> Curve:
 
 
 def read_rows(run: Run) -> Iterator[dict[str, str]]:
-    """Yield the rows of the run's files, those from before it was resumed first."""
+    """Yield the rows of the run's metrics files in order, including those from before it was resumed."""
     earlier = sorted(run.directory.glob("metrics-until-*.csv"))
     paths: list[Path] = [*earlier, *([run.metrics_csv] if run.metrics_csv.exists() else [])]
     for path in paths:

@@ -1,4 +1,4 @@
-"""Describe a data set: what is stored, how often each class comes, and one image at each resolution."""
+"""Describe a data set: its shards, the images of each class, and one image at each resolution."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from flowers.data.transforms import Image, SeededTransform
 class StoredSplit:
     """The shards of a split at one resolution.
 
-    split: its name.
+    split: the split's name.
     image_size: the resolution, in pixels a side.
-    shards, records: their numbers; the names of the shards declare how many records they hold.
-    directory: where they are.
+    shards: the number of shards.
+    records: the number of records, which the names of the shards declare.
+    directory: the directory of the shards.
     """
 
     split: Split
@@ -35,10 +36,10 @@ class StoredSplit:
 
 
 def list_stored_splits(root: AnyPath) -> list[StoredSplit]:
-    """Return what a data set stores, by split and resolution. No shard is opened.
+    """List the shards of a data set by split and resolution. No shard is opened.
 
     Raises:
-        InputError: its preparation is unfinished, or a directory cannot be read.
+        InputError: the data set is unfinished, or a directory cannot be read.
     """
     found = []
     for split in SPLITS:
@@ -50,7 +51,7 @@ def list_stored_splits(root: AnyPath) -> list[StoredSplit]:
 
 
 def count_classes(datamodule: FlowersDataModule, split: Split) -> NDArray[np.int64]:
-    """Return how many images of each class a labelled split holds, int64 `[K]`. No image is decoded.
+    """Return the number of images of each class in a labelled split, int64 `[K]`. No image is decoded.
 
     Raises:
         BadRecord: a record cannot be read, and bad records are not skipped.
@@ -61,12 +62,12 @@ def count_classes(datamodule: FlowersDataModule, split: Split) -> NDArray[np.int
 
 
 def read_at_all_sizes(datamodule: FlowersDataModule, split: Split, number: int) -> dict[int, Image]:
-    """Return one image at each resolution that the data set stores it at: uint8 `[S, S, 3]` by `S`, ascending.
+    """Return one image at each stored resolution: uint8 `[S, S, 3]` by `S` in pixels, in ascending order.
 
     Args:
-        datamodule: of the data set.
+        datamodule: the data set's data module.
         split: one of its splits on disk.
-        number: of the image's record in the split, at the data module's resolution.
+        number: the number of the image's record in the split, at the data module's resolution.
 
     Raises:
         BadRecord: a record cannot be read.
@@ -75,7 +76,7 @@ def read_at_all_sizes(datamodule: FlowersDataModule, split: Split, number: int) 
     images = {}
     for size in image_sizes(datamodule.root):
         dataset = _open_split(datamodule, split, size)
-        # Most often the order is the same at all resolutions.
+        # Try the same number first: usually the order is the same at all resolutions.
         order = [number, *range(len(dataset))] if number < len(dataset) else range(len(dataset))
         found = next((place for place in order if dataset.record(place).id == identity), None)
         if found is not None and isinstance(sample := dataset[found], Sample):

@@ -1,4 +1,4 @@
-"""Print an ensemble and log it."""
+"""Print an ensemble's results, and log them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from flowers.settings import Nodes
 from flowers.training.lightning_trainer import make_all
 from flowers.training.loggers import FallbackWandbLogger, finished_wandb_run
 
-WIDE = 150  # characters, for tables that no narrower terminal or file could hold
+WIDE = 150
+"""The least width of the tables, in characters."""
 
 _console = Console(soft_wrap=True, highlight=False)
 
 
 def print_ensemble(result: Ensemble, report: Path) -> None:
-    """Print a table of the members, one of the methods, what was missing, and what was written."""
+    """Print a table of the members and one of the methods, the missing predictions, and the written files."""
     wide = Console(width=max(_console.width, WIDE), highlight=False)
     wide.print(_members_table(result))
     wide.print(_methods_table(result))
@@ -38,7 +39,7 @@ def print_ensemble(result: Ensemble, report: Path) -> None:
         if left_out or lacking:
             _console.print(
                 f"{member.name}: {left_out} validation rows left out, as other members lack them; {lacking} test rows "
-                "lacking, for which the mean of the others stands (allow_missing=true)",
+                "missing, replaced by the mean of the others (allow_missing=true)",
                 markup=False,
             )
     for file in [*result.files, report]:
@@ -46,12 +47,12 @@ def print_ensemble(result: Ensemble, report: Path) -> None:
         _console.print(f"Wrote {shown}", markup=False)
     if result.without_train:
         _console.print(
-            f"No training predictions, as {', '.join(result.without_train)} lacks them: to distil the ensemble, write "
-            "them with python src/predict.py run=DIR split=train, and blend again.",
+            f"No training predictions were blended, as there are none from {', '.join(result.without_train)}. To "
+            "distil the ensemble, write them with python src/predict.py run=DIR split=train, and blend again.",
             markup=False,
         )
     if not result.rows[1]:
-        _console.print("No test predictions, and so no submission: write them with python src/predict.py run=DIR.")
+        _console.print("No test predictions, so no submission. Write them with python src/predict.py run=DIR.")
 
 
 def _verdict(gain: Estimate) -> str:
@@ -61,21 +62,22 @@ def _verdict(gain: Estimate) -> str:
 
 
 def _members_table(result: Ensemble) -> Table:
-    names = ("macro F1", "interval", "log loss", "temperature", "parameters", "images/s", "weight", "adds")
+    gain = "leave-one-out\ngain"  # in two lines, to leave room for the members' titles
+    names = ("macro F1", "interval", "log loss", "temperature", "parameters", "images/s", "weight", gain)
     table = Table("", "member", *(Column(name, justify="right", no_wrap=True) for name in names), title="Members")
-    for number, (member, figures) in enumerate(zip(result.members, result.assessment.members, strict=True), start=1):
+    for number, (member, scores) in enumerate(zip(result.members, result.assessment.members, strict=True), start=1):
         source = member.provenance
         table.add_row(
             str(number),
             escape(member.title),
-            f"{figures.macro_f1.value:.4f}",
-            _interval(figures.macro_f1),
-            f"{figures.log_loss:.3f}",
-            f"{figures.temperature:.2f}",
+            f"{scores.macro_f1.value:.4f}",
+            _interval(scores.macro_f1),
+            f"{scores.log_loss:.3f}",
+            f"{scores.temperature:.2f}",
             f"{source.parameters / 1e6:.1f} M" if source.parameters else "",
             f"{source.images_per_second:.0f}" if source.images_per_second else "",
-            f"{figures.weight:.3f}",
-            "" if figures.adds is None else f"{figures.adds:+.4f}",
+            f"{scores.weight:.3f}",
+            "" if scores.adds is None else f"{scores.adds:+.4f}",
         )
     return table
 
@@ -86,16 +88,16 @@ def _methods_table(result: Ensemble) -> Table:
     table = Table("macro F1 of", *(Column(name, justify="right", no_wrap=True) for name in names), title="Methods")
     own = f"[bold]ensemble: {assessment.method}{' with offsets' if assessment.offsets is not None else ''}[/bold]"
     rows = [*assessment.methods.items(), (own, assessment.ensemble)]
-    for place, (name, figures) in enumerate(rows, start=1):
+    for place, (name, scores) in enumerate(rows, start=1):
         table.add_row(
             name,
-            f"{figures.fitted.value:.4f}",
-            _interval(figures.fitted),
-            f"{figures.validated.value:.4f}",
-            _interval(figures.validated),
-            f"{figures.gain.value:+.4f}",
-            _interval(figures.gain),
-            f"{figures.log_loss:.3f}",
+            f"{scores.fitted.value:.4f}",
+            _interval(scores.fitted),
+            f"{scores.validated.value:.4f}",
+            _interval(scores.validated),
+            f"{scores.gain.value:+.4f}",
+            _interval(scores.gain),
+            f"{scores.log_loss:.3f}",
             end_section=place == len(rows) - 1,
         )
     return table
@@ -106,12 +108,12 @@ def _interval(estimate: Estimate) -> str:
 
 
 def log_ensemble(result: Ensemble, report: Report, loggers: Nodes) -> None:
-    """Log an ensemble: its metrics, members and methods to all loggers; to W&B also tables, charts and artifacts.
+    """Log an ensemble's metrics, members and method to all loggers, and tables, charts and artifacts to W&B.
 
     Args:
         result: the ensemble.
-        report: its report, whose tables W&B shows.
-        loggers: the configured ones.
+        report: its report, whose tables are logged to W&B.
+        loggers: the configured loggers.
     """
     assessment = result.assessment
     ensemble = assessment.ensemble
@@ -129,7 +131,7 @@ def log_ensemble(result: Ensemble, report: Report, loggers: Nodes) -> None:
         {"name": member.name, "title": member.title, **asdict(own)}
         for member, own in zip(result.members, assessment.members, strict=True)
     ]
-    warnings.filterwarnings("ignore", message="Experiment logs directory")  # of the CSV logger: it has no log there
+    warnings.filterwarnings("ignore", message="Experiment logs directory")  # from the CSV logger, which has no log yet
     with finished_wandb_run():
         for logger in make_all("logger", loggers):
             logger.log_hyperparams({"method": assessment.method, "members": members})

@@ -1,4 +1,4 @@
-"""Make the report of an ensemble: its members and methods compared, and what it predicts out of fold."""
+"""Make the report of an ensemble: a comparison of its members and methods, and its out-of-fold predictions."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from flowers.training.predictions import read_ids, read_outcomes, read_provenanc
 from flowers.training.runs import Run
 
 SHOWN_CORRELATIONS = 24
-"""Members up to which their correlations are drawn."""
+"""The largest number of members for which the correlations are drawn."""
 
 
 def make_ensemble_report(result: Ensemble, command: str) -> Report:
     """Make the report of an ensemble.
 
-    Its metrics and images are of the validation split, predicted out of fold: no image was in the rows that the blend
-    which predicts it was fitted to.
+    Its metrics and images come from the validation split, predicted out of fold: the blend that predicts an image was
+    not fitted to it.
 
     Args:
-        result: the ensemble, whose predictions have been written.
-        command: that reproduces it.
+        result: the ensemble, after its predictions have been written.
+        command: the command that reproduces it.
     """
     outcomes = read_outcomes(result.directory / "predictions" / "val.parquet", result.class_names)
     gain = result.assessment.ensemble.gain
@@ -57,9 +57,9 @@ def make_ensemble_report(result: Ensemble, command: str) -> Report:
 
 
 def photographs_of_members(members: Sequence[Member], outcomes: Outcomes) -> Photographs:
-    """Return the images of an ensemble's outcomes, from the data of the runs of one member.
+    """Return the images of an ensemble's outcomes, from the data of the first member whose data are available.
 
-    There are none if the predictions are of other programs, or the runs or their data are no longer there.
+    There are none if other programs wrote the predictions, or if the runs or their data are gone.
     """
     for member in members:
         sources = [source for path in member.val if (source := _source(path)) is not None]
@@ -70,9 +70,9 @@ def photographs_of_members(members: Sequence[Member], outcomes: Outcomes) -> Pho
 
 
 def _source(path: Path) -> dict[str, tuple[ShowsImages, int]] | None:
-    """Return where the images of a predictions file are: the data of its run, and the place in the split, by id."""
+    """Return the run's data module and the position in the split of each image of a predictions file, by id."""
     provenance = read_provenance(path)
-    if not provenance.split or provenance.skipped:  # of a skipped record there is no row: the places do not agree
+    if not provenance.split or provenance.skipped:  # skipped records have no row, so positions would not agree
         return None
     try:
         datamodule = Run(Path(provenance.run)).load_data()
@@ -88,7 +88,7 @@ def _fetch(places: Sequence[tuple[ShowsImages, int]]) -> list[Image]:
 
 
 def _short_names(result: Ensemble) -> list[str]:
-    """Return the members' numbers, with their resolutions if those are known: what has room on a phone."""
+    """Return the members' numbers, with their resolutions if known: short enough for a phone."""
     sizes = [member.provenance.image_size for member in result.members]
     return [f"{number}: {size} px" if size else str(number) for number, size in enumerate(sizes, start=1)]
 
@@ -112,7 +112,7 @@ def _comparisons(result: Ensemble) -> list[Chart]:
         make_chart(
             charts.scores_with_intervals(names, groups, estimates),
             f"Macro F1. Best member: {best:.3f}. Ensemble: {ensemble:.3f}.",
-            title="Macro F1 with intervals of 95 %; methods and ensemble cross-validated",
+            title="Macro F1 with 95 % intervals; methods and ensemble cross-validated",
         )
     ]
     sizes = [member.provenance.image_size for member in result.members]
@@ -126,7 +126,7 @@ def _comparisons(result: Ensemble) -> list[Chart]:
         lowest = float(assessment.correlations.min())
         figure = charts.correlation_matrix(members, assessment.correlations)
         described = f"Correlations of the members' probabilities of the true class; the lowest is {lowest:.2f}."
-        shown.append(make_chart(figure, described, title="Correlations: the lower, the more a blend can gain"))
+        shown.append(make_chart(figure, described, title="Correlations: lower ones leave more for a blend to gain"))
     return shown
 
 

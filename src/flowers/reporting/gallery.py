@@ -8,24 +8,24 @@ from dataclasses import dataclass, field
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from flowers.reporting.photographs import SIDE, Image, as_uri
-from flowers.reporting.report import MistakeShown, PairShown, Picture
+from flowers.reporting.report import CaptionedImage, MistakeShown, PairShown
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
     """Images that belong together, with a title above and a note below them."""
 
-    pictures: Sequence[Picture]
+    images: Sequence[CaptionedImage]
     title: str = ""
     note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Images that Jupyter shows if the last line of a cell returns them.
+    """A gallery of images, which Jupyter shows if it is the last expression of a cell.
 
     cards: the images, in groups.
-    side: the width of each image on the page, in pixels; None: half its own, which a screen of high density fills.
+    side: the width of each image on the page, in pixels; None: half the image's width, for screens of high density.
     """
 
     cards: Sequence[Card] = field(repr=False)
@@ -44,29 +44,29 @@ class Gallery:
 
 
 def show_images(images: Sequence[Image], captions: Sequence[str], side: int | None = SIDE) -> Gallery:
-    """Show images uint8 `[H, W, 3]`, each with its caption.
+    """Show images, each with its caption.
 
     Args:
-        images: the images.
-        captions: as many.
+        images: uint8 `[H, W, 3]`.
+        captions: one for each image.
         side: see `Gallery`.
     """
-    return Gallery([Card(make_pictures(images, captions))], side)
+    return Gallery([Card(caption_images(images, captions))], side)
 
 
-def make_pictures(images: Sequence[Image], captions: Sequence[str]) -> list[Picture]:
-    """Return images uint8 `[H, W, 3]` with their captions, which also describe them for who cannot see them."""
-    return [Picture(image, caption, caption) for image, caption in zip(images, captions, strict=True)]
+def caption_images(images: Sequence[Image], captions: Sequence[str]) -> list[CaptionedImage]:
+    """Return images uint8 `[H, W, 3]` with their captions, which are also their alternative texts."""
+    return [CaptionedImage(image, caption, caption) for image, caption in zip(images, captions, strict=True)]
 
 
 def show_pairs(pairs: Sequence[PairShown], side: int | None = SIDE) -> Gallery:
-    """Show pairs of classes that are confused, with images of both. `side`: see `Gallery`."""
-    return Gallery([Card(pair.pictures, f"{pair.title}: {pair.mistakes} confused") for pair in pairs], side)
+    """Show confused pairs of classes, with images of both. `side`: see `Gallery`."""
+    return Gallery([Card(pair.images, f"{pair.title}: {pair.mistakes} confused") for pair in pairs], side)
 
 
 def show_mistakes(mistakes: Sequence[MistakeShown], side: int | None = SIDE) -> Gallery:
-    """Show wrong predictions, each with its saliency and the likeliest classes. `side`: see `Gallery`."""
-    return Gallery([Card(shown.pictures, _title(shown), _likeliest(shown)) for shown in mistakes], side)
+    """Show wrong predictions, each with its saliency and the most probable classes. `side`: see `Gallery`."""
+    return Gallery([Card(shown.images, _title(shown), _likeliest(shown)) for shown in mistakes], side)
 
 
 def _title(mistake: MistakeShown) -> str:

@@ -27,18 +27,18 @@ from flowers.training.outcomes import Outcomes, reliability
 from flowers.training.runs import Run
 
 PAIRS, MISTAKES, LABEL_ERRORS = 8, 12, 12
-"""Numbers of each that a report shows."""
+"""How many of each a report shows."""
 
 RESAMPLES = 500
-"""Of the images, for the interval of macro F1."""
+"""Bootstrap resamples for the interval of macro F1."""
 
 CURVES = ("loss", "accuracy", "macro_f1", "images_per_second")
-"""Metrics whose curves are shown, if the run has them; the monitored one is shown as well."""
+"""Metrics whose curves are shown if the run has them, besides the monitored metric."""
 
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """A metric at the top of a report: its name, value and note, as they are shown."""
+    """A metric at the top of a report: the texts of its name, value and note."""
 
     name: str
     value: str
@@ -46,8 +46,8 @@ class Headline:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """An image in a report: uint8 `[H, W, 3]`, what it shows for who cannot see it, and the text below."""
+class CaptionedImage:
+    """An image in a report: uint8 `[H, W, 3]`, its alternative text, and the caption below."""
 
     image: Image
     description: str
@@ -56,7 +56,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart: its HTML, what it shows for who cannot see it, and its title."""
+    """A chart in a report: its HTML, its alternative text, and its title."""
 
     html: str
     description: str
@@ -65,11 +65,11 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class PairShown:
-    """Two classes that are confused, with images of both."""
+    """A pair of confused classes, with images of both."""
 
     title: str
     mistakes: int
-    pictures: list[Picture]
+    images: list[CaptionedImage]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +77,21 @@ class MistakeShown:
     """A wrong prediction.
 
     identity: the image's id.
-    truth, true_probability: its class, and the probability that the model gave it.
-    pictures: the image, and which of its pixels the prediction depends on.
-    likeliest: the likeliest classes with their probabilities.
+    truth, true_probability: the true class and its predicted probability.
+    images: the image, and its saliency if there is one.
+    likeliest: the most probable classes with their probabilities.
     """
 
     identity: str
     truth: str
     true_probability: float
-    pictures: list[Picture]
+    images: list[CaptionedImage]
     likeliest: list[tuple[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class TableShown:
-    """A table: its title, the names of its columns, and its rows as text, whose first cells name them."""
+    """A table: its title, the names of its columns, and the text of its rows. A row's first cell is its name."""
 
     title: str
     columns: list[str]
@@ -100,7 +100,7 @@ class TableShown:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The contents of a report. What a run lacks is empty or None, and its section is left out."""
+    """The contents of a report. A section that is empty or None is left out."""
 
     title: str
     subtitle: str
@@ -114,7 +114,7 @@ class Report:
     confusion: Chart | None = None
     pairs: list[PairShown] = field(default_factory=list)
     mistakes: list[MistakeShown] = field(default_factory=list)
-    label_errors: list[Picture] = field(default_factory=list)
+    label_errors: list[CaptionedImage] = field(default_factory=list)
     reliability: Chart | None = None
     sets: Chart | None = None
     sets_note: str = ""
@@ -132,13 +132,13 @@ def make_report(
     """Make the report of a training or an evaluation.
 
     Args:
-        run: its directory.
-        metrics: the final ones, by name.
-        monitored: the name of the one that decided on the best checkpoint.
+        run: the run.
+        metrics: the final metrics, by name.
+        monitored: the name of the metric that decided on the best checkpoint.
         outcomes: the best checkpoint's predictions of the validation split; None: the report has no section on them.
-        model: that checkpoint's, for saliency.
-        datamodule: gives the images, if it can show them.
-        command: that reproduces the run.
+        model: the best checkpoint's model, for saliency.
+        datamodule: the data module, which provides the images if it is a `ShowsImages`.
+        command: the command that reproduces the run.
     """
     sections = {}
     if outcomes is not None:
@@ -161,7 +161,7 @@ def write_report(report: Report, path: Path) -> None:
 
 
 def render(report: Report) -> str:
-    """Return a report as a page of HTML, the charting library included."""
+    """Return a report as an HTML page that includes the charting library."""
     environment = Environment(
         loader=PackageLoader("flowers.reporting"),
         autoescape=select_autoescape(default=True),
@@ -177,7 +177,7 @@ def render(report: Report) -> str:
 
 
 def describe(run: Run, datamodule: L.LightningDataModule) -> str:
-    """Describe a run in one line: its model and the size of its images."""
+    """Return a run's model and the size of its images as a short text."""
     config = run.config()
     name = config.model.get("backbone") or str(config.model.get("_target_", "")).rpartition(".")[2]
     size = getattr(datamodule, "eval_size", None)
@@ -196,7 +196,7 @@ def _headlines(metrics: Mapping[str, float], monitored: str, outcomes: Outcomes 
 
 
 def outcome_headlines(outcomes: Outcomes) -> list[Headline]:
-    """Return the metrics of predictions, with intervals of 95 % where there is a method for them."""
+    """Return the metrics of predictions, macro F1 and accuracy with 95 % intervals."""
     count, classes = len(outcomes.labels), len(outcomes.class_names)
     macro_f1 = estimate_macro_f1(outcomes.labels, outcomes.predicted, classes, resamples=RESAMPLES, seed=0)
     correct = outcomes.predicted == outcomes.labels
@@ -210,12 +210,12 @@ def outcome_headlines(outcomes: Outcomes) -> list[Headline]:
 
 
 def interval_text(estimate: Estimate) -> str:
-    """Return the ends of an interval as text."""
+    """Return the bounds of an interval as text."""
     return f"{estimate.low:.3f} to {estimate.high:.3f}"
 
 
 def _wilson(hits: int, count: int) -> Estimate:
-    """Return a fraction with its interval of 95 % confidence: Wilson 1927, doi:10.1080/01621459.1927.10502953."""
+    """Return a fraction with its 95 % confidence interval: Wilson 1927, doi:10.1080/01621459.1927.10502953."""
     z, fraction = 1.96, hits / max(count, 1)
     centre = (fraction + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * float(np.sqrt(fraction * (1 - fraction) / count + z * z / (4 * count * count)))
@@ -241,8 +241,8 @@ def outcome_sections(
 
     Args:
         outcomes: the predictions of a labelled split.
-        photographs: its images.
-        model: that predicted, for saliency; None: there is no saliency.
+        photographs: the split's images.
+        model: the model, for saliency; None: without saliency.
     """
     bins, error = reliability(outcomes)
     correct = int((outcomes.predicted == outcomes.labels).sum())
@@ -269,20 +269,20 @@ def _sets(found: PredictionSets | None) -> dict[str, Any]:
     single = float((found.sizes == 1).mean())
     return {
         "sets": make_chart(
-            charts.set_sizes(found.sizes), f"Sizes of the prediction sets: {single:.0%} of them have a single class."
+            charts.set_sizes(found.sizes), f"Sizes of the prediction sets: {single:.0%} have a single class."
         ),
-        "sets_note": f"{found.coverage:.1%} of the sets hold the true class; on average a set has "
+        "sets_note": f"{found.coverage:.1%} of the sets contain the true class; on average a set has "
         f"{found.sizes.mean():.1f} classes.",
     }
 
 
 def make_chart(figure: go.Figure, description: str, *, title: str = "", name: str | None = None) -> Chart:
-    """Make a chart of a plotly figure.
+    """Convert a plotly figure to a chart.
 
     Args:
-        figure: drawn without a background.
-        description: what it shows, for readers who cannot see it.
-        title: above it.
+        figure: the figure, with a transparent background.
+        description: the chart's alternative text.
+        title: the chart's title.
         name: the id of its element in the page.
     """
     config = {"displayModeBar": False, "responsive": True}
@@ -293,47 +293,51 @@ def _pairs(outcomes: Outcomes, photographs: Photographs) -> list[PairShown]:
     names = outcomes.class_names
     shown = []
     for pair in outcomes.confused_pairs(PAIRS):
-        pictures = []
+        images = []
         for own, other in ((pair.one, pair.other), (pair.other, pair.one)):
-            for predicted, says in ((other, f"predicted as {names[other]}"), (own, "predicted correctly")):
+            for predicted, note in ((other, f"predicted as {names[other]}"), (own, "predicted correctly")):
                 rows = np.flatnonzero((outcomes.labels == own) & (outcomes.predicted == predicted))[:1]
-                pictures += _pictures(photographs, rows.tolist(), [f"{names[own]}, {says}"])
-        shown.append(PairShown(f"{names[pair.one]} and {names[pair.other]}", pair.mistakes, pictures))
+                images += _caption_images(photographs, rows.tolist(), [f"{names[own]}, {note}"])
+        shown.append(PairShown(f"{names[pair.one]} and {names[pair.other]}", pair.mistakes, images))
     return shown
 
 
-def _pictures(photographs: Photographs, rows: Sequence[int], captions: Sequence[str]) -> list[Picture]:
+def _caption_images(photographs: Photographs, rows: Sequence[int], captions: Sequence[str]) -> list[CaptionedImage]:
     images = photographs.images(rows) if photographs else []
-    return [Picture(image, f"Image of {caption}", caption) for image, caption in zip(images, captions, strict=False)]
+    return [
+        CaptionedImage(image, f"Image of {caption}", caption) for image, caption in zip(images, captions, strict=False)
+    ]
 
 
 def _mistakes(outcomes: Outcomes, model: L.LightningModule | None, photographs: Photographs) -> list[MistakeShown]:
     rows = outcomes.worst_mistakes(MISTAKES).tolist()
-    explained: list[Picture | None] = [None] * len(rows)
+    explained: list[CaptionedImage | None] = [None] * len(rows)
     if photographs and model is not None and is_overridden("forward", model, L.LightningModule):
         images = photographs.images(rows)
         maps = saliency_maps(model, images, [int(outcomes.predicted[row]) for row in rows])
         explained = [
-            Picture(overlay(image, found), f"Saliency of {outcomes.ids[row]}", "what it depends on")
+            CaptionedImage(overlay(image, found), f"Saliency of {outcomes.ids[row]}", "saliency")
             for row, image, found in zip(rows, images, maps, strict=True)
         ]
     return [_mistake(outcomes, row, photographs, saliency) for row, saliency in zip(rows, explained, strict=True)]
 
 
-def _mistake(outcomes: Outcomes, row: int, photographs: Photographs, saliency: Picture | None) -> MistakeShown:
+def _mistake(outcomes: Outcomes, row: int, photographs: Photographs, saliency: CaptionedImage | None) -> MistakeShown:
     probabilities = outcomes.probabilities[row]
     likeliest = np.argsort(-probabilities, kind="stable")[:3]
-    own = _pictures(photographs, [row], [f"{outcomes.class_names[int(outcomes.labels[row])]}, {outcomes.ids[row]}"])
+    own = _caption_images(
+        photographs, [row], [f"{outcomes.class_names[int(outcomes.labels[row])]}, {outcomes.ids[row]}"]
+    )
     return MistakeShown(
         identity=outcomes.ids[row],
         truth=outcomes.class_names[int(outcomes.labels[row])],
         true_probability=float(outcomes.true_probability[row]),
-        pictures=[*own, *([saliency] if saliency else [])],
+        images=[*own, *([saliency] if saliency else [])],
         likeliest=[(outcomes.class_names[int(label)], float(probabilities[label])) for label in likeliest],
     )
 
 
-def _label_errors(outcomes: Outcomes, photographs: Photographs) -> list[Picture]:
+def _label_errors(outcomes: Outcomes, photographs: Photographs) -> list[CaptionedImage]:
     rows = suspected_label_errors(outcomes, LABEL_ERRORS).tolist()
     names = outcomes.class_names
     captions = [
@@ -341,4 +345,4 @@ def _label_errors(outcomes: Outcomes, photographs: Photographs) -> list[Picture]
         f"({outcomes.confidence[row]:.0%}); id {outcomes.ids[row]}"
         for row in rows
     ]
-    return _pictures(photographs, rows, captions)
+    return _caption_images(photographs, rows, captions)

@@ -1,4 +1,4 @@
-"""Print what a training is about to do: its data, model, device and schedule."""
+"""Print a summary of a training before it starts: its data, model, device and schedule."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class RunSummary(Callback):
-    """Prints a table of what a training is about to do, in its first process."""
+    """Prints a summary of a training as a table before its first step, in the first process."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -39,7 +39,7 @@ class RunSummary(Callback):
 
 
 def summarize(trainer: L.Trainer, model: L.LightningModule) -> dict[str, str]:
-    """Return the rows of a training's summary, by their names."""
+    """Return the rows of a training's summary, by name."""
     datamodule: L.LightningDataModule = trainer.datamodule  # type: ignore[attr-defined]
     rows = {
         "Data": _data(datamodule),
@@ -82,22 +82,22 @@ def _model(model: L.LightningModule, side: int | None) -> str:
 
 
 def count_flops(model: L.LightningModule, side: int | None) -> int | None:
-    """Return the floating-point operations of a forward pass of one image; None if it cannot be counted.
+    """Return the floating-point operations of a forward pass of one image; None if they cannot be counted.
 
-    A multiplication and an addition are two operations. Nothing is computed: the weights are replaced by their shapes.
+    A multiply-add counts as two operations. Nothing is computed: the weights are on PyTorch's meta device.
 
     Args:
-        model: its `forward` takes images uint8 `[B, side, side, 3]`.
-        side: of an image, in pixels.
+        model: a model whose `forward` takes images uint8 `[B, side, side, 3]`.
+        side: the side of an image, in pixels; None if it is unknown.
     """
     if side is None or not is_overridden("forward", model, L.LightningModule):
         return None
     tensors: dict[str, Tensor] = {name: own.detach().to("meta") for name, own in _named_tensors(model)}
-    images = torch.zeros(2, side, side, 3, dtype=torch.uint8, device="meta")  # some layers refuse a batch of one
+    images = torch.zeros(2, side, side, 3, dtype=torch.uint8, device="meta")  # some layers reject a batch of one
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             functional_call(model, tensors, (images,))
-    except Exception as error:  # a user's model may do anything; the training goes on without this number
+    except Exception as error:  # a user's model may raise anything; the training goes on without this number
         log.debug("FLOPs of %s: %s", type(model).__name__, error)
         return None
     return int(counter.get_total_flops()) // len(images) or None

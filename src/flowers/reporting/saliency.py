@@ -1,4 +1,4 @@
-"""Show which pixels a prediction depends on."""
+"""Compute and draw saliency maps, which show the pixels that a prediction depends on."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from torch import Tensor
 Image = NDArray[np.uint8]
 
 SAMPLES = 8
-"""Noisy copies of an image over which its gradients are averaged."""
+"""The number of noisy copies of an image over which gradients are averaged."""
 
 
 def saliency_maps(
     model: L.LightningModule, images: Sequence[Image], classes: Sequence[int]
 ) -> list[NDArray[np.float32]]:
-    """Return how much the logit of a class depends on each pixel, one float32 `[H, W]` in 0..1 for each image.
+    """Return a saliency map for each image, float32 `[H, W]` from 0 to 1: how much a class's logit depends on a pixel.
 
     SmoothGrad: Smilkov et al. 2017, arXiv:1706.03825; with the library captum.
 
     Args:
-        model: its `forward` takes uint8 images `[B, H, W, 3]`; it is left in evaluation mode.
+        model: a model whose `forward` takes images uint8 `[B, H, W, 3]`. It is left in evaluation mode.
         images: uint8 `[H, W, 3]`.
-        classes: the label whose logit is explained, for each image.
+        classes: for each image the label whose logit is explained.
     """
     model.eval()
     method = NoiseTunnel(Saliency(_ForwardFloat(model)))
@@ -42,7 +42,7 @@ def saliency_maps(
 
 
 class _ForwardFloat(torch.nn.Module):
-    """Passes float pixels to a model, so that gradients reach them."""
+    """Passes float pixels to a model, so that they have gradients."""
 
     def __init__(self, model: L.LightningModule) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class _ForwardFloat(torch.nn.Module):
 
 
 def _scale(gradients: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Blur a map, as single pixels say little, and scale it to 0..1, outliers cut off."""
+    """Blur a map, because single pixels are noisy, and scale it to 0..1 with outliers clipped."""
     blurred = cv2.GaussianBlur(gradients, (0, 0), max(gradients.shape) / 50)
     low, high = np.percentile(blurred, [1, 99])
     scaled: NDArray[np.float32] = np.clip((blurred - low) / max(high - low, 1e-12), 0, 1).astype(np.float32)
@@ -62,7 +62,12 @@ def _scale(gradients: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def overlay(image: Image, saliency: NDArray[np.float32]) -> Image:
-    """Return an image in grey with its saliency in colour over it, uint8 `[H, W, 3]`."""
+    """Return a grey image overlaid with its saliency in colour, uint8 `[H, W, 3]`.
+
+    Args:
+        image: uint8 `[H, W, 3]`.
+        saliency: float32 `[H, W]` from 0 to 1.
+    """
     colours = cv2.applyColorMap((saliency * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     weight = saliency[..., None] * 0.7

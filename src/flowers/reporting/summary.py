@@ -1,4 +1,4 @@
-"""Print the results of a command: the metrics, where they are, and the next commands."""
+"""Print the results of a command: metrics, paths of the written files, and the next commands."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from flowers.system.paths import shorten
 from flowers.training.runs import Run
 
 SHOWN_SKIPS = 5
+"""Skipped records that are printed."""
 
 _console = Console(soft_wrap=True, highlight=False)
 
 
 @rank_zero_only
 def print_metrics(metrics: Mapping[str, float], monitored: str) -> None:
-    """Print a table of metrics: a row for each split, a column for each metric of the monitored one's split.
+    """Print a table of metrics: a row for each split, a column for each metric of the monitored split.
 
     Args:
-        metrics: by name, as `val/accuracy`; a name without a split has a row of its own.
-        monitored: the name of the metric that decided on the best checkpoint; its column comes last.
+        metrics: the metrics by name, such as `val/accuracy`. Names without a split share a row.
+        monitored: the name of the metric that decided on the best checkpoint. Its column comes last.
     """
     table_split, _, last = monitored.rpartition("/")
     names = [name.rpartition("/")[2] for name in metrics if name.rpartition("/")[0] == table_split]
@@ -39,7 +40,7 @@ def print_metrics(metrics: Mapping[str, float], monitored: str) -> None:
 
 @rank_zero_only
 def print_run(directory: Path) -> None:
-    """Print a run's directory and the commands that use it, with paths relative to this directory."""
+    """Print a run's directory and the commands that use it, with paths relative to the working directory."""
     directory = shorten(directory)
     _console.print(f"Run directory:  {directory}")
     if not Run(directory).best.exists():
@@ -68,7 +69,7 @@ def print_skipped(skipped: set[str]) -> None:
 
 
 def print_written(files: list[Path], rows: int) -> None:
-    """The files that hold `rows` predictions."""
+    """Print the paths of the files that `rows` predictions were written to."""
     if not files:
         _console.print("fast_dev_run: one batch predicted, nothing written")
     for file in files:
@@ -77,5 +78,5 @@ def print_written(files: list[Path], rows: int) -> None:
 
 @rank_zero_only
 def print_written_report(path: Path) -> None:
-    """Print where a report was written."""
+    """Print the path of a written report."""
     _console.print(f"Look at it: {shorten(path)}", markup=False)

@@ -1,4 +1,4 @@
-"""Print what became of offline W&B runs."""
+"""Print the results of uploading offline W&B runs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _console = Console(soft_wrap=True, highlight=False)
 
 
 def print_outcome(outcome: Outcome) -> None:
-    """Print what became of one offline run, unless it was uploaded already."""
+    """Print the result of one offline run, unless it was already uploaded before."""
     if outcome.status != "already uploaded":
         note = "not uploaded, see below" if outcome.status == "bad" else outcome.note
         _console.print(f"{outcome.status + ':':<10} {shorten(outcome.directory)}  {note}".rstrip(), markup=False)
 
 
 def print_outcomes(outcomes: Sequence[Outcome]) -> None:
-    """Print how many offline runs there were of each kind, and the bad ones with the reason and the fix."""
+    """Print the number of offline runs by status, and for each bad one the reason and the fix."""
     for outcome in outcomes:
         if outcome.status == "bad":
             _console.print(f"{shorten(outcome.directory)}: {outcome.note}. {outcome.fix}.", markup=False)

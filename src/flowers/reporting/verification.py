@@ -1,4 +1,4 @@
-"""Print the result of a verification as a table and a list. Apart from summary.py, whose imports take seconds."""
+"""Print the result of a verification. It is a module of its own because the imports of summary.py take seconds."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from flowers.preparation.findings import Kind
 from flowers.preparation.verify import Verification
 
 SHOWN = 5
-"""Findings of a kind that are printed."""
+"""The number of findings of each kind that are printed."""
 
 TITLES: dict[Kind, str] = {
     "split": "Missing or unreadable splits",
     "shard": "Damaged or missing shards",
     "record": "Bad records",
-    "duplicate": "Ids twice in a split",
+    "duplicate": "Duplicate ids in a split",
     "leak": "Ids in two splits",
     "resolution": "Resolutions that disagree",
-    "manifest": "Other than manifest.csv says",
+    "manifest": "Differences from manifest.csv",
 }
 
 _console = Console(soft_wrap=True, highlight=False)
 
 
 def print_verification(verification: Verification) -> None:
-    """A table with a row a split and resolution, and below it the first findings of each kind."""
-    figures = [Column(name, justify="right") for name in ("shards", "records", "classes", "bad records")]
-    table = Table("pixels", "split", *figures)
+    """Print a table with a row for each split and resolution, and the first findings of each kind below it."""
+    counts = [Column(name, justify="right") for name in ("shards", "records", "classes", "bad records")]
+    table = Table("pixels", "split", *counts)
     for part in verification.parts:
         classes = "" if part.split == "test" else f"{part.classes} of {verification.class_count}"
-        figures_of = (len(part.files), part.found, classes, part.bad)
-        table.add_row(str(part.size), part.split, *map(str, figures_of), end_section=part.split == "test")
+        row = (len(part.files), part.found, classes, part.bad)
+        table.add_row(str(part.size), part.split, *map(str, row), end_section=part.split == "test")
     _console.print(table)
     for kind, title in TITLES.items():
         messages = [finding.message for finding in verification.findings if finding.kind == kind]

@@ -1,4 +1,4 @@
-"""Log images to Weights & Biases during training: what the model trains on, and its worst mistakes."""
+"""Log images to Weights & Biases during training: training images, and the worst mistakes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class WandbImages(Callback):
     """Logs `train/images` at the start, and `val/mistakes` after each validation. Does nothing without W&B's logger.
 
     Args:
-        inputs: images of the first batch, as the model trains on them.
-        mistakes: images that are predicted wrongly with the least probability of the truth.
+        inputs: the number of images of the first batch, as the model trains on them.
+        mistakes: the number of wrongly predicted images, those with the least probability of the true class first.
     """
 
     def __init__(self, inputs: Count = 8, mistakes: Count = 8) -> None:
@@ -54,7 +54,7 @@ class WandbImages(Callback):
         photographs = photographs_of(trainer.datamodule, "val", outcomes)  # type: ignore[attr-defined]
         rows = outcomes.worst_mistakes(self._mistakes).tolist() if photographs else []
         names = outcomes.class_names
-        # Images, not a table: for a table W&B asks its server, which may have gone.
+        # Images instead of a table: for a table W&B sends a request to its server, which may be gone.
         images = [
             wandb.Image(
                 image,
@@ -68,13 +68,13 @@ class WandbImages(Callback):
 
 
 def find_wandb_logger(trainer: L.Trainer) -> FallbackWandbLogger | None:
-    """Return the trainer's W&B logger in the first process of a run, if it has one."""
+    """Return the trainer's W&B logger if it has one, in the first process only."""
     loggers = [logger for logger in trainer.loggers if isinstance(logger, FallbackWandbLogger)]
     return loggers[0] if loggers and trainer.is_global_zero else None
 
 
 def log_media(logger: FallbackWandbLogger, media: Mapping[str, Any], step: int) -> None:
-    """Log images and tables at a step of the training, unless W&B's process is dead."""
+    """Log images and tables at a training step. Do nothing if W&B's process is dead."""
     with logger.ignore_dead_process():
         logger.experiment.log({**media, "trainer/global_step": step})
 

@@ -1,7 +1,7 @@
 """Read and write W&B's `.wandb` files: records in LevelDB's log format, behind a header of seven bytes.
 
 A file is a sequence of blocks of 32 KiB. A record is one chunk, or several if it does not fit into the rest of a block.
-Each chunk has a checksum, so a file whose end was lost can be read up to there. The format is described in
+Each chunk has a checksum, so a truncated file can be read up to the last whole record. The format is described in
 https://github.com/google/leveldb/blob/main/doc/log_format.md; W&B's checksum is the CRC-32 of zlib.
 """
 
@@ -22,18 +22,21 @@ from flowers.system.atomic import open_atomic
 
 HEADER = b":W&B\xe1\xbe\x00"
 BLOCK = 32768
+"""Bytes of a block."""
+
 CHUNK = struct.Struct("<IHB")
-"""A chunk's checksum, length and kind."""
+"""A chunk's header: its checksum, length and kind."""
 
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+"""The kinds of a chunk: a whole record, or the first, a middle or the last part of one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
     """The records of a `.wandb` file.
 
-    records: those that can be read, from the start.
-    damage: why the file cannot be read further; None if it can, or if only its end is missing.
+    records: the readable records, from the start.
+    damage: a description of the damage that ends them; None if the file is whole or merely truncated.
     """
 
     records: list[Record]
@@ -41,17 +44,17 @@ class Log:
 
     @property
     def has_run(self) -> bool:
-        """Tell whether the log names its run, without which it cannot be uploaded."""
+        """Return whether the log has a record of its run, without which it cannot be uploaded."""
         return any(record.HasField("run") for record in self.records)
 
     @property
     def ended(self) -> bool:
-        """Tell whether the run came to its end, be it a failure."""
+        """Return whether the run ended, successfully or not."""
         return any(record.HasField("exit") for record in self.records)
 
 
 def read_log(path: Path) -> Log:
-    """Read a `.wandb` file as far as that is possible.
+    """Read a `.wandb` file as far as possible.
 
     Raises:
         OSError: the file cannot be read at all.
@@ -60,7 +63,7 @@ def read_log(path: Path) -> Log:
     if not data.startswith(HEADER):
         return Log([], "it is empty" if not data.strip(b"\0") else "it is no .wandb file")
     records: list[Record] = []
-    # A record has begun although it has no bytes yet, if only a chunk's header fitted into the block.
+    # `inside` is needed because a record may have begun without any bytes: the block had room for a header only.
     parts, inside, position = b"", False, len(HEADER)
     while position + CHUNK.size <= len(data):
         left = BLOCK - position % BLOCK
@@ -71,7 +74,7 @@ def read_log(path: Path) -> Log:
         start, end = position + CHUNK.size, position + CHUNK.size + length
         sound = end - position <= left and (kind in (WHOLE, FIRST)) != inside and kind <= LAST
         if sound and end > len(data):
-            break  # the process was killed while it wrote
+            break  # the process was killed while writing
         if not sound or zlib.crc32(data[start - 1 : end]) != checksum:
             return Log(records, _damage(data, position))
         parts += data[start:end]
@@ -86,7 +89,7 @@ def read_log(path: Path) -> Log:
 
 
 def _damage(data: bytes, position: int) -> str | None:
-    """Describe the damage, which is none if nothing but zeros follows: a machine that stops may leave them."""
+    """Describe the damage; return None if only zeros follow, which a crash of the machine may leave."""
     return f"it is damaged at byte {position} of {len(data)}" if data[position:].strip(b"\0") else None
 
 
@@ -109,12 +112,12 @@ def write_log(path: Path, records: Iterable[Record]) -> None:
 
 
 def merge_logs(logs: Sequence[Sequence[Record]], *, append: bool) -> list[Record]:
-    """Merge the logs of a run that was resumed, each of which counts its steps and seconds from 0.
+    """Merge the logs of a resumed run, each of which counts its steps and seconds from 0.
 
     Args:
         logs: the records of each part, in order of time.
-        append: whether W&B is to append them to what its server has of the run already, or to write them from the first
-            line on. Without, it does not matter how often they are uploaded.
+        append: whether W&B appends them to the rows of the run on its server. Otherwise it writes them from the first
+            line on, which makes repeated uploads harmless.
     """
     merged: list[Record] = []
     step = runtime = 0.0
@@ -152,11 +155,11 @@ def _items(record: Record) -> Iterable[Any]:
 
 
 def _shift(item: Any, offset: float) -> float:
-    """Add to a value, and return what it is then."""
+    """Add an offset to a value, and return the sum."""
     value: float = json.loads(item.value_json)
     shifted = value + int(offset) if isinstance(value, int) else value + offset
     keys, nested = item.key, list(item.nested_key)
-    item.Clear()  # of the other forms that it may have
+    item.Clear()  # the other fields that may hold the value
     item.key, item.value_json = keys, json.dumps(shifted)
     item.nested_key.extend(nested)
     return shifted

@@ -1,4 +1,4 @@
-"""Rebuild what a damaged `.wandb` file has lost, from what the training left beside it."""
+"""Rebuild the lost part of a damaged `.wandb` file from the other files in the run's directory."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from flowers.reporting.wandb_log import item_name
 from flowers.training.runs import Run
 
 STEP = "trainer/global_step"
-"""The axis of Lightning's W&B logger, which its CSV logger calls `step`."""
+"""The step in Lightning's W&B logger. Its CSV logger calls it `step`."""
 
 
 def rebuild(directory: Path, run_id: str, readable: Iterable[Record], parent: Path) -> Path | None:
-    """Write an offline W&B run of the same id with what is in the run's directory, but not in the readable records.
+    """Write an offline W&B run of the same id, with the metrics that are missing from the readable records.
 
-    It has the configuration, the rows of metrics.csv (those from before the run was resumed, too), and metrics.json as
-    `best/...` in the summary. Images, tables and artifacts are not in these files.
+    It has the configuration, the rows of metrics.csv (also those from before the run was resumed), and metrics.json as
+    `best/...` in the summary. Images, tables and artifacts cannot be rebuilt.
 
     Args:
         directory: the run's directory.
         run_id: W&B's id of the run.
-        readable: what could be read of the run's `.wandb` files.
-        parent: the directory to write it into.
+        readable: the readable records of the run's `.wandb` files.
+        parent: the directory to write the offline run into.
 
     Returns:
         The offline run's directory; None if nothing is missing.
@@ -58,7 +58,7 @@ def rebuild(directory: Path, run_id: str, readable: Iterable[Record], parent: Pa
         if logged:
             return None
         raise InputError(f"cannot be rebuilt: {directory} has no metrics")
-    exit_code = 0 if run.metrics_path.exists() else 1  # which a training writes at its end
+    exit_code = 0 if run.metrics_path.exists() else 1  # a training writes this file at its end
     with tempfile.TemporaryDirectory(dir=parent, prefix=".rebuilt-") as temporary:
         written = _write(Path(temporary), run_id, values, rows, best, exit_code)
         return written.rename(parent / written.name)
@@ -74,9 +74,9 @@ def logged_metrics(records: Iterable[Record]) -> Iterator[tuple[int, str]]:
 
 
 def missing_rows(rows: Iterable[Mapping[str, str]], logged: set[tuple[int, str]]) -> list[tuple[int, dict[str, float]]]:
-    """Return the step and the metrics of each row of metrics.csv, without the metrics that were logged at that step.
+    """Return the step and the metrics of each row of metrics.csv, without the metrics that are already logged.
 
-    The end of a row may be missing, if the process was killed.
+    A row may be truncated if the process was killed.
     """
     missing = []
     for row in rows:
@@ -84,9 +84,9 @@ def missing_rows(rows: Iterable[Mapping[str, str]], logged: set[tuple[int, str]]
         step = values.pop("step", None)
         if step is None:
             continue
-        kept = {name: value for name, value in values.items() if (int(step), name) not in logged}
-        if kept.keys() - {"epoch"}:
-            missing.append((int(step), kept))
+        unlogged = {name: value for name, value in values.items() if (int(step), name) not in logged}
+        if unlogged.keys() - {"epoch"}:
+            missing.append((int(step), unlogged))
     return missing
 
 
@@ -99,7 +99,7 @@ def _numbers(row: Mapping[str, str]) -> Iterator[tuple[str, float]]:
 
 
 def read_best(run: Run) -> dict[str, float]:
-    """Return the metrics of the best checkpoint; none if the training did not get that far."""
+    """Return the metrics of the best checkpoint as `best/...`; empty if the training has not written them."""
     if not run.metrics_path.exists():
         return {}
     metrics: dict[str, float | None] = json.loads(run.metrics_path.read_text())
@@ -114,17 +114,17 @@ def _write(
     best: Mapping[str, float],
     exit_code: int,
 ) -> Path:
-    """Write an offline run below `directory` as the training's logger would, and return its directory."""
+    """Write an offline run into `directory` as the training's logger would, and return the run's directory."""
     node = (config.get("logger") or {}).get("wandb") or {}
     settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True)
     names: dict[str, Any] = {name: node.get(name) for name in ("project", "entity", "group", "name", "tags")}
     logger = WandbLogger(save_dir=directory, id=run_id, mode="offline", settings=settings, **names)
-    logger._wandb_init.pop("anonymous", None)  # W&B warns of Lightning's None
+    logger._wandb_init.pop("anonymous", None)  # W&B warns about the None that Lightning passes
     logger.log_hyperparams(config)
     for step, metrics in rows:
         logger.log_metrics(metrics, step)
     offline = logger.experiment
     offline.summary.update(best)
     offline.finish(exit_code=exit_code)
-    wandb.teardown()  # its own process has written everything when it has ended
+    wandb.teardown()  # waits until W&B's own process has written everything
     return Path(offline.settings.sync_dir)

@@ -1,4 +1,4 @@
-"""Log the results of a training to Weights & Biases: best metrics, scores and curves by class, mistakes, artifacts."""
+"""Log results to Weights & Biases: best metrics, scores and curves by class, mistakes, artifacts."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 @rank_zero_only
 def log_results(trained: TrainingResult, report: Report | None) -> None:
-    """Log what a training leaves to its W&B run, if it has one.
+    """Log the results of a training to its W&B run, if it has one.
 
-    The summary gets the metrics of the best checkpoint as `best/...`. Artifacts refer to the data set's shards and to
-    the checkpoints (`best` and `latest`) by path and checksum: nothing is copied.
+    The summary gets the best checkpoint's metrics as `best/...`. Artifacts refer to the data set's shards and to the
+    checkpoints (`best` and `latest`) by path and checksum: nothing is copied.
     """
     logger = next((logger for logger in trained.loggers if isinstance(logger, FallbackWandbLogger)), None)
     if logger is None:
@@ -42,7 +42,7 @@ def log_results(trained: TrainingResult, report: Report | None) -> None:
 
 
 def log_ensemble_results(logger: FallbackWandbLogger, result: Ensemble, report: Report) -> None:
-    """Log an ensemble's tables and charts, its predictions, and which models they were made with, for the lineage."""
+    """Log an ensemble's tables, charts and predictions, and its members' models for the lineage."""
     with logger.ignore_dead_process():
         logger.try_within_limit(lambda: _log_ensemble(logger, result, report))
 
@@ -55,13 +55,13 @@ def _log_ensemble(logger: FallbackWandbLogger, result: Ensemble, report: Report)
     for directory in sorted({Path(read_provenance(path).run) for member in result.members for path in member.val}):
         member = Run(directory)
         if (own := member.wandb_id()) is not None and member.best.exists():
-            # As use_artifact does it for a model that is not on the server yet; but that is refused offline.
+            # The same as use_artifact for a model that is not on the server yet, which fails offline.
             run._log_artifact(_model(own, member.best, {}), is_user_created=True, use_after_commit=True)
     _log_predictions(run, result.files)
 
 
 def log_predictions(run: Run, files: Sequence[Path]) -> None:
-    """Log a training's predictions, by path and checksum, as an artifact of its W&B run, if it has one."""
+    """Log the predictions of a run as an artifact of its W&B run, if it has one, by path and checksum."""
     place = _project_of(run)
     if run.wandb_id() is None or place is None:
         return
@@ -72,7 +72,10 @@ def log_predictions(run: Run, files: Sequence[Path]) -> None:
 
 
 def _project_of(run: Run) -> dict[str, Any] | None:
-    """Return the project and the entity of a run's W&B logger; None where they refer to what is not evaluated."""
+    """Return the project and the entity of a run's W&B logger; None without a project, or for interpolations.
+
+    Interpolations are not resolved here.
+    """
     raw: dict[str, Any] = OmegaConf.to_container(run.config(), resolve=False)  # type: ignore[assignment]
     node = (raw.get("logger") or {}).get("wandb") or {}
     place = {name: node[name] for name in ("project", "entity") if node.get(name) is not None}
@@ -107,7 +110,7 @@ def _media(outcomes: Outcomes, report: Report | None) -> dict[str, Any]:
 
 
 def _confusion(outcomes: Outcomes) -> Any:
-    """Return W&B's chart of a confusion matrix, without the empty cells, which would be too many."""
+    """Return W&B's chart of a confusion matrix, without empty cells: there would be too many."""
     table = wandb.Table(["Actual", "Predicted", "nPredictions"])
     names = outcomes.class_names
     for actual, predicted in np.argwhere(outcomes.confusion).tolist():
@@ -119,7 +122,7 @@ def _confusion(outcomes: Outcomes) -> Any:
 def _mistakes(report: Report) -> wandb.Table:
     table = wandb.Table(["id", "image", "saliency", "truth", "p(truth)", "predicted", "p(predicted)"])
     for mistake in report.mistakes:
-        images = [wandb.Image(picture.image, caption=picture.caption) for picture in mistake.pictures]
+        images = [wandb.Image(image.image, caption=image.caption) for image in mistake.images]
         image, saliency = (*images, None, None)[:2]
         predicted, probability = mistake.likeliest[0]
         table.add_data(
@@ -129,7 +132,7 @@ def _mistakes(report: Report) -> wandb.Table:
 
 
 def _log_data_set(run: Any, trained: TrainingResult) -> None:
-    """Log the shards that the run was trained on: by path and checksum if they are local, by address otherwise."""
+    """Log the run's shards as an artifact: by path and checksum if they are local, otherwise by URL."""
     data = trained.datamodule
     if not isinstance(data, FlowersDataModule):
         return
@@ -140,22 +143,22 @@ def _log_data_set(run: Any, trained: TrainingResult) -> None:
             local = isinstance(shard.path, Path)
             address = shard.path.resolve().as_uri() if isinstance(shard.path, Path) else str(shard.path)
             artifact.add_reference(address, name=f"{split}/{shard.path.name}", checksum=local)
-    run.log_artifact(artifact)  # not use_artifact, which waits for the server, and offline is refused
+    run.log_artifact(artifact)  # use_artifact would wait for the server, and fail offline
 
 
 def _log_checkpoints(run: Any, directory: Run, metrics: Mapping[str, float]) -> None:
-    for path, alias in ((directory.best, "best"), (directory.last, "latest")):  # W&B calls the last one latest
+    for path, alias in ((directory.best, "best"), (directory.last, "latest")):  # W&B's alias of the last is "latest"
         if path.exists():
             run.log_artifact(_model(run.id, path, metrics), aliases=[alias])
 
 
 def _model(run_id: str, checkpoint: Path, metrics: Mapping[str, float]) -> wandb.Artifact:
-    """Return a checkpoint as an artifact. W&B takes those of one name and content for the same version."""
+    """Return a checkpoint as an artifact. To W&B, artifacts with the same name and content are the same version."""
     artifact = wandb.Artifact(_artifact_name(f"model-{run_id}"), "model", metadata=dict(metrics))
     artifact.add_reference(checkpoint.resolve().as_uri(), name=checkpoint.name)
     return artifact
 
 
 def _artifact_name(text: str) -> str:
-    """Return a text without the characters that W&B does not take in a name."""
+    """Replace the characters that W&B does not allow in an artifact's name."""
     return "".join(character if character.isalnum() or character in "-_." else "_" for character in text)

@@ -1,8 +1,8 @@
-"""Upload offline W&B runs, one after the other, however many of them are damaged.
+"""Upload offline W&B runs one after the other; a damaged run does not stop the others.
 
-Each run is uploaded by `wandb sync` in a process of its own, from a temporary directory with links to the run's files.
-`wandb sync` exits with status 0 and marks a run as uploaded even if its server has refused parts of it, so its messages
-and its log decide here, and the marker is only put beside the run's own file when everything is there.
+Each run is uploaded by `wandb sync` in its own process, from a temporary directory with links to the run's files.
+`wandb sync` exits with status 0, and marks a run as uploaded, even if the server has refused parts of it. Therefore its
+messages and its log are checked, and the run itself is only marked after a complete upload.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from flowers.system.paths import shorten
 from flowers.training.wandb_server import find_api_key, find_server_problem
 
 PROBE_SECONDS = 10.0
-"""How long the server may take to answer at all."""
+"""The time limit for the server's first answer, in seconds."""
 
 FLUSH_SECONDS = 60.0
-"""W&B writes into the file of a running run at least every 15 seconds."""
+"""Seconds after its last write that a run counts as running. W&B writes at least every 15 seconds during a run."""
 
 LIMITS = {
     "WANDB__GRAPHQL_RETRY_MAX": "3",
@@ -48,13 +48,13 @@ LIMITS = {
     "WANDB__FILE_TRANSFER_RETRY_MAX": "3",
     "WANDB__FILE_TRANSFER_RETRY_WAIT_MAX_SECONDS": "5",
 }
-"""W&B would try for a week. The environment replaces these."""
+"""Limits on retries, as W&B would retry for a week. Environment variables of the same names replace them."""
 
-OWN = ("WANDB_MODE", "WANDB_RESUME", "WANDB_RUN_ID", "WANDB_QUIET", "WANDB_SERVICE")
-"""What the environment may say to a training, and not to an upload."""
+TRAINING_VARIABLES = ("WANDB_MODE", "WANDB_RESUME", "WANDB_RUN_ID", "WANDB_QUIET", "WANDB_SERVICE")
+"""Environment variables for trainings, which are not passed on to uploads."""
 
 HARMLESS = ("featurechecker:",)
-"""Errors in the log of `wandb sync` after which nothing is missing: older servers do not list what they can do."""
+"""Errors in the log of `wandb sync` that lose nothing: older servers do not list their features."""
 
 _DIRECTORY = re.compile(r"(?:offline-)?run-\d{8}_\d{6}-(?P<id>.+)")
 
@@ -63,7 +63,7 @@ Status = Literal["uploaded", "already uploaded", "running", "bad"]
 
 @dataclass(frozen=True, slots=True)
 class SyncSettings:
-    """The settings of `python src/sync.py`; configs/sync.yaml says what each one means."""
+    """The settings of `python src/sync.py`; configs/sync.yaml explains each of them."""
 
     runs: str | list[str]
     timeout: PositiveFloat
@@ -71,11 +71,11 @@ class SyncSettings:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Reports what became of one run.
+    """The result of uploading one run.
 
-    directory: its last W&B directory.
-    note: what else there is to say of it: its address, or why it is bad.
-    fix: what to do about that.
+    directory: the run's last W&B directory.
+    note: the run's URL, or the reason why it is bad.
+    fix: the fix for a bad run.
     """
 
     directory: Path
@@ -85,7 +85,7 @@ class Outcome:
 
 
 class BadRun(Exception):
-    """A run that was not uploaded: why, and what to do about it."""
+    """A run that was not uploaded, with the reason and the fix."""
 
     def __init__(self, reason: str, fix: str) -> None:
         super().__init__(reason)
@@ -100,26 +100,28 @@ class Part:
 
     @cached_property
     def run_id(self) -> str:
+        """Return W&B's id of the run."""
         files = sorted(self.directory.glob("run-*.wandb"))
         match = _DIRECTORY.fullmatch(self.directory.name)
         return files[0].stem.removeprefix("run-") if files else match["id"] if match else self.directory.name
 
     @property
     def file(self) -> Path:
+        """Return the path of the `.wandb` file."""
         return self.directory / f"run-{self.run_id}.wandb"
 
     @property
     def marker(self) -> Path:
-        """The file that says that the run is uploaded, for W&B as well."""
+        """Return the path of the file that marks the run as uploaded, also to W&B."""
         return self.directory / f"run-{self.run_id}.wandb.synced"
 
     @property
     def state(self) -> Path:
-        """The file in which W&B keeps the step at which the server's part of the run ended when this one began."""
+        """Return the path of the file in which W&B stores the server's last step of the run when an upload began."""
         return self.directory / f"run-{self.run_id}.wandb.syncstate"
 
     def read(self) -> Log:
-        """Read the part's log; one that cannot be read at all is damaged."""
+        """Read the part's log. A log that cannot be opened counts as damaged."""
         try:
             return read_log(self.file)
         except FileNotFoundError:
@@ -128,7 +130,7 @@ class Part:
             return Log([], f"it cannot be read: {error.strerror}")
 
     def started_alone(self) -> bool:
-        """Tell whether the server had nothing of the run when this part's upload began; False if it never began."""
+        """Return whether the server had nothing of the run when this part's upload began; False if it never began."""
         with suppress(OSError, ValueError):
             return bool(json.loads(self.state.read_text()).get("starting_step", 0) == 0)
         return False
@@ -136,9 +138,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class OfflineRun:
-    """The parts of one run, in order of time, and those of them that are to be uploaded.
+    """One run.
 
-    These are the offline ones, and an online one that the user has named, as its upload may have broken off.
+    parts: all its parts, in order of time.
+    wanted: the parts to upload: the offline ones, and an online one that the user named, whose upload may have failed.
     """
 
     parts: tuple[Part, ...]
@@ -146,17 +149,19 @@ class OfflineRun:
 
     @property
     def directory(self) -> Path:
+        """Return the W&B directory of the last part."""
         return self.parts[-1].directory
 
     def pending(self) -> list[Part]:
+        """Return the wanted parts that are not uploaded yet."""
         return [part for part in self.wanted if not part.marker.exists()]
 
 
 def find_runs(places: str | Sequence[str]) -> list[OfflineRun]:
-    """Find the offline runs in directories, in order of time. A place may also be a W&B run's directory itself.
+    """Find the offline runs in directories, in order of time. A place may also be the W&B directory of one run.
 
     Raises:
-        InputError: a place is no directory.
+        InputError: a place is not a directory.
     """
     found: dict[Path, None] = {}
     for place in [places] if isinstance(places, str) else places:
@@ -167,7 +172,7 @@ def find_runs(places: str | Sequence[str]) -> list[OfflineRun]:
     groups: dict[tuple[Path, str], list[Part]] = {}
     for part in map(Part, sorted(found)):
         groups.setdefault((part.directory.parent, part.run_id), []).append(part)
-    return sorted(map(_gather, groups.values()), key=lambda run: _begun(run.parts[0]))
+    return sorted(map(_gather, groups.values()), key=lambda run: _start_time(run.parts[0]))
 
 
 def _find_directories(path: Path) -> Iterable[Path]:
@@ -179,23 +184,23 @@ def _find_directories(path: Path) -> Iterable[Path]:
 
 
 def _gather(named: Sequence[Part]) -> OfflineRun:
-    """Return the run that some parts belong to, with the parts beside them."""
+    """Return the run of some parts, with its other parts in the same directory."""
     beside = map(Part, named[0].directory.parent.glob(f"*run-*-{named[0].run_id}"))
-    parts = sorted({*named, *(part for part in beside if part.run_id == named[0].run_id)}, key=_begun)
+    parts = sorted({*named, *(part for part in beside if part.run_id == named[0].run_id)}, key=_start_time)
     return OfflineRun(
         tuple(parts), tuple(part for part in parts if part in named or part.directory.name.startswith("offline-"))
     )
 
 
-def _begun(part: Part) -> str:
+def _start_time(part: Part) -> str:
     return part.directory.name.removeprefix("offline-")
 
 
 def sync(settings: SyncSettings) -> Iterator[Outcome]:
-    """Upload the offline runs that are not uploaded yet, and yield what became of each run.
+    """Upload the offline runs that are not uploaded yet, and yield the result of each run.
 
     Raises:
-        InputError: a place is no directory, nobody is logged in, or the server cannot be used from the start.
+        InputError: a place is not a directory, nobody is logged in, or the server cannot be used from the start.
     """
     server: Server | None = None
     lost: BadRun | None = None
@@ -214,17 +219,17 @@ def sync(settings: SyncSettings) -> Iterator[Outcome]:
             server.check_login()
         try:
             yield Outcome(run.directory, "uploaded", upload(run, server, settings.timeout))
-        except Exception as error:  # of many types, none of which may keep the other runs back
+        except Exception as error:  # of many types; none of them may stop the upload of the other runs
             reason = str(error) or type(error).__name__
             yield Outcome(run.directory, "bad", reason, error.fix if isinstance(error, BadRun) else "Run it again")
-            if problem := server.problem():  # the same for the runs to come
+            if problem := server.problem():  # the remaining runs would fail in the same way
                 lost = BadRun(f"not tried, as {server.url} fails: {problem}", "Run it again when that is fixed")
 
 
 def is_running(run: OfflineRun) -> bool:
-    """Tell whether a training still writes a run: it holds its directory's lock, or has written a moment ago.
+    """Return whether a training is still writing the run: it holds the lock of the run's directory.
 
-    The latter is for directories without a lock.
+    In a directory without a lock, a training that wrote within `FLUSH_SECONDS` and has not ended counts as running.
     """
     lock = run.directory.parent.parent / ".lock"
     if lock.exists():
@@ -233,7 +238,7 @@ def is_running(run: OfflineRun) -> bool:
                 return False
         except Timeout:
             return True
-        except OSError:  # it is not ours to open
+        except OSError:  # this user cannot open the lock
             return False
     written = [part.file for part in run.pending() if part.file.exists()]
     recent = [file for file in written if time.time() - file.stat().st_mtime < FLUSH_SECONDS]
@@ -242,7 +247,7 @@ def is_running(run: OfflineRun) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """W&B's server."""
+    """W&B's server, by its URL."""
 
     url: str
 
@@ -257,7 +262,7 @@ class Server:
             raise InputError(f"{self.url}: {problem}. Nothing was uploaded; run it again when that is fixed.")
 
     def problem(self) -> str | None:
-        """Explain why the server cannot be used; return None if it can."""
+        """Return why the server cannot be used, or None if it can."""
         return find_server_problem(self.url, find_api_key(self.url), PROBE_SECONDS)
 
 
@@ -266,11 +271,11 @@ def upload(run: OfflineRun, server: Server, timeout: float) -> str:
 
     Args:
         run: the run.
-        server: where to.
-        timeout: seconds after which the upload is given up.
+        server: the server to upload to.
+        timeout: the time limit for the upload, in seconds.
 
     Returns:
-        The run's address, and what was damaged.
+        The run's URL, followed by a description of the damage if there was any.
 
     Raises:
         BadRun: not everything was uploaded.
@@ -279,7 +284,7 @@ def upload(run: OfflineRun, server: Server, timeout: float) -> str:
     for part in pending:
         if not os.access(part.directory, os.W_OK):
             raise BadRun(
-                "its directory is read-only, so that it could not be marked as uploaded",
+                "its directory is read-only, so it could not be marked as uploaded",
                 "Make it writable, or copy it elsewhere",
             )
     run, damage = repair(run)
@@ -291,10 +296,12 @@ def upload(run: OfflineRun, server: Server, timeout: float) -> str:
 
 
 def repair(run: OfflineRun) -> tuple[OfflineRun, str]:
-    """Set damaged files aside as `NAME.damaged`, keep what can be read of them, and rebuild the rest in a new part.
+    """Replace damaged files by their readable records, and rebuild the lost ones in a new part.
+
+    The damaged files are renamed to `NAME.damaged`.
 
     Returns:
-        The run with the part that was added, and what was damaged; empty if nothing was.
+        The run, with the new part if there is one, and a description of the damage; empty if there was none.
 
     Raises:
         BadRun: nothing can be read, and there is nothing to rebuild from.
@@ -326,25 +333,25 @@ def repair(run: OfflineRun) -> tuple[OfflineRun, str]:
 
 
 def set_aside(file: Path) -> None:
-    """Rename a file, if there is one, to a name that is free."""
+    """Rename a file, if it exists, to `NAME.damaged` with a number that is not taken."""
     if file.exists():
         names = (file.with_name(f"{file.name}.damaged{number or ''}") for number in count())
         file.rename(next(path for path in names if not path.exists()))
 
 
 def stage(run: OfflineRun, directory: Path) -> Path:
-    """Make a directory that `wandb sync` can upload: one `.wandb` file of all parts, and links to their files.
+    """Make a directory that `wandb sync` can upload: one `.wandb` file with all parts, and links to their files.
 
-    The parts that are uploaded already are written again, line for line, if the server has nothing that came before
-    them. Otherwise, and at the first attempt, W&B appends to what its server has.
+    If the server has no other rows of the run than those of these parts, all parts are written again from the first
+    line on. Otherwise, and at the first attempt, only the pending parts are sent, and W&B appends them.
 
     Returns:
-        The `.wandb` file.
+        The path of the `.wandb` file.
     """
     logs = {part: part.read() for part in run.parts}
     parts = [part for part in run.parts if logs[part].has_run]
     pending = run.pending()
-    whole = all(part in pending or _is_as_uploaded(part, logs[part]) for part in run.parts)
+    whole = all(part in pending or _matches_server(part, logs[part]) for part in run.parts)
     append = not (whole and parts[0].started_alone())
     sent = [part for part in parts if part in pending] if append else parts
     first = sent[0]
@@ -357,10 +364,10 @@ def stage(run: OfflineRun, directory: Path) -> Path:
     return file
 
 
-def _is_as_uploaded(part: Part, log: Log) -> bool:
-    """Tell whether a part that is not to be uploaded has the very rows that the server has of it.
+def _matches_server(part: Part, log: Log) -> bool:
+    """Return whether the server has exactly the rows of a part that is not pending.
 
-    An online run that was killed may have sent more, or less, than is in its file. One that never began has no file.
+    An online run that was killed may have sent more or less than is in its file. One that never started has no file.
     """
     if not part.file.exists() and not part.marker.exists():
         return True
@@ -368,7 +375,7 @@ def _is_as_uploaded(part: Part, log: Log) -> bool:
 
 
 def _link_files(source: Path, target: Path) -> None:
-    """Link a part's files, of which those of a later part replace those of an earlier one."""
+    """Link a part's files. They replace links of the same name from earlier parts."""
     target.mkdir(parents=True, exist_ok=True)
     for path in source.rglob("*"):
         link = target / path.relative_to(source)
@@ -380,10 +387,10 @@ def _link_files(source: Path, target: Path) -> None:
 
 
 def _upload_staged(file: Path, server: Server, timeout: float) -> str:
-    """Run `wandb sync`, and return the run's address."""
+    """Run `wandb sync`, and return the run's URL."""
     root = file.parent.parent.parent
-    inherited = {name: value for name, value in os.environ.items() if name not in OWN}
-    # W&B removes the files of artifacts from its data directory even if their upload fails: it gets another one.
+    inherited = {name: value for name, value in os.environ.items() if name not in TRAINING_VARIABLES}
+    # W&B deletes artifacts' files from its data directory even if their upload fails. So it gets a temporary one.
     own = {"WANDB_DIR": str(root), "WANDB_DATA_DIR": str(root), "WANDB_BASE_URL": server.url, "WANDB_SILENT": "false"}
     output = root / "output.txt"
     with output.open("wb") as stream:
@@ -400,7 +407,7 @@ def _upload_staged(file: Path, server: Server, timeout: float) -> str:
         except subprocess.TimeoutExpired:
             raise BadRun(f"not uploaded within {timeout:g} s", "Run it again, with a longer timeout=SECONDS") from None
         finally:
-            with suppress(ProcessLookupError):  # W&B's own process, too
+            with suppress(ProcessLookupError):  # kills W&B's own process as well
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     text = output.read_text(errors="replace")
@@ -408,13 +415,13 @@ def _upload_staged(file: Path, server: Server, timeout: float) -> str:
     if problem is None and (status or not file.with_name(f"{file.name}.synced").exists()):
         problem = f"wandb sync ended with status {status}: {text.strip().rpartition(chr(10))[2]}"
     if problem is not None:
-        raise BadRun(problem, _fix(problem))
+        raise BadRun(problem, _suggest_fix(problem))
     addresses = re.findall(r"View run .*\bat (https?://\S+)", text)
     return addresses[-1] if addresses else ""
 
 
 def find_problem(output: str, logs: Iterable[str]) -> str | None:
-    """Return the first error in what `wandb sync` printed, or else in its logs, whose lines are JSON; None without."""
+    """Return the first error in the output of `wandb sync`, or else in its JSON logs; None if there is none."""
     printed = re.findall(r"ERROR (?:\[\S+\] )?(.+)", output)
     logged = []
     for line in (line for log in logs for line in log.splitlines()):
@@ -425,7 +432,7 @@ def find_problem(output: str, logs: Iterable[str]) -> str | None:
     return next((problem.partition("\n")[0].strip() for problem in (*printed, *logged)), None)
 
 
-def _fix(problem: str) -> str:
+def _suggest_fix(problem: str) -> str:
     if re.search(r"\b40[134]\b", problem):
         return "Check logger.wandb.entity and project, and that the account may write there"
     return "Run it again"

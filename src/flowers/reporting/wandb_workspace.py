@@ -1,4 +1,4 @@
-"""Build the W&B workspace of a project: its sections and panels, as code, and the requests that save it."""
+"""Build the W&B workspace of a project from sections and panels that are defined in code, and save it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from flowers.system.atomic import atomic_path
 from flowers.training.wandb_server import find_api_key, find_server_problem
 
 PROBE_SECONDS = 3.0
-"""How long the server may take to answer at all."""
+"""The time limit for the server's first answer, in seconds."""
 
 SAVE_SECONDS = 30.0
-"""How long saving may take in all. A healthy server needs a few seconds for its requests."""
+"""The time limit for saving, in seconds. It usually takes a few."""
 
 STEP = "trainer/global_step"
 RESOLUTION = Config("data.image_size")
@@ -52,9 +52,9 @@ query Views($entityName: String, $projectName: String) {
 class DashboardSettings:
     """The settings of `python src/dashboard.py`.
 
-    logger: its `wandb` says whose project it is.
-    name: the workspace's.
-    output: a JSON file for the specification, which is then not saved to W&B.
+    logger: the loggers; `wandb` has the project and the entity.
+    name: the workspace's name.
+    output: a JSON file to write the specification into, instead of saving it to W&B; None: save it.
     """
 
     logger: Nodes
@@ -63,11 +63,11 @@ class DashboardSettings:
 
 
 def make_dashboard(settings: DashboardSettings) -> None:
-    """Write the workspace's specification into a file if there is one to write, or else save it to W&B.
+    """Save the project's workspace to W&B, or write its specification into a file if `output` is set.
 
     Raises:
         InputError: there is no W&B project, the name has an emoji, the file cannot be written, nobody is logged in, or
-            the server does not save it in time.
+            the server does not save the workspace in time.
     """
     node = (settings.logger or {}).get("wandb") or {}
     if not node.get("project"):
@@ -83,25 +83,25 @@ def make_dashboard(settings: DashboardSettings) -> None:
 
 
 def make_workspace(entity: str, project: str, name: str) -> Workspace:
-    """Return the workspace of a project, with nothing but these sections.
+    """Return the workspace of a project.
 
     Args:
-        entity: the team or account; empty: to be decided by who saves it.
+        entity: the team or account; empty: the default of the account that saves it.
         project: the project's name.
-        name: the workspace's.
+        name: the workspace's name.
     """
     sections = [learning_curves(), members(), processors(), classes(), images(), optimisation()]
     return Workspace(entity=entity, project=project, name=name, sections=sections)
 
 
 def learning_curves() -> Section:
-    """Return the losses and scores by step: the mean of the runs at each resolution, and their range."""
+    """Return the section of losses and scores by step: mean and range over the runs at each resolution."""
     metrics = ("train/loss", "val/loss", "val/macro_f1", "val/accuracy")
     return _section("Learning curves by resolution", [_line(metric, RESOLUTION) for metric in metrics])
 
 
 def members() -> Section:
-    """Return the scores of trainings and ensembles, the ensembles with intervals."""
+    """Return the section of the scores of trainings and ensembles, those of ensembles with intervals."""
     score = "val/macro_f1"
     kinds = BarPlot(
         title="The best training and the best ensemble",
@@ -122,7 +122,7 @@ def members() -> Section:
 
 
 def processors() -> Section:
-    """Return the speed, the waiting, the memory and the compilations, the mean of each kind of device."""
+    """Return the section of speed, loader waits, memory and compilations: the mean for each kind of device."""
     metrics = ("train/images_per_second", "train/loader_wait", "train/device_memory", "compile/count")
     speed = BarPlot(
         title="Images per second by device",
@@ -135,7 +135,7 @@ def processors() -> Section:
 
 
 def classes() -> Section:
-    """Return the scores by class, the worst first as they are logged, with the confusion matrix and the curves."""
+    """Return the section of the scores by class, the worst first, with confusion matrix and precision-recall curves."""
     confusion = {column: column for column in ("Actual", "Predicted", "nPredictions")}
     curves = {"x": "recall", "y": "precision", "class": "class"}
     titles = {"title": "Precision-Recall Curve", "x-axis-title": "Recall", "y-axis-title": "Precision"}
@@ -150,7 +150,7 @@ def classes() -> Section:
 
 
 def images() -> Section:
-    """Return the images that are trained on, and the worst mistakes."""
+    """Return the section of training images and worst mistakes."""
     return _section(
         "Images",
         [
@@ -162,7 +162,7 @@ def images() -> Section:
 
 
 def optimisation() -> Section:
-    """Return what is logged of single steps, run by run."""
+    """Return the section of metrics by training step, with a line for each run."""
     return _section(
         "Optimisation", [_line(metric) for metric in ("train/loss_step", "train/learning_rate", "train/gradient_norm")]
     )
@@ -173,20 +173,24 @@ def _section(name: str, panels: list[Any]) -> Section:
 
 
 def _line(metric: str, group: Config | None = None) -> LinePlot:
-    """Return a metric by step; of a group of runs the mean and the range."""
+    """Return a chart of a metric by step; with `group`, of its mean and range over each group of runs."""
     if group is None:
         return LinePlot(title=metric, x=STEP, y=[metric])
     return LinePlot(title=metric, x=STEP, y=[metric], groupby=group, groupby_aggfunc="mean", groupby_rangefunc="minmax")
 
 
 def _chart(key: str, preset: str, fields: dict[str, str], titles: dict[str, str]) -> CustomChart:
-    """Return a chart that runs have logged as `key`, which W&B draws from a table."""
+    """Return a chart that W&B draws from the table that runs have logged as `key`."""
     query = {"summaryTable": {"tableKey": f"{key}_table"}}
     return CustomChart(query=query, chart_name=preset, chart_fields=fields, chart_strings=titles)
 
 
 def write_specification(workspace: Workspace, path: Path) -> None:
-    """Write what would be saved to W&B as JSON, and print where."""
+    """Write the specification that would be saved to W&B as JSON, and print its path.
+
+    Raises:
+        InputError: the path is a directory.
+    """
     if path.is_dir():
         raise InputError(f"output={path}: expected a file, found a directory. Name a file, such as {path}/board.json.")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -196,14 +200,14 @@ def write_specification(workspace: Workspace, path: Path) -> None:
 
 
 def save_workspace(workspace: Workspace) -> None:
-    """Save a workspace in place of the project's one of the same name, or as a new one. W&B prints its address.
+    """Save a workspace to W&B, which prints its URL. It replaces the project's workspace of the same name, if any.
 
     Raises:
         InputError: nobody is logged in, or the server does not save it within `SAVE_SECONDS`.
     """
     mode = os.environ.get("WANDB_MODE", "online")
     if mode not in ("online", "run", "shared"):
-        raise InputError(f"WANDB_MODE={mode}: expected online, as a server keeps the workspace. Unset it, {_OUTPUT}")
+        raise InputError(f"WANDB_MODE={mode}: expected online, as a server stores the workspace. Unset it, {_OUTPUT}")
     url = wandb.setup().settings.base_url
     key = find_api_key(url)
     if key is None and "WANDB_IDENTITY_TOKEN_FILE" not in os.environ:
@@ -218,7 +222,7 @@ _OUTPUT = "or write it into a file with output=FILE.json."
 
 
 def _find_problem(call: Callable[[], None], seconds: float) -> str | None:
-    """Call a function of W&B's client, and explain why it failed or took too long; return None if it did neither."""
+    """Call a function of W&B's client; return why it failed, or that it took too long, or None if it succeeded."""
     problems: SimpleQueue[str | None] = SimpleQueue()
 
     def attempt() -> None:
@@ -239,13 +243,13 @@ def _find_problem(call: Callable[[], None], seconds: float) -> str | None:
 def _save(workspace: Workspace) -> None:
     api = wandb.Api()
     workspace.entity = workspace.entity or api.default_entity or ""
-    # The library would save another workspace of the same name.
+    # Without these ids, the library would add a second workspace of the same name.
     workspace._internal_id, workspace._internal_name = _find_view(api, workspace)
     workspace.save()
 
 
 def _find_view(api: Any, workspace: Workspace) -> tuple[str, str]:
-    """Return the id and the internal name of the project's workspace of the same name; empty if there is none."""
+    """Return the id and the internal name of the project's workspace with the same name; empty if there is none."""
     variables = {"entityName": workspace.entity, "projectName": workspace.project}
     project = execute_graphql(api, _VIEWS, variables).get("project")
     if project is None:

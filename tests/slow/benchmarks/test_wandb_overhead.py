@@ -20,8 +20,8 @@ def test_a_server_that_refuses_costs_no_data(tiny_settings: list[str], capfd: py
     measured = measure_faults(1, [*tiny_settings, *FIRST_STEPS], {"refuses": SERVERS["refuses"]})
     offline, refused = measured[NONE], measured["refuses"]
     assert [training.status for training in (*offline.trainings, *refused.trainings)] == [0, 0]
-    assert offline.left == refused.left
-    assert offline.left[0].metrics and offline.left[0].rows > 2 and offline.left[0].exit_code == 0
+    assert offline.files == refused.files
+    assert offline.files[0].metrics and offline.files[0].rows > 2 and offline.files[0].exit_code == 0
     assert refused.offline == [training.seconds for training in offline.trainings]
     assert capfd.readouterr().err.count("Logging offline") == 1
     assert len(list(fault_table(measured))) == 4

@@ -17,8 +17,8 @@ from benchmarks.wandb_overhead import (
     SERVERS,
     WITH,
     WITHOUT,
-    Left,
     Measured,
+    RunFiles,
     Training,
     alternate,
     describe_cost,
@@ -86,12 +86,12 @@ def test_the_cost_is_the_median_difference() -> None:
 
 
 def test_the_table_has_each_servers_cost_and_what_is_left() -> None:
-    left = Left(metrics=True, rows=7, exit_code=0)
+    left = RunFiles(metrics=True, rows=7, exit_code=0)
     offline = Measured([Training(20.0, 0, "")] * 2, [20.0, 20.0], [left] * 2)
     hung = Measured(
         [Training(24.0, 0, ""), Training(26.0, 1, "")],
         [20.0, 20.0],
-        [left, Left(metrics=False, rows=7, exit_code=None)],
+        [left, RunFiles(metrics=False, rows=7, exit_code=None)],
     )
     header, rule, *rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in fault_table({NONE: offline, "hangs": hung})

@@ -44,7 +44,7 @@ def assert_aligned(aligned: AlignedPredictions, ids: list[str], answers: list[di
     assert aligned.ids.to_pylist() == ids
     expected = np.array([[answer.get(identity, np.zeros(3)) for identity in ids] for answer in answers])
     there = np.array([[identity in answer for identity in ids] for answer in answers])
-    np.testing.assert_array_equal(aligned.there, there)
+    np.testing.assert_array_equal(aligned.present, there)
     np.testing.assert_allclose(aligned.probabilities, expected, rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(aligned.probabilities.sum(-1, dtype=np.float64), there, rtol=0, atol=3e-7)
 
@@ -339,7 +339,7 @@ def test_too_little_room_is_told_before_anything_is_written(tmp_path: Path, monk
     needed = 4 * 3 * 12 * 3
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, needed - 1))
     message = refused_validation(members, scratch)
-    assert message.startswith(f"{scratch}: expected 0.0 GB of room") and "paths.log_dir=DIR" in message
+    assert message.startswith(f"{scratch}: expected 0.0 GB of free space") and "paths.log_dir=DIR" in message
     assert list(scratch.iterdir()) == []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, needed))
     assert len(align_validation(members, scratch, allow_missing=False).ids) == 12

@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from flowers.ensembling.calibration import Temperatures, calibrated
+from flowers.ensembling.calibration import Temperatures, calibrate
 from flowers.ensembling.scores import log_loss, log_probabilities
 from tests.helpers.simulation import World
 
@@ -20,7 +20,7 @@ def test_temperatures_are_an_optimisers() -> None:
     temperatures = Temperatures(log_p, labels, parts)
     for excluded in ((), (1,), (0, 2)):
         rows = ~np.isin(parts, excluded)
-        for member, found in zip(log_p[:, rows].astype(np.float64), temperatures.fitted(excluded), strict=True):
+        for member, found in zip(log_p[:, rows].astype(np.float64), temperatures.fit(excluded), strict=True):
 
             def loss(sharpness: float, member: np.ndarray = member, rows: np.ndarray = rows) -> float:
                 return -log_softmax(sharpness * member, axis=1)[np.arange(rows.sum()), labels[rows]].mean()
@@ -37,9 +37,9 @@ def test_calibration_mends_a_member_that_is_too_sure() -> None:
     labels = (rng.random(20000)[:, None] > honest.cumsum(1)).sum(1).clip(max=5)
     too_sure = honest**3 / (honest**3).sum(1, keepdims=True)
     log_p = log_probabilities(too_sure.astype(np.float32))[None]
-    temperature = Temperatures(log_p, labels, np.zeros(len(labels), np.int64)).fitted()
+    temperature = Temperatures(log_p, labels, np.zeros(len(labels), np.int64)).fit()
     assert temperature == pytest.approx([3], rel=0.05)
-    calibrated_log_p = calibrated(log_p, temperature)[0]
+    calibrated_log_p = calibrate(log_p, temperature)[0]
     assert log_loss(labels, calibrated_log_p) < log_loss(labels, too_sure.astype(np.float32))
     assert log_loss(labels, calibrated_log_p) == pytest.approx(log_loss(labels, honest.astype(np.float32)), rel=0.01)
 
@@ -47,7 +47,7 @@ def test_calibration_mends_a_member_that_is_too_sure() -> None:
 def test_calibration_keeps_the_order_of_classes_and_sums_to_one() -> None:
     rng = np.random.default_rng(2)
     members = rng.dirichlet(np.ones(7), (3, 5000)).astype(np.float32)  # more rows than are worked on at once
-    found = calibrated(log_probabilities(members), np.array([0.1, 1.0, 9.0]))
+    found = calibrate(log_probabilities(members), np.array([0.1, 1.0, 9.0]))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
     np.testing.assert_array_equal(found.argmax(-1), members.argmax(-1))
@@ -57,13 +57,13 @@ def test_calibration_keeps_the_order_of_classes_and_sums_to_one() -> None:
 def test_a_perfect_member_gets_a_finite_temperature() -> None:
     labels = np.arange(40) % 4
     log_p = log_probabilities(np.eye(4, dtype=np.float32)[labels])[None]
-    temperatures = Temperatures(log_p, labels, labels).fitted()
+    temperatures = Temperatures(log_p, labels, labels).fit()
     assert np.isfinite(temperatures).all() and (temperatures > 0).all()
 
 
 def test_a_member_that_knows_nothing_of_many_classes() -> None:
     labels = np.arange(900) % 900
     log_p = log_probabilities(np.full((1, 900, 900), 1 / 900, np.float32))
-    temperatures = Temperatures(log_p, labels, np.zeros(900, np.int64)).fitted()
+    temperatures = Temperatures(log_p, labels, np.zeros(900, np.int64)).fit()
     for temperature in (temperatures, np.array([1 / 16])):
-        np.testing.assert_allclose(calibrated(log_p, temperature), 1 / 900, rtol=1e-4)
+        np.testing.assert_allclose(calibrate(log_p, temperature), 1 / 900, rtol=1e-4)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flowers.data.folds import assign_folds
-from flowers.ensembling.calibration import calibrated
+from flowers.ensembling.calibration import calibrate
 from flowers.ensembling.methods import METHODS, Method
 from flowers.ensembling.scores import Labels, Probabilities, log_probabilities
 from flowers.ensembling.validation import Blend, Rows, choose, cross_validate, cross_validate_choice
@@ -48,7 +48,7 @@ def test_a_fold_is_what_a_fit_on_the_others_says(method: Method) -> None:
         kept, held_out = folds != fold, folds == fold
         alone = Rows(log_p[:, kept], labels[kept], np.unique(folds[kept], return_inverse=True)[1])
         pool = alone.fit([method])[method]
-        expected = pool(Rows(log_p, labels, folds).calibrated(held_out, {fold}))
+        expected = pool(Rows(log_p, labels, folds).calibrate(held_out, {fold}))
         np.testing.assert_allclose(validated.probabilities[held_out], expected, atol=1e-5)
 
 
@@ -86,7 +86,7 @@ def test_for_a_row_that_a_member_lacks_the_mean_of_the_others_stands() -> None:
     there[0, 5] = there[1, 6] = there[2, 6] = False
     lacking = np.where(there[..., None], members, 0)
     found = blend(log_probabilities(lacking), there)
-    own = calibrated(rows.log_p, blend.temperatures)
+    own = calibrate(rows.log_p, blend.temperatures)
     filled = own.copy()
     filled[0, 5] = (own[1, 5] + own[2, 5]) / 2
     filled[1, 6] = filled[2, 6] = own[0, 6]

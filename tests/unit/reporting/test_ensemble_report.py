@@ -49,4 +49,4 @@ def test_members_methods_and_resolutions_are_compared(report: Report) -> None:
 def test_without_the_members_runs_there_are_no_images(result: Ensemble, report: Report) -> None:
     outcomes = read_outcomes(result.directory / "predictions" / "val.parquet", result.class_names)
     assert not photographs_of_members(result.members, outcomes)
-    assert report.mistakes and not any(mistake.pictures for mistake in report.mistakes)
+    assert report.mistakes and not any(mistake.images for mistake in report.mistakes)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flowers.reporting.gallery import Card, Gallery, make_pictures, show_images, show_mistakes, show_pairs
-from flowers.reporting.report import MistakeShown, PairShown, Picture
+from flowers.reporting.gallery import Card, Gallery, caption_images, show_images, show_mistakes, show_pairs
+from flowers.reporting.report import CaptionedImage, MistakeShown, PairShown
 
 IMAGES = [np.full((64, 64, 3), 40 * number, np.uint8) for number in range(1, 4)]
 
@@ -39,7 +39,7 @@ def test_images_are_as_wide_as_asked_for_and_never_blown_up(side: int | None, wi
 
 
 def test_captions_and_titles_are_text_and_not_markup() -> None:
-    html = Gallery([Card(make_pictures(IMAGES[:1], ["<b>"]), title="<i>", note="<u>")])._repr_html_()
+    html = Gallery([Card(caption_images(IMAGES[:1], ["<b>"]), title="<i>", note="<u>")])._repr_html_()
     assert not {"<b>", "<i>", "<u>"} & set(re.findall(r"<\w>", html))
     assert all(text in html for text in ("&lt;b&gt;", "&lt;i&gt;", "&lt;u&gt;"))
 
@@ -50,10 +50,10 @@ def test_a_missing_caption_is_an_error() -> None:
 
 
 def test_pairs_and_mistakes_show_all_their_images() -> None:
-    pictures = [Picture(image, "description", "caption") for image in IMAGES]
-    pairs = [PairShown("rose and daisy", 3, pictures), PairShown("iris and lotus", 2, pictures[:1])]
+    images = [CaptionedImage(image, "description", "caption") for image in IMAGES]
+    pairs = [PairShown("rose and daisy", 3, images), PairShown("iris and lotus", 2, images[:1])]
     html = show_pairs(pairs)._repr_html_()
     assert len(decoded(html)) == 4 and "rose and daisy: 3" in html
-    mistakes = [MistakeShown("1f", "rose", 0.125, pictures[:2], [("daisy", 0.5), ("iris", 0.25)])]
+    mistakes = [MistakeShown("1f", "rose", 0.125, images[:2], [("daisy", 0.5), ("iris", 0.25)])]
     html = show_mistakes(mistakes, side=20)._repr_html_()
     assert len(decoded(html)) == 2 and "rose: 12.5%" in html and "daisy 50%, iris 25%" in html

@@ -1,6 +1,6 @@
 "use strict";
 
-// Charts take the page's colours, also when they change.
+// Give the charts the page's colours.
 function paintCharts() {
   const style = getComputedStyle(document.documentElement);
   const text = style.getPropertyValue("--text"), line = style.getPropertyValue("--line");
@@ -16,8 +16,8 @@ function paintCharts() {
   }
 }
 
-// The rows of the table by a column, up or down.
-function sortable(table) {
+// Sort the table by a column when its head is clicked, in ascending or descending order.
+function makeSortable(table) {
   const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
   heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
     const down = head.getAttribute("aria-sort") === "ascending";
@@ -29,8 +29,8 @@ function sortable(table) {
   }));
 }
 
-// The classes of the search: their rows of the table, and their part of the matrix with what they are taken for.
-function searchable(table, matrix) {
+// Show only the classes of the search in the table. The matrix also keeps the classes that they are predicted as.
+function makeSearchable(table, matrix) {
   const input = document.getElementById("search"), found = document.getElementById("found");
   const names = matrix ? [...matrix.data[0].y] : [];
   const layers = matrix ? matrix.data.map(layer => layer.z.map(row => [...row])) : [];
@@ -57,12 +57,12 @@ function searchable(table, matrix) {
 
 const classTable = document.getElementById("class-table");
 if (classTable) {
-  sortable(classTable);
-  searchable(classTable, document.getElementById("confusion"));
+  makeSortable(classTable);
+  makeSearchable(classTable, document.getElementById("confusion"));
 }
 if (window.Plotly) {
   paintCharts();
-  // The first charts were drawn while the page had no others beside them.
+  // The first charts were drawn before the page had its final layout.
   document.querySelectorAll(".js-plotly-plot").forEach(chart => Plotly.Plots.resize(chart));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paintCharts);
 }
