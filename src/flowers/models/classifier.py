@@ -51,15 +51,20 @@ class FlowerClassifier(L.LightningModule):
         head_init: the initialisation of the head; see `create_backbone`.
         trained: the weights to train: all, the head, or the head and the normalisation; see `freeze`.
         freeze_batch_norm: whether to keep the batch-norm statistics of the pretrained weights.
-        layer_decay, head_lr_scale: learning rates by layer; see `parameter_groups`.
-        label_smoothing, class_weight_power, logit_adjustment: see `LabelLoss`.
-        mixup_alpha, cutmix_alpha: see `Mixer`.
+        layer_decay: the factor from the learning rate of one layer to that of the layer before; see `parameter_groups`.
+        head_lr_scale: the factor on the head's learning rate.
+        label_smoothing: the probability that is spread over all classes; see `LabelLoss`.
+        class_weight_power: the power of the inverse class frequency that weights the loss; see `LabelLoss`.
+        logit_adjustment: the factor on the log prior that is added to the logits in the loss; see `LabelLoss`.
+        mixup_alpha: the parameter of mixup's beta distribution; 0: no mixup. See `Mixer`.
+        cutmix_alpha: the parameter of CutMix's beta distribution; 0: no CutMix. See `Mixer`.
         mixing_epochs: the number of epochs with mixing, after which images are not mixed; None: all.
         train_sizes: the sides in pixels that training images are resized to on the device, one after the other over the
             epochs; None: no resizing.
         teacher: the source of additional targets: the directory of a run or of an ensemble, or a predictions file.
             `train.py` loads it and calls `learn_from`; nothing else needs it.
-        teacher_weight, teacher_temperature: see `Distillation`.
+        teacher_weight: the weight of the teacher's loss; the labels' loss has the rest. See `Distillation`.
+        teacher_temperature: the temperature of teacher and student; see `Distillation`.
         seed: the seed of the mixing.
         optimizer: a function from parameter groups to an optimizer; None if nothing is trained.
         scheduler: a function from an optimizer to a schedule per step.
