@@ -15,7 +15,7 @@ from upath import UPath
 from flowers.errors import BadRecord, InputError
 from flowers.preparation.beam import run_on_beam
 from flowers.preparation.folder import prepare_folder
-from tests.helpers.photographs import SETTINGS, tree
+from tests.helpers.photographs import SETTINGS, read_files
 
 
 def test_from_and_to_urls_the_same_bytes(photographs: Path, prepared: Path, tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_from_and_to_urls_the_same_bytes(photographs: Path, prepared: Path, tmp_
         there.write_bytes(path.read_bytes())
     prepare_folder(str(source), str(output), SETTINGS, partial(run_on_beam, "FnApiRunner", []))
     written = {path.removeprefix(f"{output.path}/"): output.fs.cat(path) for path in output.fs.find(output.path)}
-    assert written == tree(prepared)
+    assert written == read_files(prepared)
 
 
 def refuse(task: int) -> int:

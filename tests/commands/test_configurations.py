@@ -7,13 +7,21 @@ import pytest
 from flowers.errors import InputError
 from flowers.training.monitor import check_monitors
 from flowers.training.trust import check_trusted
-from tests.helpers.configuration import CONFIGS, GROUPS, check, check_config, compose_config, composed, values_of
+from tests.helpers.configuration import (
+    CONFIGS,
+    GROUPS,
+    check,
+    check_config,
+    compose_config,
+    compose_values,
+    resolve_values,
+)
 
 
 @pytest.mark.parametrize("choice", GROUPS)
 def test_every_choice_of_every_group_is_accepted_and_kept_as_it_is(choice: str) -> None:
     config = compose_config("train", choice, "data.root=somewhere")
-    settings, values = check_config("train", config), values_of(config)
+    settings, values = check_config("train", config), resolve_values(config)
     for group in ("data", "model", "optimizer", "scheduler", "callbacks", "logger", "tags", "seed"):
         assert getattr(settings, group) == values[group]
     assert (settings.monitor.metric, settings.monitor.mode) == tuple(values["monitor"].values())
@@ -130,7 +138,7 @@ def test_all_problems_at_once() -> None:
     [("macro_f1", "val/macro_f1", "max"), ("accuracy", "val/accuracy", "max"), ("loss", "val/loss", "min")],
 )
 def test_one_setting_decides_on_the_metric_and_its_direction(choice: str, metric: str, mode: str) -> None:
-    values = composed("train", f"monitor={choice}", "callbacks=early_stopping")
+    values = compose_values("train", f"monitor={choice}", "callbacks=early_stopping")
     assert values["monitor"] == {"metric": metric, "mode": mode}
     for name in ("model_checkpoint", "early_stopping"):
         assert (values["callbacks"][name]["monitor"], values["callbacks"][name]["mode"]) == (metric, mode)

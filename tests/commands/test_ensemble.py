@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.commands import run_script
-from tests.helpers.ensembles import TEST, VAL, left_over, summary_of, write_runs
+from tests.helpers.ensembles import TEST, VAL, find_leftovers, read_summary, write_runs
 from tests.helpers.members import write_foreign
 
 
@@ -26,7 +26,7 @@ def test_the_command_prints_logs_and_draws(tmp_path: Path, runs: list[str]) -> N
     assert "Members" in done.stdout and "Methods" in done.stdout
     assert done.stdout.count("resnet18, 224 px") == 3
     assert "of 60 validation images" in done.stdout
-    summary = summary_of(output)
+    summary = read_summary(output)
     assert f"ensemble: {summary['method']}" in done.stdout
     for member in summary["members"]:
         assert f"{member['macro_f1']['value']:.4f}" in done.stdout
@@ -34,7 +34,7 @@ def test_the_command_prints_logs_and_draws(tmp_path: Path, runs: list[str]) -> N
         assert f"Wrote {output / name}" in done.stdout
         assert (output / name).is_file()
     assert len(list((output / "wandb").glob("offline-run-*/*.wandb"))) == 1
-    assert left_over(output) == []
+    assert find_leftovers(output) == []
 
 
 @pytest.mark.parametrize(

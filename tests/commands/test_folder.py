@@ -29,7 +29,14 @@ from flowers.preparation.images import decode, square_jpeg
 from flowers.preparation.manifest import PlannedImage
 from flowers.preparation.runner import run_on_processes
 from flowers.preparation.tables import read_table
-from tests.helpers.photographs import SETTINGS, class_folders, file_of, one_by_one, picture, tree
+from tests.helpers.photographs import (
+    SETTINGS,
+    draw_photograph,
+    encode_image,
+    read_files,
+    run_serially,
+    write_class_folders,
+)
 
 
 def manifest(output: Path) -> list[PlannedImage]:
@@ -89,7 +96,7 @@ def test_nothing_is_lost_and_nothing_is_twice(photographs: Path, prepared: Path)
 
 def test_processes_write_the_same_bytes(photographs: Path, prepared: Path, tmp_path: Path) -> None:
     prepare_folder(str(photographs), str(tmp_path / "output"), SETTINGS, run_on_processes)
-    assert tree(tmp_path / "output") == tree(prepared)
+    assert read_files(tmp_path / "output") == read_files(prepared)
 
 
 def test_a_csv_of_the_same_photographs_gives_the_same_set(photographs: Path, prepared: Path, tmp_path: Path) -> None:
@@ -97,8 +104,8 @@ def test_a_csv_of_the_same_photographs_gives_the_same_set(photographs: Path, pre
     shutil.copytree(photographs, root)
     lines = [f"{path.relative_to(root).as_posix()},{path.parent.name}" for path in root.rglob("*.jpg")]
     (root / "list.csv").write_text("path,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
-    prepare_folder(str(root / "list.csv"), str(root / "output"), SETTINGS, one_by_one)  # beside it: nothing lists it
-    assert tree(root / "output") == tree(prepared)
+    prepare_folder(str(root / "list.csv"), str(root / "output"), SETTINGS, run_serially)  # beside it: nothing lists it
+    assert read_files(root / "output") == read_files(prepared)
 
 
 class Stopped(Exception):
@@ -124,7 +131,7 @@ def test_stopped_between_any_two_tasks_it_goes_on(photographs: Path, prepared: P
         prepare_folder(str(photographs), str(output), SETTINGS, limited(stop))
     assert not (output / "manifest.csv").exists()
     prepare_folder(str(photographs), str(output), SETTINGS, limited(99))
-    assert tree(output) == tree(prepared)
+    assert read_files(output) == read_files(prepared)
     # Two parts to scan (the 72 beyond the first part are cut anew if it is not there), six shards to write.
     assert len(done) == len(set(done)) == 8
 
@@ -145,7 +152,7 @@ def test_stopped_before_its_end_it_is_no_data_set(photographs: Path, tmp_path: P
     for opens in (lambda: find_shards(output, "train", 48), lambda: read_class_names(output)):
         with pytest.raises(InputError, match=r"without manifest.csv.*prepare.py folder"):
             opens()
-    prepare_folder(str(photographs), str(output), SETTINGS, one_by_one)
+    prepare_folder(str(photographs), str(output), SETTINGS, run_serially)
     assert len(find_shards(output, "val", 48)) == 1
 
 
@@ -175,7 +182,7 @@ def test_a_restart_writes_shards_that_are_not_whole_again(
     finished: bool,
 ) -> None:
     output = UPath(f"{protocol}{tmp_path}/output{finished}{damage.__name__}")
-    prepare_folder(str(photographs), str(output), SETTINGS, one_by_one)
+    prepare_folder(str(photographs), str(output), SETTINGS, run_serially)
     if not finished:
         (output / "manifest.csv").rename(output / "plan.csv")
     damage(output / "tfrecords-jpeg-64x64" / "train" / "02-64x64-35.tfrec")
@@ -183,12 +190,12 @@ def test_a_restart_writes_shards_that_are_not_whole_again(
 
     def counted(work: Callable[[Any], int], tasks: Sequence[Any], description: str, total: int) -> None:
         written.extend(tasks)
-        one_by_one(work, tasks, description, total)
+        run_serially(work, tasks, description, total)
 
     prepare_folder(str(photographs), str(output), SETTINGS, counted)
     assert len(written) == 1
     found = {str(path.path).removeprefix(f"{output.path}/"): path.read_bytes() for path in output.rglob("*.tfrec")}
-    assert found == {name: data for name, data in tree(prepared).items() if name.endswith(".tfrec")}
+    assert found == {name: data for name, data in read_files(prepared).items() if name.endswith(".tfrec")}
     assert (output / "manifest.csv").read_bytes() == (prepared / "manifest.csv").read_bytes()
 
 
@@ -199,11 +206,11 @@ def test_what_a_killed_run_was_writing_is_removed(photographs: Path, prepared: P
         for token in ("", ".0123456789abcdef"):
             (output / f"{name}{token}.part").touch()
     shutil.rmtree(output / "tfrecords-jpeg-48x48")  # there only with prepare.json
-    prepare_folder(str(photographs), str(output), SETTINGS, one_by_one)
-    assert tree(output) == tree(prepared)
+    prepare_folder(str(photographs), str(output), SETTINGS, run_serially)
+    assert read_files(output) == read_files(prepared)
     (output / "tfrecords-jpeg-48x48" / "train" / "00-48x48-35.tfrec.0123456789abcdef.part").touch()
-    prepare_folder(str(photographs), str(output), SETTINGS, one_by_one)
-    assert tree(output) == tree(prepared)
+    prepare_folder(str(photographs), str(output), SETTINGS, run_serially)
+    assert read_files(output) == read_files(prepared)
 
 
 def test_a_task_carries_its_rows_and_no_more(photographs: Path, prepared: Path, tmp_path: Path) -> None:
@@ -213,12 +220,12 @@ def test_a_task_carries_its_rows_and_no_more(photographs: Path, prepared: Path, 
         if description == "Writing":
             (output / "plan.csv").rename(tmp_path / "plan.csv")
             assert len(pickle.dumps(tasks)) < 200 * total
-        one_by_one(work, tasks, description, total)
+        run_serially(work, tasks, description, total)
         if description == "Writing":
             (tmp_path / "plan.csv").rename(output / "plan.csv")
 
     prepare_folder(str(photographs), str(output), SETTINGS, without_plan)
-    assert tree(output) == tree(prepared)
+    assert read_files(output) == read_files(prepared)
 
 
 def test_finished_it_does_nothing(photographs: Path, prepared: Path) -> None:
@@ -233,34 +240,34 @@ def test_finished_it_does_nothing(photographs: Path, prepared: Path) -> None:
 
 def test_other_settings_or_another_source_are_refused(photographs: Path, prepared: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expected the same settings .*\n  seed: 42 there, 7 here\n.*new directory"):
-        prepare_folder(str(photographs), str(prepared), dataclasses.replace(SETTINGS, seed=7), one_by_one)
+        prepare_folder(str(photographs), str(prepared), dataclasses.replace(SETTINGS, seed=7), run_serially)
     changed = tmp_path / "changed"
     shutil.copytree(photographs, changed)
-    (changed / "rose" / "new.jpg").write_bytes(file_of(picture(999)))
+    (changed / "rose" / "new.jpg").write_bytes(encode_image(draw_photograph(999)))
     with pytest.raises(InputError, match=r"\n  rose/new.jpg: not there then\n"):
-        prepare_folder(str(changed), str(prepared), SETTINGS, one_by_one)
+        prepare_folder(str(changed), str(prepared), SETTINGS, run_serially)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(InputError, match=r"mine: expected nothing, or what an earlier run has begun, found thesis.txt"):
-        prepare_folder(str(photographs), str(tmp_path / "mine"), SETTINGS, one_by_one)
+        prepare_folder(str(photographs), str(tmp_path / "mine"), SETTINGS, run_serially)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
     for inside in (changed, changed / "output"):
         with pytest.raises(InputError, match="expected a directory outside the source"):
-            prepare_folder(str(changed), str(inside), SETTINGS, one_by_one)
+            prepare_folder(str(changed), str(inside), SETTINGS, run_serially)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file: cannot be written"):
-        prepare_folder(str(photographs), str(tmp_path / "file"), SETTINGS, one_by_one)
+        prepare_folder(str(photographs), str(tmp_path / "file"), SETTINGS, run_serially)
 
 
 @pytest.mark.parametrize("protocol", ["", "memory://test-copied"])
 def test_settings_without_a_plan_are_refused(photographs: Path, prepared: Path, tmp_path: Path, protocol: str) -> None:
     output = UPath(f"{protocol}{tmp_path}/output")
-    for name, data in tree(prepared).items():
+    for name, data in read_files(prepared).items():
         if name != "manifest.csv":
             (output / name).parent.mkdir(parents=True, exist_ok=True)
             (output / name).write_bytes(data)
     for opens in (
-        lambda: prepare_folder(str(photographs), str(output), SETTINGS, one_by_one),
+        lambda: prepare_folder(str(photographs), str(output), SETTINGS, run_serially),
         lambda: find_shards(output, "train", 48),
     ):
         with pytest.raises(InputError, match=r"prepare\.json without manifest\.csv and plan\.csv") as refused:
@@ -276,8 +283,8 @@ def test_an_output_that_a_link_leads_into_the_source_is_refused(photographs: Pat
     (tmp_path / "alias").symlink_to(source)
     for given, output in ((source, "link/output"), (source, "alias"), (tmp_path / "alias", "source/output")):
         with pytest.raises(InputError, match="expected a directory outside the source"):
-            prepare_folder(str(given), str(tmp_path / output), SETTINGS, one_by_one)
-    assert tree(source) == tree(photographs)
+            prepare_folder(str(given), str(tmp_path / output), SETTINGS, run_serially)
+    assert read_files(source) == read_files(photographs)
 
 
 def change_at_equal_size(file: Path) -> None:
@@ -290,7 +297,7 @@ def change_at_equal_size(file: Path) -> None:
 @pytest.mark.parametrize("finished", [False, True])
 def test_a_photograph_changed_at_equal_size_is_named(photographs: Path, tmp_path: Path, finished: bool) -> None:
     source, output = shutil.copytree(photographs, tmp_path / "source"), tmp_path / "output"
-    prepare_folder(str(source), str(output), SETTINGS, one_by_one)
+    prepare_folder(str(source), str(output), SETTINGS, run_serially)
     if not finished:  # its own shard is whole, and another is missing
         (output / "manifest.csv").rename(output / "plan.csv")
         next((output / "tfrecords-jpeg-48x48" / "test").glob("*.tfrec")).unlink()
@@ -298,19 +305,19 @@ def test_a_photograph_changed_at_equal_size_is_named(photographs: Path, tmp_path
     path = next(row.path for row in table if row.split == "train")
     change_at_equal_size(source / path)
     with pytest.raises(InputError, match=rf"\n  {path}: .*another content.*\nPut them back"):
-        prepare_folder(str(source), str(output), SETTINGS, one_by_one)
+        prepare_folder(str(source), str(output), SETTINGS, run_serially)
 
 
 def test_a_bad_image_mended_after_the_end_is_named(tmp_path: Path) -> None:
-    source, output = class_folders(tmp_path / "source", {"a": 20, "b": 20}), tmp_path / "output"
+    source, output = write_class_folders(tmp_path / "source", {"a": 20, "b": 20}), tmp_path / "output"
     good = (source / "a" / "0003.jpg").read_bytes()
     (source / "a" / "0003.jpg").write_bytes(good[:200] + bytes(len(good) - 200))
     skip = dataclasses.replace(SETTINGS, on_bad_image="skip")
     for _ in range(2):
-        prepare_folder(str(source), str(output), skip, one_by_one)
+        prepare_folder(str(source), str(output), skip, run_serially)
     (source / "a" / "0003.jpg").write_bytes(good)
     with pytest.raises(InputError, match=r"\n  a/0003.jpg: could not be read then"):
-        prepare_folder(str(source), str(output), skip, one_by_one)
+        prepare_folder(str(source), str(output), skip, run_serially)
 
 
 def test_an_output_that_cannot_be_listed_gets_a_message(
@@ -321,7 +328,7 @@ def test_an_output_that_cannot_be_listed_gets_a_message(
 
     monkeypatch.setattr(folder, "entries", refuse)
     with pytest.raises(InputError, match="output: cannot be written: Permission denied"):
-        prepare_folder(str(photographs), str(tmp_path / "output"), SETTINGS, one_by_one)
+        prepare_folder(str(photographs), str(tmp_path / "output"), SETTINGS, run_serially)
 
 
 @pytest.mark.parametrize("name", ["manifest.csv", "prepare.json", "tfrecords-jpeg-48x48/val/00-48x48-30.tfrec"])
@@ -332,7 +339,7 @@ def test_a_file_of_the_output_that_cannot_be_read_is_named(
     (output / name).unlink()
     (output / name).mkdir()  # not even the superuser may read it
     with pytest.raises(InputError, match=f"{output / name}: .*Is a directory"):
-        prepare_folder(str(photographs), str(output), SETTINGS, one_by_one)
+        prepare_folder(str(photographs), str(output), SETTINGS, run_serially)
 
 
 @pytest.mark.parametrize("code", sorted(UNWRITABLE))
@@ -345,13 +352,13 @@ def test_a_disk_that_cannot_be_written_gets_a_message(photographs: Path, tmp_pat
 
 
 def test_a_photograph_that_changes_between_the_passes_is_noticed(tmp_path: Path) -> None:
-    source = class_folders(tmp_path / "source", {"a": 10, "b": 10})
+    source = write_class_folders(tmp_path / "source", {"a": 10, "b": 10})
 
     def spread(work: Callable[[Any], int], tasks: Sequence[Any], description: str, total: int) -> None:
         if description == "Writing":
             file = source / "a" / "0003.jpg"
             file.write_bytes(file.read_bytes()[:-1] + b"x")
-        one_by_one(work, tasks, description, total)
+        run_serially(work, tasks, description, total)
 
     with pytest.raises(InputError, match=r"a/0003.jpg: expected the file that was scanned"):
         prepare_folder(str(source), str(tmp_path / "output"), SETTINGS, spread)
@@ -359,14 +366,14 @@ def test_a_photograph_that_changes_between_the_passes_is_noticed(tmp_path: Path)
 
 
 def test_bad_images_are_all_named_or_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    source = class_folders(tmp_path / "source", {"a": 20, "b": 20})
+    source = write_class_folders(tmp_path / "source", {"a": 20, "b": 20})
     good = (source / "a" / "0000.jpg").read_bytes()
     bad = {"a/half.jpg": good[: len(good) // 2], "a/text.png": b"text", "b/empty.jpg": b""}
     for path, data in bad.items():
         (source / path).write_bytes(data)
     output = tmp_path / "output"
     with pytest.raises(InputError) as raised:
-        prepare_folder(str(source), str(output), SETTINGS, one_by_one)
+        prepare_folder(str(source), str(output), SETTINGS, run_serially)
     assert "3 of 43 files are no images, or damaged" in str(raised.value)
     assert all(f"\n  {path}: " in str(raised.value) for path in bad)
     assert [line.split(",")[0] for line in (output / "unreadable.csv").read_text().splitlines()[1:]] == sorted(bad)
@@ -374,7 +381,7 @@ def test_bad_images_are_all_named_or_left_out(tmp_path: Path, caplog: pytest.Log
 
     def counted(work: Callable[[Any], int], tasks: Sequence[Any], description: str, total: int) -> None:
         scanned.append(total if description == "Scanning" else 0)
-        one_by_one(work, tasks, description, total)
+        run_serially(work, tasks, description, total)
 
     with caplog.at_level("INFO"):
         prepare_folder(str(source), str(output), dataclasses.replace(SETTINGS, on_bad_image="skip"), counted)
@@ -386,37 +393,37 @@ def test_bad_images_are_all_named_or_left_out(tmp_path: Path, caplog: pytest.Log
 
 
 def test_a_mended_image_of_the_same_size_is_read_again(tmp_path: Path) -> None:
-    source, output = class_folders(tmp_path / "source", {"a": 20, "b": 20}), tmp_path / "output"
+    source, output = write_class_folders(tmp_path / "source", {"a": 20, "b": 20}), tmp_path / "output"
     good = (source / "a" / "0003.jpg").read_bytes()
     (source / "a" / "0003.jpg").write_bytes(good[:200] + bytes(len(good) - 200))
     skip = dataclasses.replace(SETTINGS, on_bad_image="skip")
     with pytest.raises(InputError, match="1 of 40 files are no images"):
-        prepare_folder(str(source), str(output), SETTINGS, one_by_one)
+        prepare_folder(str(source), str(output), SETTINGS, run_serially)
     (output / "unreadable.csv").write_text("path,label,bytes,fault\na/0003.jpg,a,3,cut off\n")  # of a call killed later
     (source / "a" / "0003.jpg").write_bytes(good)
     for settings in (skip, skip):
-        prepare_folder(str(source), str(output), settings, one_by_one)
+        prepare_folder(str(source), str(output), settings, run_serially)
     assert len(manifest(output)) == 40
     assert not (output / "unreadable.csv").exists()
 
 
 def test_a_class_of_bad_images_alone_is_refused(tmp_path: Path) -> None:
-    source = class_folders(tmp_path / "source", {"a": 20, "b": 1})
+    source = write_class_folders(tmp_path / "source", {"a": 20, "b": 1})
     next((source / "b").iterdir()).write_bytes(b"text")
     settings = dataclasses.replace(SETTINGS, on_bad_image="skip")
     with pytest.raises(InputError, match="expected an image of every class that can be read, found none of b"):
-        prepare_folder(str(source), str(tmp_path / "output"), settings, one_by_one)
+        prepare_folder(str(source), str(tmp_path / "output"), settings, run_serially)
 
 
 def test_near_duplicates_stay_together_and_contradictions_are_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    source = class_folders(tmp_path / "source", {"a": 30, "b": 30})
+    source = write_class_folders(tmp_path / "source", {"a": 30, "b": 30})
     for number in range(30):  # each of a once more, smaller and worse
-        (source / "a" / f"copy {number}.jpg").write_bytes(file_of(picture(number, 96, 72), quality=40))
+        (source / "a" / f"copy {number}.jpg").write_bytes(encode_image(draw_photograph(number, 96, 72), quality=40))
     shutil.copy(source / "a" / "0005.jpg", source / "b" / "same.jpg")
     with caplog.at_level("INFO"):
-        prepare_folder(str(source), str(tmp_path / "output"), SETTINGS, one_by_one)
+        prepare_folder(str(source), str(tmp_path / "output"), SETTINGS, run_serially)
     rows = {row.path: row for row in manifest(tmp_path / "output")}
     for number in range(30):
         one, other = rows[f"a/{number:04d}.jpg"], rows[f"a/copy {number}.jpg"]
@@ -430,7 +437,7 @@ def test_near_duplicates_stay_together_and_contradictions_are_reported(
 
 def test_a_second_run_at_the_same_time_is_refused(photographs: Path, tmp_path: Path) -> None:
     def spread(*_: Any) -> None:
-        prepare_folder(str(photographs), str(tmp_path / "output"), SETTINGS, one_by_one)
+        prepare_folder(str(photographs), str(tmp_path / "output"), SETTINGS, run_serially)
 
     with pytest.raises(InputError, match="another run is writing into it"):
         prepare_folder(str(photographs), str(tmp_path / "output"), SETTINGS, spread)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.helpers.commands import run_script
-from tests.helpers.killing import run_undisturbed, shorten, steps_of
+from tests.helpers.killing import read_steps, run_uninterrupted, shorten
 
 BATCHES, EPOCHS = 13, 2
 
@@ -23,7 +23,7 @@ def settings(tiny_settings: list[str]) -> list[str]:
 @pytest.fixture(scope="module")
 def whole(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Return what a run sees that nobody stops."""
-    return run_undisturbed(run_script, settings, tmp_path_factory.mktemp("whole"))
+    return run_uninterrupted(run_script, settings, tmp_path_factory.mktemp("whole"))
 
 
 def test_a_stopped_run_is_resumed_with_its_next_batch(
@@ -46,7 +46,7 @@ def test_a_stopped_run_is_resumed_with_its_next_batch(
         assert "Traceback" not in done.stderr
         assert (done.stderr.count("error: "), "SIGTERM" in done.stderr) == (int(status > 0), status == 143)
         assert last.exists()
-    assert steps_of(seen) == whole, "no batch is lost, and none is seen twice"
+    assert read_steps(seen) == whole, "no batch is lost, and none is seen twice"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_run_stops_only_after_a_whole_step(
         f"hydra.run.dir={tmp_path}/run",
     )
     assert done.returncode == status, done.stderr
-    assert len(steps_of(seen)) == batches
+    assert len(read_steps(seen)) == batches
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert (state["global_step"], state["FlowersDataModule"]["batch"]) == (steps, batches % BATCHES)
 
@@ -78,7 +78,7 @@ def test_a_second_ctrl_c_ends_a_training_at_once(settings: list[str], tmp_path: 
     done = run_script("train", *settings, *killer, *run)
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
-    assert len(steps_of(tmp_path / "seen.jsonl")) == 2
+    assert len(read_steps(tmp_path / "seen.jsonl")) == 2
     assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 
 

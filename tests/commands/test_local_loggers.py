@@ -15,7 +15,7 @@ import pytest
 from flowers.errors import InputError
 from flowers.training.local_loggers import TrackioLogger, import_trackio, mlflow_logger
 from tests.helpers.commands import run_interpreter, run_script
-from tests.helpers.ensembles import summary_of, write_runs
+from tests.helpers.ensembles import read_summary, write_runs
 
 LOGGERS = {
     "mlflow": ["logger=mlflow", "logger.mlflow.experiment_name=trees"],
@@ -115,7 +115,7 @@ def test_an_ensemble_is_logged(name: str, logs: Path, tmp_path: Path, monkeypatc
     run = run_interpreter if name == "tensorboard" else run_script
     done = run("ensemble", *short, f"paths.log_dir={logs}", *LOGGERS[name], f"hydra.run.dir={output}")
     assert done.returncode == 0, done.stderr
-    assert scores_of(name, logs, output) == [pytest.approx(summary_of(output)["macro_f1"]["validated"]["value"])]
+    assert scores_of(name, logs, output) == [pytest.approx(read_summary(output)["macro_f1"]["validated"]["value"])]
 
 
 def scores_of(name: str, logs: Path, output: Path) -> list[float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.commands import ROOT, run_script
-from tests.helpers.photographs import tree
+from tests.helpers.photographs import read_files
 from tests.unit.preparation.test_verify import rewrite, shard
 
 
@@ -108,4 +108,4 @@ def test_beam_writes_the_same_bytes(photographs: Path, prepared: Path, tmp_path:
         "runner_options=['--direct_num_workers=1']",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert tree(output) == tree(prepared)
+    assert read_files(output) == read_files(prepared)

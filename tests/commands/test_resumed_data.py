@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from flowers.data.datamodule import FlowersDataModule
 from flowers.errors import InputError
 from flowers.interfaces import Batch
-from tests.helpers.data_modules import ids_of, module, part, pixels, write_noise
+from tests.helpers.data_modules import hash_pixels, ids_of, module, plain_module, write_noise
 
 
 class Seen(L.LightningModule):
@@ -25,7 +25,7 @@ class Seen(L.LightningModule):
         self.epochs: dict[int, list[dict[str, str]]] = {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        self.epochs.setdefault(self.current_epoch, []).append(pixels([batch]))
+        self.epochs.setdefault(self.current_epoch, []).append(hash_pixels([batch]))
         return self.weight.sum()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -132,7 +132,7 @@ def test_within_an_epoch_a_run_is_not_resumed_in_another_order(small: Path, tmp_
 
 
 def test_a_final_fit_trains_on_val_and_does_not_validate(garden: Path, tmp_path: Path) -> None:
-    data = part(garden, train_on="train+val")
+    data = plain_module(garden, train_on="train+val")
     assert len(ids_of(data.loader("train"))) == 208 + 104
     seen = trained(EarlyLook(), data, tmp_path)
     assert len({identity for batches in seen.values() for batch in batches for identity in batch}) == 312

@@ -12,13 +12,13 @@ from omegaconf import OmegaConf
 
 from flowers.errors import InputError
 from flowers.training.train import train
-from tests.helpers.configuration import composed
+from tests.helpers.configuration import compose_values
 
 
 def train_here(directory: Path, settings: list[str], *more: str) -> Path:
     """Train in this process; the last checkpoint."""
     quiet = ["logger=csv", "callbacks.progress_bar=null", "data.num_workers=0", "data.batch_size=52"]
-    config = OmegaConf.create(composed("train", *settings, *quiet, *more))
+    config = OmegaConf.create(compose_values("train", *settings, *quiet, *more))
     config.paths.output_dir = str(directory)
     for key in ("callbacks.model_checkpoint.dirpath", "callbacks.last_checkpoint.path", "logger.csv.save_dir"):
         OmegaConf.update(config, key, OmegaConf.select(config, key).replace("out", str(directory), 1))

@@ -19,7 +19,7 @@ import wandb
 from filelock import FileLock
 
 from tests.helpers.commands import ROOT, ScriptProcess, run_script
-from tests.helpers.wandb_runs import AXIS, copy_offline, file_of, log_run, settle, write_results
+from tests.helpers.wandb_runs import AXIS, copy_offline, find_wandb_file, log_run, settle, write_results
 from tests.helpers.wandb_server import BLOCK, WandbServer, wandb_server
 
 QUICK = {
@@ -54,7 +54,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An offline run of several of its format's blocks. Not to be changed."""
     directory = log_run(tmp_path_factory.mktemp("long"), "abc00001", range(400))
-    assert file_of(directory).stat().st_size > 3 * BLOCK
+    assert find_wandb_file(directory).stat().st_size > 3 * BLOCK
     return directory
 
 
@@ -135,20 +135,20 @@ def test_an_online_run_is_uploaded_again_if_it_is_named(server: WandbServer, tmp
 
 def test_a_bad_run_does_not_stop_the_others(server: WandbServer, offline: Path, tmp_path: Path) -> None:
     bad = copy_offline(offline, tmp_path / "bad", run_id="bad00000")
-    file_of(bad).write_bytes(b"no W&B file")
-    settle(file_of(bad))
+    find_wandb_file(bad).write_bytes(b"no W&B file")
+    settle(find_wandb_file(bad))
     good = copy_offline(offline, tmp_path / "good", "20260101_000001")
     for _ in range(2):
         done = sync(tmp_path)
         assert done.returncode == 1
         assert str(bad) in done.stdout and "config.yaml" in done.stdout and "bad00000" not in server.runs
         assert marked(good) and not marked(bad) and steps(server) == [0, 1, 2, 3, 4]
-        assert file_of(bad).read_bytes() == b"no W&B file"
+        assert find_wandb_file(bad).read_bytes() == b"no W&B file"
 
 
 def test_all_that_a_killed_process_wrote_is_uploaded(server: WandbServer, long: Path, tmp_path: Path) -> None:
     directory = copy_offline(long, tmp_path)
-    file = file_of(directory)
+    file = find_wandb_file(directory)
     os.truncate(file, file.stat().st_size // 2)
     settle(file)
     kept = file.read_bytes()
@@ -180,7 +180,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 def test_a_damaged_run_is_rebuilt(damage: str, server: WandbServer, long: Path, tmp_path: Path) -> None:
     directory = copy_offline(long, tmp_path)
     write_results(tmp_path, range(250), range(250, 400))
-    file = file_of(directory)
+    file = find_wandb_file(directory)
     DAMAGES[damage](file)
     before = file.read_bytes() if file.exists() else None
     if before is not None:
@@ -199,7 +199,7 @@ def test_a_damaged_run_is_rebuilt(damage: str, server: WandbServer, long: Path, 
 
 
 def test_a_rebuilt_run_has_the_names_of_its_configuration(server: WandbServer, offline: Path, tmp_path: Path) -> None:
-    file = file_of(copy_offline(offline, tmp_path))
+    file = find_wandb_file(copy_offline(offline, tmp_path))
     file.write_bytes(b"")
     settle(file)
     write_results(tmp_path, range(5))
@@ -213,7 +213,7 @@ def test_a_rebuilt_run_has_the_names_of_its_configuration(server: WandbServer, o
 def test_an_upload_of_a_rebuilt_run_that_fails_is_done_again(
     server: WandbServer, offline: Path, tmp_path: Path
 ) -> None:
-    file = file_of(copy_offline(offline, tmp_path))
+    file = find_wandb_file(copy_offline(offline, tmp_path))
     file.write_bytes(b"")
     settle(file)
     write_results(tmp_path, range(5))
@@ -355,7 +355,7 @@ def test_a_running_training_is_left_alone(server: WandbServer, offline: Path, tm
 
 
 def test_without_a_lock_a_file_that_grows_is_left_alone(server: WandbServer, long: Path, tmp_path: Path) -> None:
-    file = file_of(copy_offline(long, tmp_path))
+    file = find_wandb_file(copy_offline(long, tmp_path))
     os.truncate(file, file.stat().st_size // 2)
     done = sync(tmp_path)
     assert done.returncode == 0 and "1 running" in done.stdout and not server.runs

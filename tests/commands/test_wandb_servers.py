@@ -33,7 +33,7 @@ from flowers.training.loggers import (
     wandb_logger,
 )
 from tests.helpers.ensembles import settings
-from tests.helpers.members import predicted, write_run
+from tests.helpers.members import make_rows, write_run
 from tests.helpers.wandb_server import API_KEY, WandbServer, read_records, wandb_server
 
 LIMIT = 1.0
@@ -345,7 +345,7 @@ def test_a_training_that_fails_is_recorded_as_failed(tmp_path: Path, monkeypatch
 
 def blend(directory: Path) -> None:
     """Ensemble two trainings, and log the result to W&B."""
-    rows = [(predicted(60, seed), predicted(30, seed, first=1000)) for seed in range(2)]
+    rows = [(make_rows(60, seed), make_rows(30, seed, first=1000)) for seed in range(2)]
     runs = [write_run(directory / f"run{at}", val, test) for at, (val, test) in enumerate(rows)]
     target = {"_target_": "flowers.training.loggers.wandb_logger", "save_dir": str(directory), "project": "flowers"}
     config = settings(directory / "out", runs, logger={"wandb": target})

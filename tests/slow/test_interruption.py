@@ -14,7 +14,7 @@ from flowers.errors import InputError
 from flowers.training.runs import Run
 from tests.conftest import damage_first_record
 from tests.helpers.commands import ScriptProcess, run_process
-from tests.helpers.killing import run_undisturbed, shorten, steps_of
+from tests.helpers.killing import read_steps, run_uninterrupted, shorten
 
 EPOCHS = 2
 
@@ -27,7 +27,7 @@ def settings(tiny_settings: list[str]) -> list[str]:
 @pytest.fixture(scope="module")
 def whole(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Return what a run sees that nobody stops."""
-    return run_undisturbed(run_process, settings, tmp_path_factory.mktemp("whole"))
+    return run_uninterrupted(run_process, settings, tmp_path_factory.mktemp("whole"))
 
 
 def test_a_killed_training_does_not_keep_its_directory(tiny_settings: list[str], tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_signal_to_the_whole_process_group_is_one_to_the_training(
     assert "Traceback" not in done.stderr
     done = run_process("train", *run, f"ckpt_path={last}")
     assert done.returncode == 0, done.stderr
-    assert steps_of(seen) == whole
+    assert read_steps(seen) == whole
 
 
 def test_a_worker_that_is_killed_ends_the_training_with_a_message(settings: list[str], tmp_path: Path) -> None:

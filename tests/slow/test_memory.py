@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from tests.helpers.commands import ROOT
 from tests.helpers.ensembles import settings
-from tests.helpers.members import predicted, write_run
+from tests.helpers.members import make_rows, write_run
 
 READ_EPOCHS = """
 import os, sys
@@ -69,7 +69,7 @@ def test_test_rows_cost_no_memory_for_their_probabilities(tmp_path: Path) -> Non
     for count in (10_000, 60_000):
         directory = tmp_path / str(count)
         for seed in range(3):
-            val, test = predicted(200, seed, classes=200), predicted(count, seed, classes=200, first=1000)
+            val, test = make_rows(200, seed, classes=200), make_rows(count, seed, classes=200, first=1000)
             write_run(directory / "runs" / str(seed), val, test, class_names=names)
         config = settings(directory / "out", [f"{directory}/runs/*"])
         OmegaConf.save(asdict(config), directory / "config.yaml")

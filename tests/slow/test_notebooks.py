@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from tests.helpers.commands import ROOT
-from tests.helpers.on_xla import xla
+from tests.helpers.on_xla import xla_environment
 
 
 def run_notebook(name: str, cwd: Path, settings: dict[str, str], **environment: str) -> str:
@@ -44,7 +44,7 @@ def test_on_kaggle_a_second_session_goes_on_to_the_submission(
         "REPOSITORY": str(ROOT),
         "SETTINGS": shlex.join([*tiny, *short, "+trainer.limit_train_batches=3", "+trainer.limit_val_batches=1"]),
     }
-    environment = {**xla(2), "FLOWERS_KAGGLE": str(root)}
+    environment = {**xla_environment(2), "FLOWERS_KAGGLE": str(root)}
     run = root / "working" / "logs" / "flowers"
 
     (tmp_path / "first").mkdir()
@@ -79,6 +79,6 @@ def test_on_colab_the_run_of_an_earlier_session_goes_on(
         "logger=csv",
     ]
     settings = {"REPOSITORY": str(ROOT), "SETTINGS": shlex.join([*tiny, "trainer.max_epochs=2"])}
-    run_notebook("colab_tpu", tmp_path, settings | {"RUN": str(tmp_path / "run")}, **xla(1))
+    run_notebook("colab_tpu", tmp_path, settings | {"RUN": str(tmp_path / "run")}, **xla_environment(1))
     assert torch.load(last, weights_only=True)["global_step"] == steps + 2
     assert (tmp_path / "run" / "submission.csv").read_text().startswith("id,label")

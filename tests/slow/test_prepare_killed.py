@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.commands import ROOT, run_script
-from tests.helpers.photographs import class_folders, tree
+from tests.helpers.photographs import read_files, write_class_folders
 
 
 def arguments(source: Path, output: Path) -> list[str]:
@@ -20,7 +20,7 @@ def arguments(source: Path, output: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return class_folders(tmp_path_factory.mktemp("many") / "many", {"a": 110, "b": 110}, 480, 360)
+    return write_class_folders(tmp_path_factory.mktemp("many") / "many", {"a": 110, "b": 110}, 480, 360)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(
     kept = {path: path.stat().st_mtime_ns for path in output.glob(moment)}
     done = run_script("prepare", *arguments(many, output))
     assert done.returncode == 0, done.stderr
-    assert tree(output) == tree(uninterrupted)
+    assert read_files(output) == read_files(uninterrupted)
     if moment.endswith("tfrec"):
         assert {path: path.stat().st_mtime_ns for path in kept} == kept
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.helpers.commands import run_process
-from tests.helpers.killing import steps_of
+from tests.helpers.killing import read_steps
 
 BATCHES = 13  # an epoch, of 208 images
 EPOCHS = 3
@@ -37,7 +37,7 @@ def test_killed_ten_times_a_run_sees_what_it_would_have_seen(settings: list[str]
     whole = tmp_path / "whole.jsonl"
     run = [*settings, f"hydra.run.dir={tmp_path}/whole", f"+callbacks.killer.path={whole}", "data.num_workers=0"]
     assert run_process("train", *run).returncode == 0
-    expected = {(step["epoch"], step["batch"]): step for step in steps_of(whole)}
+    expected = {(step["epoch"], step["batch"]): step for step in read_steps(whole)}
     assert len(expected) == EPOCHS * BATCHES
 
     seen, last = tmp_path / "seen.jsonl", tmp_path / "run" / "checkpoints" / "last.ckpt"
@@ -53,7 +53,7 @@ def test_killed_ten_times_a_run_sees_what_it_would_have_seen(settings: list[str]
             f"ckpt_path={last if last.exists() else 'null'}",
         )
         assert done.returncode == (0 if kill is None else -signal.SIGKILL)
-    steps = steps_of(seen)
+    steps = read_steps(seen)
     assert all(step == expected[step["epoch"], step["batch"]] for step in steps)
     assert {(step["epoch"], step["batch"]) for step in steps} == expected.keys()
     assert len(steps) <= len(expected) + len(kills), "a resumed run repeats no more than it lost"

@@ -8,12 +8,12 @@ import pytest
 
 from benchmarks.step.run import read_results
 from tests.helpers.commands import run_module_interpreter
-from tests.helpers.on_xla import xla
+from tests.helpers.on_xla import xla_environment
 
 
 def test_one_table_compares_devices(tmp_path: Path) -> None:
     results = tmp_path / "step.jsonl"
-    for trainer, environment in (("cpu", {}), ("tpu", xla(2))):
+    for trainer, environment in (("cpu", {}), ("tpu", xla_environment(2))):
         done = run_module_interpreter(
             "benchmarks.step",
             f"trainer={trainer}",

@@ -14,7 +14,7 @@ from flowers.synthetic.generation import image_id
 from tests.conftest import TINY
 from tests.helpers.commands import run_process
 from tests.helpers.members import Rows, write_file
-from tests.helpers.on_xla import xla
+from tests.helpers.on_xla import xla_environment
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_a_distilled_step_is_compiled_once_and_is_the_plain_cpus(
     tiny_settings: list[str], trained: Path, file: Path, kind: str, tmp_path: Path
 ) -> None:
     losses = []
-    for name, trainer, environment in (("cpu", "cpu", xla(1)), ("xla", "tpu", xla(2))):
+    for name, trainer, environment in (("cpu", "cpu", xla_environment(1)), ("xla", "tpu", xla_environment(2))):
         done = run_process(
             "train",
             *tiny_settings,

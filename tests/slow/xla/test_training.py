@@ -18,7 +18,7 @@ from flowers.models.backbone import create_backbone
 from flowers.training.compilation import READ
 from flowers.training.xla.versions import find_versions
 from tests.helpers.commands import run_process
-from tests.helpers.on_xla import xla
+from tests.helpers.on_xla import xla_environment
 
 DEVICES = [1, 2, 4]
 
@@ -49,7 +49,7 @@ def first_steps(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFacto
             f"hydra.run.dir={directory}/{name}",
             "+callbacks.recorder._target_=tests.helpers.on_xla.Recorder",
             f"+callbacks.recorder.path={directory}/{name}.pt",
-            **xla(1 if name == "cpu" else int(name)),
+            **xla_environment(1 if name == "cpu" else int(name)),
         )
         assert done.returncode == 0, done.stderr
         records[name] = torch.load(directory / f"{name}.pt")
@@ -93,7 +93,9 @@ def test_the_first_step_is_the_plain_cpus_and_one_devices(
 
 @pytest.mark.parametrize("devices", DEVICES)
 def test_evaluation_gives_the_same_figures_on_any_number_of_devices(trained: Path, devices: int) -> None:
-    done = run_process("evaluate", f"run={trained}", "trainer=tpu", "trainer.precision=32-true", **xla(devices))
+    done = run_process(
+        "evaluate", f"run={trained}", "trainer=tpu", "trainer.precision=32-true", **xla_environment(devices)
+    )
     assert done.returncode == 0, done.stderr
     metrics = json.loads((trained / "metrics.json").read_text())
     for figure in ("loss", "accuracy", "macro_f1"):
@@ -128,7 +130,7 @@ def whole_recipe(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFact
         f"hydra.run.dir={directory}/run",
         "+callbacks.recorder._target_=tests.helpers.on_xla.Recorder",
         f"+callbacks.recorder.path={directory}/record.pt",
-        **xla(2),
+        **xla_environment(2),
     )
     assert done.returncode == 0, done.stderr
     assert "expected nothing to compile" not in done.stderr
@@ -198,7 +200,7 @@ def test_the_guard_ends_a_run(tiny_settings: list[str], tmp_path: Path, settings
         "callbacks.compile_guard.after_warmup=fail",
         *settings,
         f"hydra.run.dir={tmp_path}/run",
-        **xla(1),
+        **xla_environment(1),
     )
     assert done.returncode == 1
     assert re.search(f"error: {message}", done.stderr)
@@ -218,7 +220,7 @@ def test_accumulated_batches_are_programs_of_their_own(tiny_settings: list[str],
         f"hydra.run.dir={tmp_path}/run",
         "+callbacks.accumulation._target_=tests.helpers.on_xla.Accumulation",
         f"+callbacks.accumulation.path={tmp_path}/pending",
-        **xla(2),
+        **xla_environment(2),
     )
     assert done.returncode == 0, done.stderr
     pending = json.loads((tmp_path / "pending").read_text())
@@ -229,7 +231,7 @@ def test_accumulated_batches_are_programs_of_their_own(tiny_settings: list[str],
 def test_checkpoints_go_from_cpu_to_xla_and_back(tiny_settings: list[str], trained: Path, tmp_path: Path) -> None:
     """An epoch on the CPU (`trained`), one on two devices, one on the CPU: each from the last one's checkpoint."""
     previous = trained
-    for epoch, trainer, environment in ((1, "tpu", xla(2)), (2, "cpu", {})):
+    for epoch, trainer, environment in ((1, "tpu", xla_environment(2)), (2, "cpu", {})):
         run = tmp_path / trainer
         done = run_process(
             "train",
@@ -255,7 +257,7 @@ def test_checkpoints_go_from_cpu_to_xla_and_back(tiny_settings: list[str], train
 
 def test_predictions_are_the_plain_cpus(trained: Path, tmp_path: Path) -> None:
     submissions = []
-    for trainer, environment in (("cpu", {}), ("tpu", xla(2))):
+    for trainer, environment in (("cpu", {}), ("tpu", xla_environment(2))):
         done = run_process(
             "predict", f"run={trained}", f"trainer={trainer}", "trainer.precision=32-true", **environment
         )
@@ -272,7 +274,7 @@ def test_views_are_the_plain_cpus_and_compile_only_at_first(trained: Path, tmp_p
         f"+trainer.strategy.path={tmp_path}/counts",
     ]
     found = []
-    for trainer, environment, settings in (("cpu", {}, []), ("tpu", xla(devices), counting)):
+    for trainer, environment, settings in (("cpu", {}, []), ("tpu", xla_environment(devices), counting)):
         done = run_process(
             "predict",
             f"run={tmp_path}/run",
@@ -309,7 +311,7 @@ def test_compiled_programs_have_the_same_keys_in_the_next_run(tiny_settings: lis
             "data.num_workers=0",
             "logger=csv",
             f"hydra.run.dir={tmp_path}/{number}",
-            **xla(1),
+            **xla_environment(1),
             XLA_PERSISTENT_CACHE_PATH=str(cache),
         )
         assert done.returncode == 0, done.stderr
@@ -359,7 +361,7 @@ def test_what_the_devices_do_not_allow_is_refused(
     tiny_settings: list[str], tmp_path: Path, setting: str, message: str
 ) -> None:
     done = run_process(
-        "train", *tiny_settings, "trainer=tpu", "logger=csv", setting, f"hydra.run.dir={tmp_path}", **xla(4)
+        "train", *tiny_settings, "trainer=tpu", "logger=csv", setting, f"hydra.run.dir={tmp_path}", **xla_environment(4)
     )
     assert done.returncode == 1
     assert re.fullmatch(f"error: {message}.*", done.stderr.strip().splitlines()[-1])

@@ -18,7 +18,7 @@ from flowers.data.sampler import Balance
 from flowers.data.workers import default_workers
 from flowers.errors import BadRecord, InputError
 from flowers.interfaces import NO_LABEL, Batch
-from tests.helpers.data_modules import ids_of, module, part, pixels, write_noise
+from tests.helpers.data_modules import hash_pixels, ids_of, module, plain_module, write_noise
 
 
 def epoch_of(data: FlowersDataModule, epoch: int) -> list[Batch]:
@@ -43,7 +43,7 @@ def test_each_id_once_an_epoch_and_the_same_pixels_for_any_number_of_workers(gar
         batches = epoch_of(module(garden, workers), epoch=2)
         ids = [identity for batch in batches for identity in batch["id"]]
         assert len(ids) == len(set(ids)) == 208
-        seen.append((ids, pixels(batches)))
+        seen.append((ids, hash_pixels(batches)))
     assert seen[0] == seen[1] == seen[2]
 
 
@@ -55,7 +55,7 @@ def test_augmentations_and_order_differ_between_epochs(garden: Path, workers: in
     for epoch in range(3):
         loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         epochs.append(list(loader))
-    first, second, third = (pixels(batches) for batches in epochs)
+    first, second, third = (hash_pixels(batches) for batches in epochs)
     assert first.keys() == second.keys() == third.keys()
     assert not any(len({first[identity], second[identity], third[identity]}) < 3 for identity in first)
     assert [batch["id"] for batch in epochs[0]] != [batch["id"] for batch in epochs[1]]
@@ -140,18 +140,18 @@ def test_kept_batches_are_not_written_over(garden: Path, workers: int) -> None:
 
 
 def test_folds_cut_train_and_val_alike_at_all_resolutions(garden: Path) -> None:
-    everything = {*ids_of(part(garden).loader("train")), *ids_of(part(garden).loader("val"))}
+    everything = {*ids_of(plain_module(garden).loader("train")), *ids_of(plain_module(garden).loader("val"))}
     held_out: list[str] = []
     for fold in range(4):
-        data = part(garden, folds=4, fold=fold)
+        data = plain_module(garden, folds=4, fold=fold)
         train, val = ids_of(data.loader("train")), ids_of(data.loader("val"))
         assert not set(train) & set(val)
         assert {*train, *val} == everything
-        assert set(ids_of(part(garden, 224, folds=4, fold=fold).loader("val"))) == set(val)
+        assert set(ids_of(plain_module(garden, 224, folds=4, fold=fold).loader("val"))) == set(val)
         assert set(ids_of(data.loader("train", training=True))) <= set(train)
         held_out += val
     assert sorted(held_out) == sorted(everything)
-    assert len(ids_of(part(garden, folds=4, fold=0).loader("test"))) == 72
+    assert len(ids_of(plain_module(garden, folds=4, fold=0).loader("test"))) == 72
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_what_cannot_be_read_is_left_out_of_balance_and_refused_for_folds(damage
 def test_class_names_that_are_not_utf_8(garden: Path, tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_bytes("Frauenschühle\n".encode("latin-1"))
     with pytest.raises(InputError, match=r"classes\.txt: expected a text in UTF-8"):
-        _ = part(tmp_path).class_names
+        _ = plain_module(tmp_path).class_names
 
 
 @pytest.mark.parametrize(("balance", "rare"), [(None, 10), ("sqrt", 25), ("full", 50)])
@@ -217,7 +217,7 @@ def test_classes_are_counted_as_they_are_trained_on(garden: Path, folds: dict[st
 )
 def test_settings_that_do_not_go_together(garden: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        part(garden, **settings)
+        plain_module(garden, **settings)
 
 
 @pytest.mark.parametrize(("check", "refused"), [("always", [0, 1]), ("first_epoch", [0]), ("never", [])])
@@ -233,7 +233,7 @@ def test_when_checksums_are_compared(damaged: Path, check: CheckCRC, refused: li
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_sampler_of_ints_draws_positions_in_the_split(garden: Path, workers: int) -> None:
-    ours = part(garden, folds=3, fold=1).loader("val")
+    ours = plain_module(garden, folds=3, fold=1).loader("val")
     theirs = DataLoader(
         ours.dataset,
         batch_size=16,
@@ -285,12 +285,16 @@ def test_a_shard_that_is_gone_is_named_and_never_skipped(
 
 
 def test_a_sample_is_drawn_from_all_shards_by_the_seed(garden: Path) -> None:
-    train = part(garden)
+    train = plain_module(garden)
     sampled = ids_of(train.sample("train", 100))
     everything = ids_of(train.loader("train"))
     assert len(set(sampled)) == 100
     assert sampled == [identity for identity in everything if identity in set(sampled)]
     places = [everything.index(identity) for identity in sampled]
     assert all(any(start <= place < start + 26 for place in places) for start in range(0, 208, 26))
-    assert sampled == ids_of(part(garden).sample("train", 100)) != ids_of(part(garden, seed=1).sample("train", 100))
+    assert (
+        sampled
+        == ids_of(plain_module(garden).sample("train", 100))
+        != ids_of(plain_module(garden, seed=1).sample("train", 100))
+    )
     assert ids_of(train.sample("train", 1000)) == everything

@@ -16,10 +16,10 @@ from flowers.ensembling.alignment import AlignedPredictions, align_test, align_v
 from flowers.ensembling.members import Member, find_members
 from flowers.errors import InputError
 from flowers.interfaces import NO_LABEL
-from tests.helpers.members import CLASSES, Rows, predicted, write_foreign, write_run
+from tests.helpers.members import CLASSES, Rows, make_rows, write_foreign, write_run
 
-VAL = [predicted(12, seed) for seed in range(3)]
-TEST = [predicted(8, seed, first=100) for seed in range(3)]
+VAL = [make_rows(12, seed) for seed in range(3)]
+TEST = [make_rows(8, seed, first=100) for seed in range(3)]
 
 
 def run_of(root: Path, name: str, val: Rows, test: Rows | None = None, **provenance: Any) -> str:
@@ -66,20 +66,20 @@ def refused_test(members: list[Member], scratch: Path, *, allow_missing: bool = 
 @pytest.mark.parametrize("allow_missing", [False, True])
 def test_rows_in_any_order_are_joined_on_the_id(tmp_path: Path, allow_missing: bool) -> None:
     members = members_of(
-        tmp_path, [rows.shuffled(seed) for seed, rows in enumerate(VAL)], [rows.shuffled(9) for rows in TEST]
+        tmp_path, [rows.shuffle(seed) for seed, rows in enumerate(VAL)], [rows.shuffle(9) for rows in TEST]
     )
     aligned = align_validation(members, tmp_path, allow_missing=allow_missing)
-    first = VAL[0].shuffled(0)
+    first = VAL[0].shuffle(0)
     assert_aligned(aligned, first.ids, [by_id(rows) for rows in VAL])
     assert aligned.labels.tolist() == first.labels
     aligned = align_test(members, tmp_path, allow_missing=allow_missing)
-    assert_aligned(aligned, TEST[0].shuffled(9).ids, [by_id(rows) for rows in TEST])
+    assert_aligned(aligned, TEST[0].shuffle(9).ids, [by_id(rows) for rows in TEST])
     assert aligned.labels.tolist() == [NO_LABEL] * 8
 
 
 def test_many_rows_are_joined_batch_by_batch(tmp_path: Path) -> None:
     names = [*CLASSES, "tulip", "thistle"]
-    rows = [predicted(20_000, seed, classes=5).shuffled(seed) for seed in range(2)]
+    rows = [make_rows(20_000, seed, classes=5).shuffle(seed) for seed in range(2)]
     members = find_members([write_run(tmp_path / f"{i}", own, own, class_names=names) for i, own in enumerate(rows)])
     aligned = align_validation(members, tmp_path, allow_missing=False)
     assert_aligned(aligned, rows[0].ids, [by_id(own) for own in rows])
@@ -105,14 +105,14 @@ def test_a_file_of_another_program_is_joined(tmp_path: Path) -> None:
 def fold_runs(root: Path, tests: list[Rows] | None = None, **provenance: Any) -> list[str]:
     """Three runs on folds of `VAL[1]`, each with all of the test rows."""
     return [
-        run_of(root, f"fold{fold}", VAL[1].taken(range(fold, 12, 3)), test, folds=3, fold=fold, **provenance)
+        run_of(root, f"fold{fold}", VAL[1].take(range(fold, 12, 3)), test, folds=3, fold=fold, **provenance)
         for fold, test in enumerate(tests or TEST)
     ]
 
 
 def test_folds_are_concatenated_on_validation_and_averaged_on_test(tmp_path: Path) -> None:
-    folds = fold_runs(tmp_path, [TEST[0], TEST[1].shuffled(1), TEST[2].shuffled(2)])
-    members = find_members([*folds, run_of(tmp_path, "single", VAL[0].shuffled(3), TEST[0].shuffled(4))])
+    folds = fold_runs(tmp_path, [TEST[0], TEST[1].shuffle(1), TEST[2].shuffle(2)])
+    members = find_members([*folds, run_of(tmp_path, "single", VAL[0].shuffle(3), TEST[0].shuffle(4))])
     order = [row for fold in range(3) for row in range(fold, 12, 3)]
     aligned = align_validation(members, tmp_path, allow_missing=False)
     assert_aligned(aligned, [VAL[1].ids[row] for row in order], [by_id(VAL[1]), by_id(VAL[0])])
@@ -122,27 +122,27 @@ def test_folds_are_concatenated_on_validation_and_averaged_on_test(tmp_path: Pat
 
 
 def test_missing_validation_rows_are_left_out_if_allowed(tmp_path: Path) -> None:
-    vals = [VAL[0].taken(range(9)), VAL[1].taken(range(2, 12)).shuffled(0), VAL[2].taken([11, 5, 8, 3])]
+    vals = [VAL[0].take(range(9)), VAL[1].take(range(2, 12)).shuffle(0), VAL[2].take([11, 5, 8, 3])]
     aligned = align_validation(members_of(tmp_path, vals), tmp_path, allow_missing=True)
     assert_aligned(aligned, [VAL[0].ids[row] for row in (3, 5, 8)], [by_id(rows) for rows in vals])
     assert aligned.labels.tolist() == [VAL[0].labels[row] for row in (3, 5, 8)]
 
 
 def test_members_without_a_common_validation_row_are_refused(tmp_path: Path) -> None:
-    members = members_of(tmp_path, [VAL[0].taken(range(6)), VAL[1].taken(range(6, 12))])
+    members = members_of(tmp_path, [VAL[0].take(range(6)), VAL[1].take(range(6, 12))])
     message = refused_validation(members, tmp_path, allow_missing=True)
     assert message == "runs: expected validation images that all members have predicted, found none."
 
 
 @pytest.mark.parametrize("allow_missing", [False, True])
 def test_files_without_rows_are_refused(tmp_path: Path, allow_missing: bool) -> None:
-    members = members_of(tmp_path, [VAL[0].taken([])] * 2, [TEST[0].taken([])] * 2)
+    members = members_of(tmp_path, [VAL[0].take([])] * 2, [TEST[0].take([])] * 2)
     assert "expected validation images" in refused_validation(members, tmp_path, allow_missing=allow_missing)
     assert "expected test images" in refused_test(members, tmp_path, allow_missing=allow_missing)
 
 
 def test_a_test_row_that_a_member_lacks_is_zero_and_marked_if_allowed(tmp_path: Path) -> None:
-    tests = [TEST[0].taken([4, 1, 2]), TEST[1].taken([0, 1, 2, 4]), TEST[2].taken([5, 4, 2, 1])]
+    tests = [TEST[0].take([4, 1, 2]), TEST[1].take([0, 1, 2, 4]), TEST[2].take([5, 4, 2, 1])]
     members = members_of(tmp_path, VAL, tests)
     answers = [by_id(rows) for rows in tests]
     ids = [TEST[0].ids[row] for row in (4, 1, 2, 0, 5)]
@@ -150,7 +150,7 @@ def test_a_test_row_that_a_member_lacks_is_zero_and_marked_if_allowed(tmp_path: 
 
 
 def test_a_test_row_that_some_folds_lack_is_the_mean_of_the_other_folds(tmp_path: Path) -> None:
-    folds = fold_runs(tmp_path, [TEST[0], TEST[1].taken(range(7)), TEST[2].taken(range(6))])
+    folds = fold_runs(tmp_path, [TEST[0], TEST[1].take(range(7)), TEST[2].take(range(6))])
     members = find_members([*folds, run_of(tmp_path, "single", VAL[0], TEST[0])])
     aligned = align_test(members, tmp_path, allow_missing=True)
     own = [by_id(rows) for rows in TEST]
@@ -159,9 +159,9 @@ def test_a_test_row_that_some_folds_lack_is_the_mean_of_the_other_folds(tmp_path
 
 
 def test_ids_that_differ_are_refused_with_examples(tmp_path: Path) -> None:
-    other = VAL[1].taken(range(5, 12))
+    other = VAL[1].take(range(5, 12))
     unexpected = Rows([*other.ids[:-1], "stranger"], other.labels, other.probabilities)
-    members = members_of(tmp_path, [VAL[0], unexpected], [TEST[0].taken([0]), TEST[1].taken([0, 3])])
+    members = members_of(tmp_path, [VAL[0], unexpected], [TEST[0].take([0]), TEST[1].take([0, 3])])
     message = refused_validation(members, tmp_path)
     assert message == (
         f"{tmp_path / 'b'}: expected the 12 validation ids of {tmp_path / 'a'}, found 6 missing (000000000, 000000001, "
@@ -175,13 +175,13 @@ def test_ids_that_differ_are_refused_with_examples(tmp_path: Path) -> None:
 
 
 def test_a_fold_that_lacks_test_ids_is_refused(tmp_path: Path) -> None:
-    members = find_members(fold_runs(tmp_path, [TEST[0], TEST[1].taken(range(6)), TEST[2]]))
+    members = find_members(fold_runs(tmp_path, [TEST[0], TEST[1].take(range(6)), TEST[2]]))
     assert "(fold1/predictions/test.parquet): expected the 8 test ids of" in refused_test(members, tmp_path)
 
 
 @pytest.mark.parametrize("allow_missing", [False, True])
 def test_an_id_twice_is_refused(tmp_path: Path, allow_missing: bool) -> None:
-    rows = VAL[0].taken([*range(12), 3, 4, 3])
+    rows = VAL[0].take([*range(12), 3, 4, 3])
     for name in ("val", "test"):
         write_foreign(tmp_path / f"{name}.parquet", rows)
     members = find_members([str(tmp_path / "val.parquet")])
@@ -193,7 +193,7 @@ def test_an_id_twice_is_refused(tmp_path: Path, allow_missing: bool) -> None:
 
 
 def test_an_id_in_two_folds_is_refused(tmp_path: Path) -> None:
-    folds = [run_of(tmp_path, f"{fold}", VAL[0].taken([0, fold + 1]), folds=2, fold=fold) for fold in range(2)]
+    folds = [run_of(tmp_path, f"{fold}", VAL[0].take([0, fold + 1]), folds=2, fold=fold) for fold in range(2)]
     message = refused_validation(find_members(folds), tmp_path)
     assert message.startswith(f"{folds[0]} + {folds[1]}: expected each id once")
     assert "found 1 more than once: 000000000" in message
@@ -222,7 +222,7 @@ def test_rows_without_an_id_are_refused(tmp_path: Path, allow_missing: bool) -> 
 )
 def test_other_classes_are_refused(tmp_path: Path, others: list[str], found: str) -> None:
     first = run_of(tmp_path, "a", VAL[0])
-    second = run_of(tmp_path, "b", predicted(12, 1, classes=len(others)), class_names=others)
+    second = run_of(tmp_path, "b", make_rows(12, 1, classes=len(others)), class_names=others)
     members = find_members([first, second])
     message = f"{second}: expected the 3 classes of {first} in their order, found {found}. Only members"
     with pytest.raises(InputError, match=re.escape(message)):
@@ -252,8 +252,8 @@ def test_rows_that_are_none_of_probabilities_are_refused(
 ) -> None:
     members = members_of(tmp_path, VAL[:2], TEST[:2])
     # As another program could write them: ours refuses numbers that are not finite.
-    write_foreign(members[1].val[0], VAL[1].changed(10, probabilities=row))
-    write_foreign(members[1].test[0], TEST[1].changed(6, probabilities=row))
+    write_foreign(members[1].val[0], VAL[1].replace_row(10, probabilities=row))
+    write_foreign(members[1].test[0], TEST[1].replace_row(6, probabilities=row))
     for split, message, number in (
         ("val", refused_validation(members, tmp_path), "0a"),
         ("test", refused_test(members, tmp_path), "6a"),
@@ -265,7 +265,7 @@ def test_rows_that_are_none_of_probabilities_are_refused(
 
 
 def test_faults_are_counted_over_the_whole_file(tmp_path: Path) -> None:
-    many = predicted(20_000, 0)
+    many = make_rows(20_000, 0)
     many.probabilities[8000:8500] *= 2
     message = refused_validation(members_of(tmp_path, [many]), tmp_path)
     assert "found 500 rows that are otherwise (000001f40: 2, 000001f41: 2, 000001f42: 2, ...)" in message
@@ -299,7 +299,7 @@ def test_labels_that_differ_are_refused(tmp_path: Path) -> None:
     own = VAL[0].labels[7]
     assert own is not None
     other = (own + 1) % 3
-    members = members_of(tmp_path, [VAL[0], VAL[1].shuffled(0), VAL[2].changed(7, label=other).shuffled(1)])
+    members = members_of(tmp_path, [VAL[0], VAL[1].shuffle(0), VAL[2].replace_row(7, label=other).shuffle(1)])
     assert refused_validation(members, tmp_path).startswith(
         f"{tmp_path / 'c'} (predictions/val.parquet): expected the label of the first member in each row, found 1 row "
         f"that is otherwise (000000007: {other}, not {own})."
@@ -318,7 +318,7 @@ def test_skipped_test_records_are_refused_unless_missing_ones_are_allowed(tmp_pa
 
 def test_skipped_test_records_of_any_fold_are_refused(tmp_path: Path) -> None:
     folds = [
-        run_of(tmp_path, f"{fold}", VAL[0].taken([fold]), TEST[0], folds=2, fold=fold, test_skipped=4 * fold)
+        run_of(tmp_path, f"{fold}", VAL[0].take([fold]), TEST[0], folds=2, fold=fold, test_skipped=4 * fold)
         for fold in range(2)
     ]
     assert "found that 4 had been skipped" in refused_test(find_members(folds), tmp_path)
@@ -346,7 +346,7 @@ def test_too_little_room_is_told_before_anything_is_written(tmp_path: Path, monk
 
 
 def test_a_damaged_page_is_refused(tmp_path: Path) -> None:
-    rows = predicted(5_000, 0)
+    rows = make_rows(5_000, 0)
     path = write_foreign(tmp_path / "val.parquet", rows)
     whole = path.read_bytes()
     for place in range(200, len(whole) - 3_000, len(whole) // 40):
@@ -367,7 +367,7 @@ def test_ids_that_are_no_text_are_refused(tmp_path: Path, ids: list[object]) -> 
 
 
 def test_a_member_without_test_rows_is_refused(tmp_path: Path) -> None:
-    members = members_of(tmp_path, VAL[:2], [TEST[0], TEST[1].taken([])])
+    members = members_of(tmp_path, VAL[:2], [TEST[0], TEST[1].take([])])
     for allow_missing in (False, True):
         message = refused_test(members, tmp_path, allow_missing=allow_missing)
         assert message.startswith(f"{tmp_path / 'b'} (predictions/test.parquet): expected test images, found none.")

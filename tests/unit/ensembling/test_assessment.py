@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from flowers.ensembling.methods import Method
-from tests.helpers.simulation import World, assessed
+from tests.helpers.simulation import World, assess_members
 
 CLASSES = 12
 
 
 def test_a_blend_of_members_with_errors_of_their_own_gains() -> None:
     rng = np.random.default_rng(0)
-    found = assessed(*World.random(rng, CLASSES, 4).draw(rng, 2000))
+    found = assess_members(*World.random(rng, CLASSES, 4).draw(rng, 2000))
     assert found.ensemble.gain.low > 0
     assert found.ensemble.gain.value == pytest.approx(
         found.ensemble.validated.value - found.members[found.best].macro_f1.value, abs=1e-6
@@ -24,7 +24,7 @@ def test_a_blend_of_members_with_errors_of_their_own_gains() -> None:
 def test_a_copy_adds_nothing_and_a_member_of_its_own_kind_does(method: Method) -> None:
     rng = np.random.default_rng(1)
     labels, members = World.random(rng, CLASSES, 2).draw(rng, 3000)
-    found = assessed(labels, np.concatenate([members, members[:1]]), method=method)
+    found = assess_members(labels, np.concatenate([members, members[:1]]), method=method)
     first, own, copy = (figures.adds or 0.0 for figures in found.members)
     assert first == pytest.approx(0, abs=0.005)
     assert copy == pytest.approx(0, abs=0.005)
@@ -35,7 +35,7 @@ def test_a_copy_adds_nothing_and_a_member_of_its_own_kind_does(method: Method) -
 
 def test_a_single_member_is_all_there_is() -> None:
     rng = np.random.default_rng(1)
-    single = assessed(*World.random(rng, CLASSES, 1).draw(rng, 300))
+    single = assess_members(*World.random(rng, CLASSES, 1).draw(rng, 300))
     assert single.members[0].adds is None
     assert single.members[0].weight == 1
 
@@ -44,7 +44,7 @@ def test_a_member_that_guesses_is_weighted_down_and_adds_nothing() -> None:
     rng = np.random.default_rng(2)
     labels, members = World.random(rng, CLASSES, 2).draw(rng, 2000)
     guess = rng.dirichlet(np.ones(CLASSES), 2000).astype(np.float32)
-    found = assessed(labels, np.concatenate([members, guess[None]]), method="weights")
+    found = assess_members(labels, np.concatenate([members, guess[None]]), method="weights")
     assert found.members[2].weight < 0.01
     assert found.members[2].adds == pytest.approx(0, abs=0.003)
     assert found.best != 2

@@ -12,9 +12,9 @@ import pytest
 
 from flowers.ensembling.members import find_members
 from flowers.errors import InputError
-from tests.helpers.members import CLASSES, predicted, write_file, write_foreign, write_run
+from tests.helpers.members import CLASSES, make_rows, write_file, write_foreign, write_run
 
-VAL, TEST = predicted(12, 0), predicted(5, 0, first=100)
+VAL, TEST = make_rows(12, 0), make_rows(5, 0, first=100)
 
 
 def refused(*runs: str) -> str:
@@ -70,7 +70,7 @@ def test_a_file_of_another_program_needs_no_metadata(tmp_path: Path) -> None:
 
 def fold_run(root: Path, fold: int, **provenance: object) -> str:
     """A run on one of three folds."""
-    val = predicted(4, fold, first=4 * fold)
+    val = make_rows(4, fold, first=4 * fold)
     told = {"folds": 3, "fold": fold, "recipe": "abc", **provenance}
     return write_run(root / "_".join(map(str, told.values())), val, TEST, **told)
 
@@ -174,7 +174,7 @@ def test_a_fold_without_a_test_file_is_refused(tmp_path: Path, folder: str) -> N
     for fold, run in enumerate(runs):
         told = {"run": run, "folds": 3, "fold": fold, "recipe": "abc"}
         files = Path(run) / folder
-        write_file(files / "val.parquet", predicted(4, fold, first=4 * fold), **told)
+        write_file(files / "val.parquet", make_rows(4, fold, first=4 * fold), **told)
         if fold != 1:
             write_file(files / "test.parquet", TEST, **told)
     message = refused(*runs)
@@ -186,11 +186,11 @@ def test_a_fold_without_a_test_file_is_refused(tmp_path: Path, folder: str) -> N
 def test_files_of_one_member_with_other_classes_are_refused(tmp_path: Path, file: str) -> None:
     told = {"folds": 2, "recipe": "abc", "image_size": 224, "tta": "none"}
     runs = [
-        write_run(tmp_path / str(fold), predicted(4, 0, first=4 * fold), TEST, fold=fold, **told) for fold in (0, 1)
+        write_run(tmp_path / str(fold), make_rows(4, 0, first=4 * fold), TEST, fold=fold, **told) for fold in (0, 1)
     ]
     split = "test" if file == "test" else "val"
     path = tmp_path / ("0" if file == "val" else "1") / "predictions" / f"{split}.parquet"
-    rows = predicted(4, 0, first=0 if file == "val" else 4) if split == "val" else TEST
+    rows = make_rows(4, 0, first=0 if file == "val" else 4) if split == "val" else TEST
     write_file(path, rows, ["rose", "iris", "tulip"], split=split, **told, fold=int(file != "val"))
     message = refused(*runs)
     assert "expected the classes of" in message

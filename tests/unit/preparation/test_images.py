@@ -13,7 +13,7 @@ from PIL.ImageOps import mirror
 
 from flowers.preparation.images import HASH_BITS, decode, perceptual_hash, square_jpeg
 from flowers.preparation.split import hash_words
-from tests.helpers.photographs import file_of, picture
+from tests.helpers.photographs import draw_photograph, encode_image
 
 EXIF_ORIENTATION = 0x0112
 TURNED_BACK = {  # what a camera has stored, by the orientation it notes (EXIF 2.3, table 6)
@@ -36,10 +36,10 @@ def pixels(data: bytes, least: int = 10_000) -> np.ndarray:
 
 @pytest.mark.parametrize("orientation", TURNED_BACK)
 def test_upright_whatever_the_camera_noted(orientation: int) -> None:
-    upright = picture(1)
+    upright = draw_photograph(1)
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
-    stored = file_of(TURNED_BACK[orientation](upright), "PNG", exif=exif)
+    stored = encode_image(TURNED_BACK[orientation](upright), "PNG", exif=exif)
     np.testing.assert_array_equal(pixels(stored), np.asarray(upright))
 
 
@@ -55,20 +55,20 @@ def palette_with_a_hole() -> Image.Image:
 
 
 MODES = {
-    "opaque": (file_of(solid("RGBA", (10, 20, 30, 255)), "PNG"), (10, 20, 30)),
-    "transparent": (file_of(solid("RGBA", (10, 20, 30, 0)), "PNG"), (255, 255, 255)),
-    "half transparent": (file_of(solid("RGBA", (0, 100, 200, 128)), "PNG"), (127, 177, 227)),
-    "grey, half transparent": (file_of(solid("LA", (100, 128)), "PNG"), (177, 177, 177)),
-    "palette with a hole": (file_of(palette_with_a_hole(), "PNG", transparency=1), (255, 255, 255)),
-    "RGB with a hole": (file_of(solid("RGB", (1, 2, 3)), "PNG", transparency=(1, 2, 3)), (255, 255, 255)),
-    "grey": (file_of(solid("L", 77), "PNG"), (77, 77, 77)),
-    "grey of 16 bits": (file_of(solid("I;16", 0x80FF), "PNG"), (128, 128, 128)),
-    "grey of 16 bits, TIFF": (file_of(solid("I;16", 0xFFFF), "TIFF"), (255, 255, 255)),
-    "black and white": (file_of(solid("1", 1), "PNG"), (255, 255, 255)),
-    "CMYK": (file_of(solid("CMYK", (0, 255, 255, 0)), "TIFF"), (255, 0, 0)),
-    "CMYK, JPEG": (file_of(solid("CMYK", (255, 0, 0, 0)), "JPEG", quality=100), (0, 255, 255)),
+    "opaque": (encode_image(solid("RGBA", (10, 20, 30, 255)), "PNG"), (10, 20, 30)),
+    "transparent": (encode_image(solid("RGBA", (10, 20, 30, 0)), "PNG"), (255, 255, 255)),
+    "half transparent": (encode_image(solid("RGBA", (0, 100, 200, 128)), "PNG"), (127, 177, 227)),
+    "grey, half transparent": (encode_image(solid("LA", (100, 128)), "PNG"), (177, 177, 177)),
+    "palette with a hole": (encode_image(palette_with_a_hole(), "PNG", transparency=1), (255, 255, 255)),
+    "RGB with a hole": (encode_image(solid("RGB", (1, 2, 3)), "PNG", transparency=(1, 2, 3)), (255, 255, 255)),
+    "grey": (encode_image(solid("L", 77), "PNG"), (77, 77, 77)),
+    "grey of 16 bits": (encode_image(solid("I;16", 0x80FF), "PNG"), (128, 128, 128)),
+    "grey of 16 bits, TIFF": (encode_image(solid("I;16", 0xFFFF), "TIFF"), (255, 255, 255)),
+    "black and white": (encode_image(solid("1", 1), "PNG"), (255, 255, 255)),
+    "CMYK": (encode_image(solid("CMYK", (0, 255, 255, 0)), "TIFF"), (255, 0, 0)),
+    "CMYK, JPEG": (encode_image(solid("CMYK", (255, 0, 0, 0)), "JPEG", quality=100), (0, 255, 255)),
     "the first frame": (
-        file_of(solid("RGB", (9, 9, 9)), "GIF", save_all=True, append_images=[solid("RGB", (200, 0, 0))]),
+        encode_image(solid("RGB", (9, 9, 9)), "GIF", save_all=True, append_images=[solid("RGB", (200, 0, 0))]),
         (9, 9, 9),
     ),
 }
@@ -91,7 +91,7 @@ def test_the_square_is_the_centre(turned: bool) -> None:
 
 
 def test_the_same_crop_at_every_size_and_larger_ones_enlarged() -> None:
-    image = picture(3, 300, 200).convert("L").convert("RGB")  # grey: colours are stored at half the resolution
+    image = draw_photograph(3, 300, 200).convert("L").convert("RGB")  # grey: colours are stored at half the resolution
     small, large = (Image.open(io.BytesIO(square_jpeg(image, size))) for size in (64, 512))
     reduced = np.asarray(large.resize((64, 64), Image.Resampling.LANCZOS)).astype(int)
     assert np.abs(reduced - np.asarray(small)).mean() < 1
@@ -108,8 +108,10 @@ def test_fine_lines_are_averaged_not_sampled() -> None:
 def test_decoding_less_of_a_jpeg_changes_next_to_nothing() -> None:
     rng = np.random.default_rng(0)
     grain = rng.integers(-20, 20, (1500, 2000, 1))
-    image = Image.fromarray((np.asarray(picture(4, 2000, 1500)).astype(int) + grain).clip(0, 255).astype(np.uint8))
-    data = file_of(image, quality=92)
+    image = Image.fromarray(
+        (np.asarray(draw_photograph(4, 2000, 1500)).astype(int) + grain).clip(0, 255).astype(np.uint8)
+    )
+    data = encode_image(image, quality=92)
     assert decode(data, 2 * 128).size == (500, 375)
     assert decode(data, 10_000).size == (2000, 1500)
     less, all_of_it = (pixels(square_jpeg(decode(data, least), 128)) for least in (2 * 128, 10_000))
@@ -120,7 +122,7 @@ def test_no_metadata_is_carried_over() -> None:
     exif = Image.Exif()
     exif[0x010E] = "where I live"
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    data = file_of(picture(5), exif=exif, icc_profile=profile, comment=b"secret", dpi=(300, 300))
+    data = encode_image(draw_photograph(5), exif=exif, icc_profile=profile, comment=b"secret", dpi=(300, 300))
     written = square_jpeg(decode(data, 64), 64)
     assert set(Image.open(io.BytesIO(data)).info) >= {"exif", "icc_profile", "comment", "dpi"}
     assert set(Image.open(io.BytesIO(written)).info) == {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
@@ -136,7 +138,7 @@ def large_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-JPEG, PNG = file_of(picture(6, 600, 400)), file_of(picture(6), "PNG")
+JPEG, PNG = encode_image(draw_photograph(6, 600, 400)), encode_image(draw_photograph(6), "PNG")
 UNREADABLE = {
     "nothing": (b"", "not an image that Pillow knows (0 bytes)"),
     "text": (b"<html>Not found</html>", "not an image that Pillow knows (22 bytes)"),
@@ -145,7 +147,7 @@ UNREADABLE = {
     "half a PNG": (PNG[: len(PNG) // 2], "truncated"),
     "a damaged PNG": (PNG[:60] + bytes(200) + PNG[260:], "broken"),
     "a bomb": (large_png(), "DecompressionBombError"),
-    "floating point": (file_of(solid("F", 1), "TIFF"), "floating-point pixels"),
+    "floating point": (encode_image(solid("F", 1), "TIFF"), "floating-point pixels"),
 }
 
 
@@ -167,18 +169,21 @@ def distance(one: bytes, other: bytes) -> int:
 
 
 def test_the_hash_is_near_for_the_same_picture_and_far_for_others() -> None:
-    image = picture(7, 640, 480)
-    original = file_of(image, quality=95)
+    image = draw_photograph(7, 640, 480)
+    original = encode_image(image, quality=95)
     turned = Image.Exif()
     turned[EXIF_ORIENTATION] = 6
     alike = {
-        "quality": file_of(image, quality=30),
-        "size": file_of(image.resize((200, 150), Image.Resampling.LANCZOS)),
-        "grey": file_of(image.convert("L")),
-        "format": file_of(image, "PNG"),
-        "orientation": file_of(image.transpose(Image.Transpose.ROTATE_90), exif=turned),
-        "crop": file_of(ImageOps.crop(image, 4)),
+        "quality": encode_image(image, quality=30),
+        "size": encode_image(image.resize((200, 150), Image.Resampling.LANCZOS)),
+        "grey": encode_image(image.convert("L")),
+        "format": encode_image(image, "PNG"),
+        "orientation": encode_image(image.transpose(Image.Transpose.ROTATE_90), exif=turned),
+        "crop": encode_image(ImageOps.crop(image, 4)),
     }
     assert {kind: near for kind, data in alike.items() if (near := distance(original, data)) > 60} == {}
-    assert distance(original, file_of(mirror(image))) > 80  # a limit: see docs/prepare.md
-    assert min(distance(original, file_of(picture(number, 640, 480))) for number in range(20) if number != 7) > 80
+    assert distance(original, encode_image(mirror(image))) > 80  # a limit: see docs/prepare.md
+    assert (
+        min(distance(original, encode_image(draw_photograph(number, 640, 480))) for number in range(20) if number != 7)
+        > 80
+    )

@@ -23,7 +23,7 @@ from flowers.preparation.folder import prepare_folder
 from flowers.preparation.report import write_report
 from flowers.preparation.verify import Verification, local_root, verify
 from flowers.system import atomic
-from tests.helpers.photographs import SETTINGS, class_folders, one_by_one
+from tests.helpers.photographs import SETTINGS, run_serially, write_class_folders
 
 Change = Callable[[list[Record]], list[Record | bytes]]
 
@@ -238,8 +238,8 @@ def test_no_gaps_are_looked_for_between_numbers_far_apart(root: Path) -> None:
 def photographs_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set of `prepare.py folder`: two shards in train, one in val and test each. Not to be changed."""
     directory = tmp_path_factory.mktemp("set")
-    source = class_folders(directory / "photographs", {"daisy": 60, "rose": 60}, 64, 48)
-    prepare_folder(str(source), str(directory / "set"), SETTINGS, one_by_one)
+    source = write_class_folders(directory / "photographs", {"daisy": 60, "rose": 60}, 64, 48)
+    prepare_folder(str(source), str(directory / "set"), SETTINGS, run_serially)
     return directory / "set"
 
 
@@ -333,9 +333,9 @@ def test_what_differs_from_the_manifest_is_found_once_and_in_its_place(
 
 def test_a_prepared_set_agrees_with_its_manifest(photographs_prepared: Path, tmp_path: Path) -> None:
     assert verify(photographs_prepared, decode=True).findings == []
-    source = class_folders(tmp_path / "photographs", {"daisy": 20, "rose": 20}, 64, 48)
+    source = write_class_folders(tmp_path / "photographs", {"daisy": 20, "rose": 20}, 64, 48)
     settings = replace(SETTINGS, val=0.0, test=0.0)  # no val is no fault where none was asked for
-    prepare_folder(str(source), str(tmp_path / "set"), settings, one_by_one)
+    prepare_folder(str(source), str(tmp_path / "set"), settings, run_serially)
     assert verify(tmp_path / "set", decode=True).findings == []
 
 

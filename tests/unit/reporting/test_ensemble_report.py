@@ -10,7 +10,7 @@ from flowers.reporting.ensemble_report import make_ensemble_report, photographs_
 from flowers.reporting.report import Report, render
 from flowers.training.predictions import read_outcomes
 from tests.helpers.ensembles import settings
-from tests.helpers.members import predicted, write_run
+from tests.helpers.members import make_rows, write_run
 
 SIZES = (192, 224, 224)
 
@@ -18,7 +18,7 @@ SIZES = (192, 224, 224)
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
     directory = tmp_path_factory.mktemp("ensemble")
-    rows = [(predicted(60, seed, skill=1), predicted(30, seed, first=1000)) for seed in range(3)]
+    rows = [(make_rows(60, seed, skill=1), make_rows(30, seed, first=1000)) for seed in range(3)]
     runs = [
         write_run(directory / f"run{at}", val, test, image_size=size, backbone="resnet18")
         for at, ((val, test), size) in enumerate(zip(rows, SIZES, strict=True))

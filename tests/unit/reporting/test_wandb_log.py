@@ -9,7 +9,7 @@ import pytest
 from wandb.proto.wandb_internal_pb2 import Record
 
 from flowers.reporting.wandb_log import BLOCK, CHUNK, HEADER, item_name, merge_logs, read_log, write_log
-from tests.helpers.wandb_runs import file_of, log_run
+from tests.helpers.wandb_runs import find_wandb_file, log_run
 from tests.helpers.wandb_server import read_records
 
 
@@ -26,7 +26,7 @@ def record(number: int, size: int = 0) -> Record:
 
 
 def test_a_whole_file_is_read_as_by_another_reader(offline: Path) -> None:
-    log = read_log(file_of(offline))
+    log = read_log(find_wandb_file(offline))
     assert log.records == read_records(offline)
     assert log.damage is None and log.has_run and log.ended
 
@@ -34,7 +34,7 @@ def test_a_whole_file_is_read_as_by_another_reader(offline: Path) -> None:
 def test_a_written_file_is_read_by_another_reader(offline: Path, tmp_path: Path) -> None:
     write_log(tmp_path / "run-a.wandb", read_records(offline))
     assert read_records(tmp_path) == read_records(offline)
-    size = file_of(offline).stat().st_size
+    size = find_wandb_file(offline).stat().st_size
     assert size > 3 * BLOCK and (tmp_path / "run-a.wandb").stat().st_size == size
 
 

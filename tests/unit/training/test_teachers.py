@@ -16,10 +16,10 @@ from flowers.models.classifier import FlowerClassifier
 from flowers.models.distillation import LiveTeacher, SoftTargets
 from flowers.training.runs import Run
 from flowers.training.teachers import describe_teacher, find_teacher, load_teacher
-from tests.helpers.members import CLASSES, predicted, write_file, write_foreign, write_run
+from tests.helpers.members import CLASSES, make_rows, write_file, write_foreign, write_run
 
 TARGET = "flowers.models.classifier.FlowerClassifier"
-ROWS = predicted(20, 0)
+ROWS = make_rows(20, 0)
 
 
 class Data(L.LightningDataModule):
@@ -94,8 +94,8 @@ def test_what_cannot_teach_is_refused(tmp_path: Path, made: str | None, message:
 
 
 def test_a_file_teaches_the_training_images_by_id(tmp_path: Path) -> None:
-    more = predicted(30, 0)
-    file = write_foreign(tmp_path / "mine.parquet", more.shuffled(1))
+    more = make_rows(30, 0)
+    file = write_foreign(tmp_path / "mine.parquet", more.shuffle(1))
     teacher = load_teacher(file, Data())
     assert isinstance(teacher, SoftTargets)
     np.testing.assert_allclose(teacher.look_up(ROWS.ids).numpy(), more.probabilities[:20], atol=1e-6)
@@ -134,7 +134,7 @@ def test_other_classes_are_refused(tmp_path: Path, names: list[str]) -> None:
 
 
 def test_rows_that_are_no_probabilities_are_refused(tmp_path: Path) -> None:
-    file = write_foreign(tmp_path / "mine.parquet", ROWS.changed(3, probabilities=[0.5, 0.2, 0.1]))
+    file = write_foreign(tmp_path / "mine.parquet", ROWS.replace_row(3, probabilities=[0.5, 0.2, 0.1]))
     with pytest.raises(InputError, match=f"expected probabilities that sum to one .*{ROWS.ids[3]}: 0.8"):
         load_teacher(file, Data())
 
