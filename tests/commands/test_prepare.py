@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers.commands import ROOT, run_script
 from tests.helpers.photographs import read_files
-from tests.unit.preparation.test_verify import rewrite, shard
+from tests.unit.preparation.test_verify import find_shard, rewrite
 
 
 def test_a_model_trains_on_prepared_photographs(prepared: Path, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_verify_finds_no_fault_in_the_garden(garden: Path) -> None:
 
 def test_verify_cuts_its_lists_and_the_report_does_not(garden: Path, tmp_path: Path) -> None:
     root = shutil.copytree(garden, tmp_path / "copy")
-    rewrite(shard(root), lambda records: [replace(record, image=b"no JPEG") for record in records])
+    rewrite(find_shard(root), lambda records: [replace(record, image=b"no JPEG") for record in records])
     report = tmp_path / "reports" / "verify.json"
     done = run_script("prepare", "verify", f"root={root}", f"report={report}")
     assert done.returncode == 1
@@ -73,7 +73,7 @@ def test_verify_cuts_its_lists_and_the_report_does_not(garden: Path, tmp_path: P
     assert "and 8 more" in done.stdout
     written = json.loads(report.read_text())
     assert [finding["record"] for finding in written["findings"]] == list(range(13))
-    assert {finding["file"] for finding in written["findings"]} == {str(shard(root))}
+    assert {finding["file"] for finding in written["findings"]} == {str(find_shard(root))}
     assert written["parts"][0] == {
         "size": 192,
         "split": "train",
