@@ -1,4 +1,4 @@
-"""The report of an ensemble, without images: the runs of its members are not there."""
+"""The report of an ensemble has no images if the runs of its members are missing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def report(result: Ensemble) -> Report:
     return make_ensemble_report(result, "python src/ensemble.py")
 
 
-def test_its_score_is_that_of_its_predictions(result: Ensemble, report: Report) -> None:
+def test_the_reported_score_is_that_of_the_predictions(result: Ensemble, report: Report) -> None:
     outcomes = read_outcomes(result.directory / "predictions" / "val.parquet", result.class_names)
     score = f1_score(outcomes.labels, outcomes.probabilities.argmax(1), average="macro")
     assert report.headlines[0].value == f"{score:.3f}"
