@@ -1,4 +1,4 @@
-"""`ensemble.py`: what it prints, writes and refuses."""
+"""`ensemble.py` prints, logs and writes its results, and refuses invalid settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def runs(tmp_path: Path) -> list[str]:
     return write_runs(tmp_path)
 
 
-def test_the_command_prints_logs_and_draws(tmp_path: Path, runs: list[str]) -> None:
+def test_the_command_prints_logs_and_writes_its_results(tmp_path: Path, runs: list[str]) -> None:
     output = tmp_path / "out"
     foreign = write_foreign(tmp_path / "f/val.parquet", VAL[0])
     write_foreign(tmp_path / "f/test.parquet", TEST[0])
@@ -41,7 +41,9 @@ def test_the_command_prints_logs_and_draws(tmp_path: Path, runs: list[str]) -> N
     ("mistake", "message"),
     [("method=best", "method=best: expected "), ("folds=2", "folds=2: "), ("offset=true", "offset: no such setting")],
 )
-def test_a_mistake_ends_in_one_line(tmp_path: Path, runs: list[str], mistake: str, message: str) -> None:
+def test_an_invalid_setting_is_reported_in_one_line(
+    tmp_path: Path, runs: list[str], mistake: str, message: str
+) -> None:
     done = run_script("ensemble", f"runs=[{runs[0]}]", mistake, f"hydra.run.dir={tmp_path / 'out'}")
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {message}")
