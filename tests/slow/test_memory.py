@@ -62,8 +62,8 @@ print(next(line.split()[1] for line in Path("/proc/self/status").read_text().spl
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process's memory in /proc")
-def test_test_rows_cost_no_memory_for_their_probabilities(tmp_path: Path) -> None:
-    """50,000 rows more of three members with 200 classes, 120 MB of probabilities, within half of that for all else."""
+def test_the_probabilities_of_test_rows_are_not_held_in_memory(tmp_path: Path) -> None:
+    """50,000 more rows of three members with 200 classes are 120 MB of probabilities; all else takes less than half."""
     names = [f"class {label}" for label in range(200)]
     peaks = []
     for count in (10_000, 60_000):

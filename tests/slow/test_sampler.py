@@ -1,4 +1,4 @@
-"""The order of the competition's records, on up to 512 ranks."""
+"""The order of the competition's records is complete on up to 512 ranks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from tests.unit.data.test_sampler import TRAIN, find_dropped, read_all_ranks, read_through_loader
 
 VAL, TEST = 3_712, 7_382
-"""The competition's numbers of records in val and test."""
+"""The numbers of validation and test records in the competition."""
 
 RANKS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 3, 5, 6, 7, 12, 24, 31, 48, 96, 100, 160, 255, 320, 384, 511]
 BATCH_SIZES = [1, 8, 16, 32, 128]
@@ -41,7 +41,7 @@ def test_the_rotation_drops_no_competition_record_twice(global_batch_size: int) 
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_workers_give_the_competitions_draws() -> None:
+def test_any_number_of_workers_gives_the_same_sample_indices() -> None:
     first, *others = (read_through_loader(np.arange(TRAIN), workers) for workers in range(9))
     assert len(first) == 2 * (TRAIN // 32)
     assert others == [first] * 8

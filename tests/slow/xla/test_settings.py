@@ -1,4 +1,4 @@
-"""The settings of the trainers for TPUs, whose class imports torch_xla."""
+"""The settings of the trainers for TPUs, whose class imports torch_xla, are accepted."""
 
 from __future__ import annotations
 
