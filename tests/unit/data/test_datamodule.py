@@ -1,4 +1,4 @@
-"""The loaders read each id once per epoch, augment anew, keep the shapes of batches fixed, and report bad records."""
+"""The loaders read each id once per epoch, augment it anew, keep batch shapes fixed, and report bad records."""
 
 from __future__ import annotations
 

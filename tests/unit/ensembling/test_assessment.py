@@ -25,7 +25,7 @@ def test_a_copy_has_no_leave_one_out_gain_and_a_different_member_has(method: Met
     rng = np.random.default_rng(1)
     labels, members = World.random(rng, CLASSES, 2).draw(rng, 3000)
     found = assess_members(labels, np.concatenate([members, members[:1]]), method=method)
-    first, own, copy = (figures.adds or 0.0 for figures in found.members)
+    first, own, copy = (member.adds or 0.0 for member in found.members)
     assert first == pytest.approx(0, abs=0.005)
     assert copy == pytest.approx(0, abs=0.005)
     assert own > 0.02

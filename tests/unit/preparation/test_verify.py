@@ -123,7 +123,7 @@ DAMAGES: dict[str, Case] = {
         [("record", 2, True, "found 224x224")],
     ),
     "a shard that is cut off": (cut, [("shard", None, False, "record 12 at byte")]),
-    "a count that the name does not say": (
+    "a count that differs from the name": (
         lambda root: find_shard(root).rename(find_shard(root).with_name("03-192x192-15.tfrec")),
         [("shard", None, False, "found 13")],
     ),

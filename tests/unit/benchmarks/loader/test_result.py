@@ -13,7 +13,7 @@ SLOWED = Comparison(
 )
 
 
-def test_medians_and_ratios_are_over_rounds() -> None:
+def test_medians_and_ratios_are_taken_over_rounds() -> None:
     assert SLOWED.medians() == {"flowers": 300, "tf.data": 150, "decode_only": 400}
     # Not 300 / 150: rates are compared within a round.
     assert SLOWED.ratios() == {"tf.data": 1.5, "decode_only": 0.75}

@@ -103,7 +103,7 @@ def test_summaries_can_be_limited_to_names_and_groups(tmp_path: Path) -> None:
     assert not list(read_summaries(tmp_path / "nowhere", "plain_loop", None, None))
     ((_, summary),) = read_summaries(tmp_path, "plain_loop", None, {"one"})
     assert {row.name for row in summary.rows} == {"one", "plain_loop"}
-    ((_, without),) = read_summaries(tmp_path, "nobody", None, None)
+    ((_, without),) = read_summaries(tmp_path, "unknown", None, None)
     assert all(row.gain is None and row.seconds_to_reference is None for row in without.rows)
 
 
