@@ -1,4 +1,4 @@
-"""A tiny garden and a tiny run, made once, for all tests that need one."""
+"""Provides a tiny garden and a tiny run, each made once per session."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_SILENT"] = "true"
 os.environ["FLOWERS_CACHE"] = tempfile.mkdtemp()
-os.environ["OMP_NUM_THREADS"] = "1"  # for models as small as these, more threads take longer by far on a busy machine
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny models run much slower with more threads on a busy machine
 
 from flowers.synthetic import Garden, generate
 from tests.helpers.commands import run_script
 
-multiprocessing.set_forkserver_preload(["flowers.data.collate"])  # else each worker of such a server imports torch
+multiprocessing.set_forkserver_preload(["flowers.data.collate"])  # otherwise each worker of a fork server imports torch
 
-hypothesis.settings.register_profile("tests", deadline=None)  # what else the machine does is no error
+hypothesis.settings.register_profile("tests", deadline=None)  # a busy machine must not fail a test
 hypothesis.settings.load_profile("tests")
 
 pytest_plugins = ["tests.helpers.photographs"]
@@ -33,10 +33,10 @@ TINY = Garden(seed=0, train=208, val=104, test=72, sizes=(192, 224))
 
 @pytest.fixture(scope="session")
 def garden(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny garden's directory. Not to be changed: tests that damage shards copy them."""
+    """Return the tiny garden's directory. Read only: tests that damage shards copy them."""
     directory = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        directory = directory.parent  # one garden for all of pytest-xdist's workers
+        directory = directory.parent  # all of pytest-xdist's workers use the same garden
     root = directory / "gardens" / "garden"
     root.parent.mkdir(exist_ok=True)
     with FileLock(f"{root}.lock"):
@@ -46,7 +46,7 @@ def garden(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def damage_first_record(garden: Path, root: Path, split: str) -> Path:
-    """Copy a garden to `root`, damage the payload of the first record of a split at 192 px; its shard."""
+    """Copy a garden to `root`, damage the payload of a split's first record at 192 px, and return its shard."""
     shutil.copytree(garden, root)
     shard = sorted(root.glob(f"tfrecords-jpeg-192x192/{split}/*.tfrec"))[0]
     data = bytearray(shard.read_bytes())
@@ -57,7 +57,7 @@ def damage_first_record(garden: Path, root: Path, split: str) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_settings(garden: Path) -> list[str]:
-    """Overrides of a training that takes seconds."""
+    """Return the overrides of a training that takes seconds."""
     return [
         "data=tfrecords",
         f"data.root={garden}",
@@ -74,7 +74,7 @@ def tiny_settings(garden: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def trained(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a finished run."""
+    """Return the directory of a finished run."""
     directory = tmp_path_factory.mktemp("runs") / "trained"
     done = run_script("train", *tiny_settings, f"hydra.run.dir={directory}")
     assert done.returncode == 0, done.stderr

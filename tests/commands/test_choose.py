@@ -1,4 +1,4 @@
-"""`python src/choose.py` ranks backbones and says how to go on."""
+"""`python src/choose.py` ranks backbones and prints the next command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.helpers.commands import run_script
 from tests.helpers.configuration import check
 
 
-def test_backbones_are_ranked_and_those_without_weights_passed_over(garden: Path, tmp_path: Path) -> None:
+def test_backbones_are_ranked_and_those_without_weights_are_skipped(garden: Path, tmp_path: Path) -> None:
     data = ["data=tfrecords", f"data.root={garden}", "data.eval_size=64", "data.num_workers=0", "data/augment=flip"]
     backbones = "backbones=[tf_efficientnet_lite1,resnet18,tf_efficientnet_lite0]"
     done = run_script("choose", *data, backbones, "train_images=200", "trainer=cpu", f"hydra.run.dir={tmp_path}")
@@ -33,7 +33,7 @@ def test_backbones_are_ranked_and_those_without_weights_passed_over(garden: Path
     assert settings.model["backbone"] == rows[0]["backbone"]
 
 
-def test_a_mistyped_backbone_is_refused_and_no_weights_at_all_are_an_error(garden: Path, tmp_path: Path) -> None:
+def test_a_mistyped_backbone_and_one_without_weights_are_refused(garden: Path, tmp_path: Path) -> None:
     data = ["data=tfrecords", f"data.root={garden}", "data.num_workers=0", "trainer=cpu", f"hydra.run.dir={tmp_path}"]
     for backbone, expected in (("resnet5O", "error: backbones=resnet5O: "), ("resnet18", "error: backbones: ")):
         done = run_script("choose", *data, f"backbones=[{backbone}]")

@@ -1,9 +1,10 @@
-"""The commands, run as a user runs them."""
+"""The commands are run as a user runs them."""
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 import resource
 from pathlib import Path
 
@@ -19,20 +20,20 @@ from tests.conftest import damage_first_record
 from tests.helpers.commands import run_script
 
 
-def test_train_leaves_the_run_directory(trained: Path) -> None:
+def test_train_writes_the_run_directory(trained: Path) -> None:
     for name in ("config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.csv", "metrics.json"):
         assert (trained / name).is_file(), name
     assert len(list((trained / "wandb").glob("offline-run-*/*.wandb"))) == 1
     metrics = json.loads((trained / "metrics.json").read_text())
-    figures = {f"{split}/{figure}" for split in ("train", "val") for figure in ("loss", "accuracy", "macro_f1")}
-    assert figures <= metrics.keys()
+    names = {f"{split}/{metric}" for split in ("train", "val") for metric in ("loss", "accuracy", "macro_f1")}
+    assert names <= metrics.keys()
     assert all(0 <= metrics[f"{split}/macro_f1"] <= 1 for split in ("train", "val"))
     logged = list(csv.DictReader((trained / "metrics.csv").open()))
-    assert figures <= logged[0].keys()
+    assert names <= logged[0].keys()
     assert OmegaConf.load(trained / "config.yaml").model.backbone == "test_efficientnet"
 
 
-def test_train_prints_the_figures_and_what_comes_next(trained: Path) -> None:
+def test_train_prints_the_metrics_and_the_next_commands(trained: Path) -> None:
     printed = (trained / "stdout.txt").read_text()
     metrics = json.loads((trained / "metrics.json").read_text())
     for expected in (
@@ -45,7 +46,7 @@ def test_train_prints_the_figures_and_what_comes_next(trained: Path) -> None:
         assert expected in printed
 
 
-def test_evaluate_recomputes_the_same_figures(trained: Path) -> None:
+def test_evaluate_computes_the_same_metrics(trained: Path) -> None:
     done = run_script("evaluate", f"run={trained}", "trainer=cpu", "data.batch_size=13")
     assert done.returncode == 0, done.stderr
     metrics = json.loads((trained / "metrics.json").read_text())
@@ -76,7 +77,7 @@ def test_predictions_of_the_validation_split_give_its_macro_f1(trained: Path) ->
     assert score == pytest.approx(metrics["val/macro_f1"], abs=1e-5)
 
 
-def test_fast_dev_run_of_training(tiny_settings: list[str], tmp_path: Path) -> None:
+def test_fast_dev_run_of_training_writes_no_results(tiny_settings: list[str], tmp_path: Path) -> None:
     settings = [setting for setting in tiny_settings if "max_epochs" not in setting]
     done = run_script(
         "train", *settings, "debug=fdr", "experiment=mixing", "data.batch_size=8", f"hydra.run.dir={tmp_path}/run"
@@ -89,14 +90,14 @@ def test_fast_dev_run_of_training(tiny_settings: list[str], tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["evaluate", "predict"])
-def test_fast_dev_run_of_the_others_writes_nothing(trained: Path, name: str) -> None:
+def test_fast_dev_run_of_the_other_commands_writes_nothing(trained: Path, name: str) -> None:
     before = sorted(trained.rglob("*"))
     done = run_script(name, f"run={trained}", "trainer=cpu", "trainer.fast_dev_run=true")
     assert done.returncode == 0, done.stderr
     assert sorted(trained.rglob("*")) == before
 
 
-def test_resuming_goes_on_where_it_stopped(tiny_settings: list[str], trained: Path, tmp_path: Path) -> None:
+def test_resuming_continues_with_the_next_epoch(tiny_settings: list[str], trained: Path, tmp_path: Path) -> None:
     done = run_script(
         "train",
         *tiny_settings[:-1],
@@ -112,37 +113,36 @@ def test_resuming_goes_on_where_it_stopped(tiny_settings: list[str], trained: Pa
 
 
 REFUSED = {
-    "trainer.limit_train_batches=3": "Add it as +trainer.limit_train_batches=VALUE",
-    "trainer.max_epoch=3": "error: trainer.max_epoch: no such setting. Did you mean trainer.max_epochs?",
-    "data=tfrecord": "error: data=tfrecord: no such choice. Did you mean data=tfrecords?",
-    "logger=null": "error: logger=null: expected one of the group's choices, found none.",
-    "trainer.max_epochs=abc": "error: trainer.max_epochs=abc: expected a valid integer, found 'abc'.",
-    "data=tfrecords": "error: data.root: expected a value, found none. Set it with data.root=VALUE.",
-    "model.backbone=resnet5O": "error: model.backbone=resnet5O: expected the name of a timm model, found",
-    "ckpt_path=nowhere.ckpt": "error: nowhere.ckpt: no such file.",
-    "data.root=nowhere": "error: nowhere: no such directory.",
-    "data.root=.": "error: .: expected a garden, found a directory without garden.json.",
-    "trainer=gpu": "error: trainer: ",
-    "data.train_transform=[{_target_: albumentations.HorizontalFlipp}]": "error: data.train_transform.0._target_=",
-    "trainer.max_epochs=-1": "error: trainer.max_epochs=-1: expected an end",
-    "train=false": "error: train: no such setting. To evaluate without training, type python src/evaluate.py run=DIR.",
-    "optimized_metric=val/acc": "error: optimized_metric: no such setting. Set monitor.metric",
-    "model.optimizer.lr=1": "error: model.optimizer: no such setting. Set optimizer=NAME",
-    "test=true": "error: test=true: FlowersDataModule has no test_dataloader(). Add the method, or write predictions: "
-    "python src/predict.py run=DIR split=test.",
+    "trainer.limit_train_batches=3": r"\+trainer\.limit_train_batches=VALUE",
+    "trainer.max_epoch=3": r"error: trainer\.max_epoch: .*\btrainer\.max_epochs\?",
+    "data=tfrecord": r"error: data=tfrecord: .*\bdata=tfrecords\?",
+    "logger=null": r"error: logger=null: ",
+    "trainer.max_epochs=abc": r"error: trainer\.max_epochs=abc: .*'abc'",
+    "data=tfrecords": r"error: data\.root: .*\bdata\.root=VALUE",
+    "model.backbone=resnet5O": r"error: model\.backbone=resnet5O: ",
+    "ckpt_path=nowhere.ckpt": r"error: nowhere\.ckpt: ",
+    "data.root=nowhere": r"error: nowhere: ",
+    "data.root=.": r"error: \.: .*garden\.json",
+    "trainer=gpu": r"error: trainer: ",
+    "data.train_transform=[{_target_: albumentations.HorizontalFlipp}]": r"error: data\.train_transform\.0\._target_=",
+    "trainer.max_epochs=-1": r"error: trainer\.max_epochs=-1: ",
+    "train=false": r"error: train: .*python src/evaluate\.py run=DIR",
+    "optimized_metric=val/acc": r"error: optimized_metric: .*\bmonitor\.metric",
+    "model.optimizer.lr=1": r"error: model\.optimizer: .*\boptimizer=NAME",
+    "test=true": r"error: test=true: FlowersDataModule .*test_dataloader\(\).*src/predict\.py run=DIR split=test",
 }
 
 
-def test_a_directory_that_cannot_be_made_ends_in_a_message(tiny_settings: list[str]) -> None:
+def test_a_directory_that_cannot_be_created_is_reported(tiny_settings: list[str]) -> None:
     done = run_script("train", *tiny_settings, "hydra.run.dir=/dev/null/run")
     assert done.returncode == 1
     assert done.stderr.startswith("error: /dev/null/run: ")
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_full_disk_ends_in_a_message(tiny_settings: list[str], tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(tiny_settings: list[str], tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # of each file that this process writes
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # for each file that this process writes
     try:
         done = run_script("train", *tiny_settings, "logger=csv", f"hydra.run.dir={tmp_path}/run")
     finally:
@@ -159,11 +159,11 @@ def test_bad_input_gets_one_message_and_no_traceback(tiny_settings: list[str], t
     settings = ["data=tfrecords"] if override == "data.root=nowhere" else settings
     done = run_script("train", *settings, override, f"hydra.run.dir={tmp_path}/run")
     assert done.returncode == 1
-    assert REFUSED[override] in done.stderr
+    assert re.search(REFUSED[override], done.stderr)
     assert "Traceback" not in done.stderr + done.stdout
 
 
-def test_the_last_checkpoint_is_the_last_epochs_and_the_best_the_bests(
+def test_the_best_and_last_checkpoints_are_of_the_best_and_last_epochs(
     tiny_settings: list[str], tmp_path: Path
 ) -> None:
     done = run_script(
@@ -172,7 +172,7 @@ def test_the_last_checkpoint_is_the_last_epochs_and_the_best_the_bests(
         "trainer.max_epochs=3",
         "scheduler=competition",
         "scheduler.start=0",
-        "optimizer.lr=3e-2",  # rises to more than the model stands: the last epoch is not the best
+        "optimizer.lr=3e-2",  # rises too high for the model, so that the last epoch is not the best
         "callbacks=ema",
         "monitor=loss",
         "logger=csv",
@@ -184,18 +184,18 @@ def test_the_last_checkpoint_is_the_last_epochs_and_the_best_the_bests(
     rows = csv.DictReader((tmp_path / "run" / "metrics.csv").open())
     losses = [float(row["val/loss"]) for row in rows if row["val/loss"]]
     assert best["epoch"] == losses.index(min(losses)) < last["epoch"] == 2
-    # What has an average can only go on with one.
+    # A run with an average can only be resumed with one.
     resume = ["trainer.max_epochs=4", f"ckpt_path={checkpoints}/last.ckpt", f"hydra.run.dir={tmp_path}/on"]
     done = run_script("train", *tiny_settings, *resume)
     assert done.returncode == 1
-    assert "Add callbacks=ema" in done.stderr
+    assert "callbacks=ema" in done.stderr
 
 
 def test_resuming_needs_the_same_model_and_epochs_left(tiny_settings: list[str], trained: Path, tmp_path: Path) -> None:
     last = f"ckpt_path={trained}/checkpoints/last.ckpt"
     for override, expected in (
-        ("model.backbone=test_vit", "last.ckpt: expected the weights of the configured model, found others"),
-        ("trainer.max_epochs=1", "trainer.max_epochs=1: expected more than the 1 epochs"),
+        ("model.backbone=test_vit", "last.ckpt: expected the weights"),
+        ("trainer.max_epochs=1", "error: trainer.max_epochs=1: "),
     ):
         done = run_script("train", *tiny_settings, last, override, f"hydra.run.dir={tmp_path}/run")
         assert done.returncode == 1
@@ -210,7 +210,7 @@ def test_a_run_that_stops_before_its_first_validation_can_still_be_used(
     done = run_script("train", *tiny_settings, "trainer.max_steps=2", "logger=csv", f"hydra.run.dir={run}")
     assert done.returncode == 0, done.stderr
     assert 0 <= json.loads((run / "metrics.json").read_text())["val/macro_f1"] <= 1
-    # Resumed in the same directory, the metrics until then stay.
+    # Resuming in the same directory keeps the earlier metrics.
     (run / "metrics.csv").write_text("epoch,step\n0,1\n")
     first = (run / "checkpoints" / "best.ckpt").read_bytes()
     resume = [*tiny_settings, "logger=csv", f"ckpt_path={run}/checkpoints/last.ckpt", f"hydra.run.dir={run}"]
@@ -224,7 +224,7 @@ def test_a_run_that_stops_before_its_first_validation_can_still_be_used(
     assert run_script("evaluate", f"run={run}", "trainer=cpu").returncode == 0
 
 
-def test_predicting_the_training_split_takes_each_record_as_it_is_stored(trained: Path) -> None:
+def test_predicting_the_training_split_reads_each_record_once_and_unaugmented(trained: Path) -> None:
     tables = []
     for batch_size in (16, 50):
         done = run_script("predict", f"run={trained}", "split=train", "trainer=cpu", f"data.batch_size={batch_size}")
@@ -251,12 +251,12 @@ def test_a_checkpoint_of_other_classes_is_refused(
     ):
         done = run_script(*arguments, "trainer=cpu", f"hydra.run.dir={tmp_path}/run")
         assert done.returncode == 1
-        assert "expected a checkpoint of the data set's 105 classes, found one of 104" in done.stderr
+        assert re.search(r"\b105 classes\b.*\b104\b", done.stderr)
         assert "Traceback" not in done.stderr + done.stdout
 
 
 @pytest.mark.parametrize(("workers", "policy"), [("0", "stop"), ("1", "stop"), ("1", "skip")])
-def test_a_damaged_record_in_training(
+def test_a_damaged_record_stops_a_training_or_is_skipped(
     tiny_settings: list[str], garden: Path, tmp_path: Path, workers: str, policy: str
 ) -> None:
     root = tmp_path / "damaged"
@@ -270,18 +270,18 @@ def test_a_damaged_record_in_training(
         "logger=csv",
         f"hydra.run.dir={tmp_path}/run",
     )
-    place = f"{shard}: record 0: the payload's CRC is wrong"
+    place = rf"{shard}: record 0: .*CRC"
     assert "Traceback" not in done.stderr + done.stdout
     if policy == "stop":
         assert done.returncode == 1
-        assert f"error: {place}" in done.stderr
+        assert re.search(f"error: {place}", done.stderr)
     else:
         assert done.returncode == 0, done.stderr
         assert "Skipped 1 bad records" in done.stdout
-        assert place in done.stdout
+        assert re.search(place, done.stdout)
         done = run_script("predict", f"run={tmp_path}/run", "split=val", "trainer=cpu")
         assert "Wrote 103 rows" in done.stdout
-        assert place in done.stdout
+        assert re.search(place, done.stdout)
 
 
 def test_a_grid_runs_every_job(tiny_settings: list[str], tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_grid_runs_every_job(tiny_settings: list[str], tmp_path: Path) -> None
     assert all(len(list((tmp_path / job / "wandb").glob("offline-run-*"))) == 1 for job in "01")
 
 
-def test_a_final_fit_has_no_validation_figures(tiny_settings: list[str], tmp_path: Path) -> None:
+def test_a_final_fit_has_no_validation_metrics(tiny_settings: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     done = run_script("train", *tiny_settings, "data.train_on=train+val", "logger=csv", f"hydra.run.dir={run}")
     assert done.returncode == 0, done.stderr
@@ -310,10 +310,10 @@ def test_a_final_fit_has_no_validation_figures(tiny_settings: list[str], tmp_pat
     assert "trained on the validation split as well" in done.stdout + done.stderr
     done = run_script("train", *tiny_settings, "data.train_on=train+val", "callbacks=early_stopping", "logger=csv")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: callbacks.early_stopping: expected none with data.train_on=train+val")
+    assert done.stderr.startswith("error: callbacks.early_stopping: ")
 
 
-def test_a_list_setting_does_not_spoil_the_checkpoints(tiny_settings: list[str], tmp_path: Path) -> None:
+def test_checkpoints_with_a_list_setting_can_be_loaded(tiny_settings: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = ["+optimizer.betas=[0.9,0.95]", "+trainer.limit_train_batches=2", "logger=csv", f"hydra.run.dir={run}"]
     done = run_script("train", *tiny_settings, *settings)

@@ -1,23 +1,33 @@
-"""The configurations in configs/, composed and checked as the commands do, without running any."""
+"""The configurations in configs/ are composed and checked as the commands do, without running any."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 
 from flowers.errors import InputError
 from flowers.training.monitor import check_monitors
 from flowers.training.trust import check_trusted
-from tests.helpers.configuration import CONFIGS, GROUPS, check, check_config, compose_config, composed, values_of
+from tests.helpers.configuration import (
+    CONFIGS,
+    GROUPS,
+    check,
+    check_config,
+    compose_config,
+    compose_values,
+    resolve_values,
+)
 
 
 @pytest.mark.parametrize("choice", GROUPS)
-def test_every_choice_of_every_group_is_accepted_and_kept_as_it_is(choice: str) -> None:
+def test_every_choice_of_every_group_is_accepted_unchanged(choice: str) -> None:
     config = compose_config("train", choice, "data.root=somewhere")
-    settings, values = check_config("train", config), values_of(config)
+    settings, values = check_config("train", config), resolve_values(config)
     for group in ("data", "model", "optimizer", "scheduler", "callbacks", "logger", "tags", "seed"):
         assert getattr(settings, group) == values[group]
     assert (settings.monitor.metric, settings.monitor.mode) == tuple(values["monitor"].values())
-    check_trusted(config, CONFIGS)  # nobody is asked to trust what this project names
+    check_trusted(config, CONFIGS)  # the project's own targets need no trust=true
 
 
 @pytest.mark.parametrize(
@@ -41,7 +51,9 @@ def test_every_choice_of_every_group_is_accepted_and_kept_as_it_is(choice: str) 
         ("sync", ["runs=[a,b]"], "runs", ["a", "b"]),
     ],
 )
-def test_the_settings_of_the_other_commands(name: str, overrides: list[str], key: str, expected: object) -> None:
+def test_the_settings_of_the_other_commands_are_accepted(
+    name: str, overrides: list[str], key: str, expected: object
+) -> None:
     assert getattr(check(name, *overrides), key) == expected
 
 
@@ -59,59 +71,59 @@ def test_the_settings_of_the_other_commands(name: str, overrides: list[str], key
         (["+model.backbone_arguments.drop_rate=0.1"], ("model", "backbone_arguments"), {"drop_rate": 0.1}),
     ],
 )
-def test_settings_that_no_configuration_names_but_a_class_takes(
+def test_settings_that_only_a_class_names_are_accepted(
     overrides: list[str], place: tuple[str, str], expected: object
 ) -> None:
     assert getattr(check("train", *overrides), place[0])[place[1]] == expected
 
 
 REFUSED = {
-    "+trainer.max_epoch=3": "trainer.max_epoch: no such setting of Trainer. Did you mean trainer.max_epochs?",
-    "+trainer.limit_train_batch=3": "no such setting of Trainer. Did you mean trainer.limit_train_batches?",
-    "+optimizer.weight_decays=0": "no such setting of AdamW. Did you mean optimizer.weight_decay?",
-    "+optimizer.trust_clip=true": "optimizer.trust_clip: no such setting of AdamW.",
-    "optimizer=timm optimizer.opt=adamq": "optimizer.opt=adamq: expected the name of one of timm's optimizers",
-    "+nonsense=1": "nonsense: no such setting. Known: data, model,",
-    "+paths.nonsense=1": "paths.nonsense: no such setting of Paths.",
-    "+callbacks.mine={_target_: my.Callback}": "callbacks.mine._target_=my.Callback: ",
-    "+callbacks.mine={patience: 3}": "callbacks.mine={'patience': 3}: expected a mapping with a _target_",
-    "trainer.max_epochs=three": "trainer.max_epochs=three: expected a valid integer, found 'three'.",
-    "trainer.precision=bf16-true": "trainer.precision=bf16-true: ",
-    "trainer.precision=16-true": "trainer.precision=16-true: ",
-    "trainer.precision=8": "trainer.precision=8: ",
-    "+trainer.max_time=60": "trainer.max_time=60: ",
-    "+trainer.callbacks=[]": "trainer.callbacks: expected none",
-    "+trainer.barebones=true": "trainer.barebones: expected none",
-    "trainer.max_epochs=1.5": "trainer.max_epochs=1.5: expected a valid integer, found 1.5.",
-    "trainer.accumulate_grad_batches=0": "trainer.accumulate_grad_batches=0: ",
-    "+trainer.limit_train_batches=0": "trainer.limit_train_batches=0: ",
-    "+trainer.limit_train_batches=1.5": "trainer.limit_train_batches=1.5: ",
-    "trainer.gradient_clip_val=-1": "trainer.gradient_clip_val=-1: ",
-    "trainer.log_every_n_steps=0": "trainer.log_every_n_steps=0: ",
-    "model.label_smoothing=1": "model.label_smoothing=1: expected less than 1, found 1.",
-    "data.on_bad_record=ignore": "data.on_bad_record=ignore: expected 'stop' or 'skip', found 'ignore'.",
-    "data.batch_size=0": "data.batch_size=0: expected greater than 0, found 0.",
-    "data.folds=1": "data.folds=1: expected greater than or equal to 2, found 1.",
-    "data._target_=flowers.data.datamodule.FlowerDataModule": "Did you mean FlowersDataModule?",
-    "model.backbone=resnet5O": "model.backbone=resnet5O: expected the name of a timm model, found no such model.",
-    "model.backbone=resnet50.nonsense": "model.backbone=resnet50.nonsense: expected a tag of weights that timm knows",
-    "model.backbone=3": "model.backbone=3: expected a valid string, found 3.",
-    "callbacks.model_checkpoint.mode=3": "callbacks.model_checkpoint.mode=3: ",
-    "callbacks=ema callbacks.ema.decay=1": "callbacks.ema.decay=1: expected less than 1, found 1.",
-    "callbacks.compile_guard.after_warmup=stop": "after_warmup=stop: expected 'warn' or 'fail', found 'stop'.",
-    "callbacks.last_checkpoint.every_n_steps=0": "callbacks.last_checkpoint.every_n_steps=0: ",
-    "scheduler.start=2": "scheduler.start=2: ",
-    "monitor.mode=most": "monitor.mode=most: expected 'min' or 'max', found 'most'.",
-    "ckpt_path=3": "ckpt_path=3: ",
+    "+trainer.max_epoch=3": r"trainer\.max_epoch: .*\bTrainer\b.*\btrainer\.max_epochs\?",
+    "+trainer.limit_train_batch=3": r"\bTrainer\b.*\btrainer\.limit_train_batches\?",
+    "+optimizer.weight_decays=0": r"\bAdamW\b.*\boptimizer\.weight_decay\?",
+    "+optimizer.trust_clip=true": r"optimizer\.trust_clip: .*\bAdamW\b",
+    "optimizer=timm optimizer.opt=adamq": r"optimizer\.opt=adamq: .*\btimm\b",
+    "+nonsense=1": r"nonsense: .*\bdata, model,",
+    "+paths.nonsense=1": r"paths\.nonsense: .*\bPaths\b",
+    "+callbacks.mine={_target_: my.Callback}": r"callbacks\.mine\._target_=my\.Callback: ",
+    "+callbacks.mine={patience: 3}": r"callbacks\.mine=\{'patience': 3\}: .*\b_target_\b",
+    "trainer.max_epochs=three": r"trainer\.max_epochs=three: .*\binteger\b.*'three'",
+    "trainer.precision=bf16-true": r"trainer\.precision=bf16-true: ",
+    "trainer.precision=16-true": r"trainer\.precision=16-true: ",
+    "trainer.precision=8": r"trainer\.precision=8: ",
+    "+trainer.max_time=60": r"trainer\.max_time=60: ",
+    "+trainer.callbacks=[]": r"trainer\.callbacks: ",
+    "+trainer.barebones=true": r"trainer\.barebones: ",
+    "trainer.max_epochs=1.5": r"trainer\.max_epochs=1\.5: .*\binteger\b.*1\.5",
+    "trainer.accumulate_grad_batches=0": r"trainer\.accumulate_grad_batches=0: ",
+    "+trainer.limit_train_batches=0": r"trainer\.limit_train_batches=0: ",
+    "+trainer.limit_train_batches=1.5": r"trainer\.limit_train_batches=1\.5: ",
+    "trainer.gradient_clip_val=-1": r"trainer\.gradient_clip_val=-1: ",
+    "trainer.log_every_n_steps=0": r"trainer\.log_every_n_steps=0: ",
+    "model.label_smoothing=1": r"model\.label_smoothing=1: .*less than 1\b",
+    "data.on_bad_record=ignore": r"data\.on_bad_record=ignore: .*'stop'.*'skip'.*'ignore'",
+    "data.batch_size=0": r"data\.batch_size=0: .*greater than 0\b",
+    "data.folds=1": r"data\.folds=1: .*equal to 2\b",
+    "data._target_=flowers.data.datamodule.FlowerDataModule": r"\bFlowersDataModule\?",
+    "model.backbone=resnet5O": r"model\.backbone=resnet5O: .*\btimm\b",
+    "model.backbone=resnet50.nonsense": r"model\.backbone=resnet50\.nonsense: .*\btag\b",
+    "model.backbone=3": r"model\.backbone=3: .*\bstring\b",
+    "callbacks.model_checkpoint.mode=3": r"callbacks\.model_checkpoint\.mode=3: ",
+    "callbacks=ema callbacks.ema.decay=1": r"callbacks\.ema\.decay=1: .*less than 1\b",
+    "callbacks.compile_guard.after_warmup=stop": r"after_warmup=stop: .*'warn'.*'fail'.*'stop'",
+    "callbacks.last_checkpoint.every_n_steps=0": r"callbacks\.last_checkpoint\.every_n_steps=0: ",
+    "scheduler.start=2": r"scheduler\.start=2: ",
+    "monitor.mode=most": r"monitor\.mode=most: .*'min'.*'max'.*'most'",
+    "ckpt_path=3": r"ckpt_path=3: ",
     "tags=flowers": "tags=flowers: ",
 }
 
 
 @pytest.mark.parametrize("override", REFUSED)
-def test_what_is_refused(override: str) -> None:
+def test_invalid_settings_are_refused(override: str) -> None:
     with pytest.raises(InputError) as raised:
         check("train", *override.split(" ", 1) if override.startswith(("callbacks=", "optimizer=")) else [override])
-    assert REFUSED[override] in str(raised.value)
+    assert re.search(REFUSED[override], str(raised.value))
 
 
 def test_settings_that_a_dataclass_inherits_are_checked() -> None:
@@ -119,7 +131,7 @@ def test_settings_that_a_dataclass_inherits_are_checked() -> None:
         check("predict", "data.batch_size=x")  # declared in evaluate.py
 
 
-def test_all_problems_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     with pytest.raises(InputError) as raised:
         check("train", "trainer.max_epochs=three", "data.batch_size=0", "+optimizer.weight_decays=0", "ckpt_path=3")
     assert len(str(raised.value).splitlines()) == 4
@@ -129,8 +141,8 @@ def test_all_problems_at_once() -> None:
     ("choice", "metric", "mode"),
     [("macro_f1", "val/macro_f1", "max"), ("accuracy", "val/accuracy", "max"), ("loss", "val/loss", "min")],
 )
-def test_one_setting_decides_on_the_metric_and_its_direction(choice: str, metric: str, mode: str) -> None:
-    values = composed("train", f"monitor={choice}", "callbacks=early_stopping")
+def test_one_setting_decides_the_metric_and_its_direction(choice: str, metric: str, mode: str) -> None:
+    values = compose_values("train", f"monitor={choice}", "callbacks=early_stopping")
     assert values["monitor"] == {"metric": metric, "mode": mode}
     for name in ("model_checkpoint", "early_stopping"):
         assert (values["callbacks"][name]["monitor"], values["callbacks"][name]["mode"]) == (metric, mode)
@@ -150,7 +162,7 @@ def test_one_setting_decides_on_the_metric_and_its_direction(choice: str, metric
         ),
     ],
 )
-def test_a_monitored_metric_that_the_model_does_not_log_that_way(overrides: list[str], expected: str) -> None:
+def test_a_monitor_that_does_not_fit_the_metrics_of_the_model_is_refused(overrides: list[str], expected: str) -> None:
     settings = check("train", *overrides)
     with pytest.raises(InputError) as raised:
         check_monitors(settings.monitor, settings.callbacks, settings.model)
@@ -158,7 +170,7 @@ def test_a_monitored_metric_that_the_model_does_not_log_that_way(overrides: list
 
 
 @pytest.mark.parametrize("key", ["seed", "data.seed", "model.seed", "data.prepare.seed"])
-def test_seeds_end_where_numpys_do(key: str) -> None:
+def test_seeds_have_the_range_of_numpys(key: str) -> None:
     check("train", f"{key}={2**32 - 1}")
     with pytest.raises(InputError, match=rf"{key}={2**32}"):
         check("train", f"{key}={2**32}")

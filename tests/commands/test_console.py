@@ -1,4 +1,4 @@
-"""What a training prints: on a terminal of 80 columns, and where there is none."""
+"""A training prints bars on a terminal, and plain lines without one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EPOCH = re.compile(r"^Epoch (\d+)/(\d+)  [\d.]+ images/s  loss [\d.]+  val loss 
 
 
 def run_on_terminal(command: list[str], columns: int) -> list[str]:
-    """Run a command on a terminal; return the lines that it has drawn, each as it looked at some time."""
+    """Run a command on a terminal, and return the lines that it has drawn, in each of their states."""
     own, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
@@ -46,7 +46,7 @@ def test_a_terminal_of_80_columns_shows_bars_that_fit(tiny_settings: list[str], 
     assert sum(bool(EPOCH.match(line)) for line in lines) == 1
 
 
-def test_without_a_terminal_there_are_plain_lines(trained: Path) -> None:
+def test_without_a_terminal_plain_lines_are_printed(trained: Path) -> None:
     printed = (trained / "stdout.txt").read_text()
     assert not ESCAPE.search(printed)
     lines = printed.splitlines()

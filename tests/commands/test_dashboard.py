@@ -1,4 +1,4 @@
-"""The W&B workspace: its specification without a server, and saving it to one on loopback."""
+"""The W&B workspace is written as a specification, and saved to a local server."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ ENTITY = "logger.wandb.entity=me"
 
 
 @pytest.fixture(autouse=True)
-def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Nobody is logged in, and nothing is decided; waits are long, as machines may be busy."""
+def logged_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Log out of W&B and clear its settings. Waits are long, as machines may be busy."""
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -38,14 +38,14 @@ def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
-    """A server that answers, and an environment that is logged in to it."""
+    """Yield a server that answers, with this process logged in to it."""
     with wandb_server() as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
         yield server
 
 
-def specification(path: Path, *overrides: str) -> dict[str, Any]:
+def write_specification(path: Path, *overrides: str) -> dict[str, Any]:
     done = run_script("dashboard", f"output={path}", *overrides)
     assert done.returncode == 0, done.stderr
     assert str(path) in done.stdout
@@ -53,21 +53,21 @@ def specification(path: Path, *overrides: str) -> dict[str, Any]:
     return read
 
 
-def sections(spec: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def read_sections(spec: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Return the panels of each section of a specification."""
     return {section["name"]: section["panels"] for section in spec["section"]["panelBankConfig"]["sections"]}
 
 
-def refused(*overrides: str) -> str:
-    """Run the command, which ends with a message; return it."""
+def run_refused(*overrides: str) -> str:
+    """Run the command, which must fail, and return its message."""
     done = run_script("dashboard", *overrides)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
     return done.stderr
 
 
-def test_the_specification_is_one_that_the_library_reads(tmp_path: Path) -> None:
-    written = specification(tmp_path / "new" / "board.json", PROJECT, ENTITY, "name=Board")
+def test_the_library_reads_the_specification(tmp_path: Path) -> None:
+    written = write_specification(tmp_path / "new" / "board.json", PROJECT, ENTITY, "name=Board")
     assert (written["entity"], written["project"], written["displayName"]) == ("me", "trees", "Board")
     view = View.model_validate(written)
     read = [(section.name, section.panels) for section in view.spec.section.panel_bank_config.sections]
@@ -78,56 +78,60 @@ def test_the_specification_is_one_that_the_library_reads(tmp_path: Path) -> None
 
 
 def test_runs_are_grouped_by_resolution_and_by_device(tmp_path: Path) -> None:
-    panels = sections(specification(tmp_path / "board.json")["spec"])
+    panels = read_sections(write_specification(tmp_path / "board.json")["spec"])
     found = {name: {panel["config"].get("groupBy") for panel in panels[name]} for name in panels}
     assert found["Learning curves by resolution"] == {"data.value.image_size"}
     assert found["Processors side by side"] == {"device.value"}
     assert found["Members against ensembles"] == {"jobType", None}
 
 
-def test_project_and_name_are_those_of_the_logger(tmp_path: Path) -> None:
-    written = specification(tmp_path / "board.json", PROJECT)
+def test_project_and_name_come_from_the_logger(tmp_path: Path) -> None:
+    written = write_specification(tmp_path / "board.json", PROJECT)
     assert (written["project"], written["displayName"]) == ("trees", "trees")
 
 
 @pytest.mark.parametrize(
     ("override", "place"), [("name=☃", "name="), ("logger=none", "logger.wandb"), ("output=.", "output=")]
 )
-def test_what_is_refused(override: str, place: str, tmp_path: Path) -> None:
+def test_invalid_settings_are_refused(override: str, place: str, tmp_path: Path) -> None:
     output = [] if override.startswith("output") else [f"output={tmp_path}/board.json"]
-    assert place in refused(override, *output)
+    assert place in run_refused(override, *output)
     assert not list(tmp_path.glob("board.json"))
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)  # as if it were not installed
-    assert "pip install wandb-workspaces" in refused("output=board.json")
+    assert "pip install wandb-workspaces" in run_refused("output=board.json")
 
 
-def test_who_is_not_logged_in_learns_how(server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_login_the_message_has_the_command(server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_API_KEY")
-    message = refused()
+    message = run_refused()
     assert "wandb login" in message and "output=" in message
     assert server.requests == []
 
 
-def test_offline_asks_nothing(server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_makes_no_request(server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert "WANDB_MODE=offline" in refused()
+    assert "WANDB_MODE=offline" in run_refused()
     assert server.requests == []
 
 
-def test_what_is_saved_is_the_specification(server: WandbServer, tmp_path: Path) -> None:
+def test_the_specification_is_saved(server: WandbServer, tmp_path: Path) -> None:
     done = run_script("dashboard", PROJECT)
     assert done.returncode == 0, done.stderr
     (view,) = server.views
     assert (view["entityName"], view["projectName"], view["displayName"]) == ("me", "trees", "trees")
     assert view["type"] == "project-view"
-    assert json.loads(view["spec"])["section"].keys() == specification(tmp_path / "b.json")["spec"]["section"].keys()
-    assert list(sections(json.loads(view["spec"]))) == list(sections(specification(tmp_path / "b.json")["spec"]))
+    assert (
+        json.loads(view["spec"])["section"].keys() == write_specification(tmp_path / "b.json")["spec"]["section"].keys()
+    )
+    assert list(read_sections(json.loads(view["spec"]))) == list(
+        read_sections(write_specification(tmp_path / "b.json")["spec"])
+    )
 
 
-def test_saving_again_replaces_the_workspace_of_that_name_alone(server: WandbServer) -> None:
+def test_saving_again_replaces_only_the_workspace_of_that_name(server: WandbServer) -> None:
     server.views = [{"id": "view-0", "name": "nw-other-v", "displayName": "somebody's", "spec": "{}"}]
     for name in ("one", "two", "one"):
         assert run_script("dashboard", ENTITY, f"name={name}").returncode == 0
@@ -136,29 +140,29 @@ def test_saving_again_replaces_the_workspace_of_that_name_alone(server: WandbSer
 
 
 @pytest.mark.parametrize("behaviour", [401, 403, 404, 500, "hang"])
-def test_a_server_that_does_not_answer_ends_in_a_message(
+def test_a_server_that_does_not_answer_is_reported(
     behaviour: Any, server: WandbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wandb_workspace, "PROBE_SECONDS", 2.0)
     monkeypatch.setattr(wandb_workspace, "SAVE_SECONDS", 4.0)
     server.behaviour = behaviour
     start = time.monotonic()
-    assert server.url in refused(ENTITY)
+    assert server.url in run_refused(ENTITY)
     assert time.monotonic() - start < 20
 
 
-def test_a_server_that_is_down_ends_in_a_message(server: WandbServer) -> None:
+def test_a_server_that_is_down_is_reported(server: WandbServer) -> None:
     server.vanish()
-    assert server.url in refused(ENTITY)
+    assert server.url in run_refused(ENTITY)
 
 
-def test_a_server_that_hangs_on_saving_ends_in_a_message(server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_hangs_on_saving_is_reported(server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wandb_workspace, "SAVE_SECONDS", 4.0)
     server.hang_on = ("UpsertView",)
-    assert server.url in refused(ENTITY)
+    assert server.url in run_refused(ENTITY)
     assert server.views == []
 
 
-def test_a_project_that_does_not_exist_is_named(server: WandbServer) -> None:
+def test_a_project_that_does_not_exist_is_reported(server: WandbServer) -> None:
     server.views = None
-    assert "me/trees" in refused(PROJECT, ENTITY)
+    assert "me/trees" in run_refused(PROJECT, ENTITY)

@@ -1,4 +1,4 @@
-"""A student that learns from a file, a run or an ensemble, as a user trains it."""
+"""A student is trained with a file, a run or an ensemble as its teacher."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class KeepStep(Checkpoint):
 
 @pytest.fixture(scope="module")
 def teacher(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A copy of the trained run, with its predictions of the splits that are labelled."""
+    """Return a copy of the trained run with its predictions of the labelled splits."""
     run = Run(tmp_path_factory.mktemp("teachers") / "teacher")
     shutil.copytree(trained, run.directory, ignore=shutil.ignore_patterns("predictions", "submission.csv"))
     for split in ("val", "train"):
@@ -49,14 +49,14 @@ def student(tiny_settings: list[str]) -> list[str]:
     return [*tiny_settings, "data.num_workers=0", "data.batch_size=26", "logger=none", "callbacks.summary=null"]
 
 
-def weights_of(directory: Path) -> dict[str, torch.Tensor]:
+def read_weights(directory: Path) -> dict[str, torch.Tensor]:
     state: dict[str, torch.Tensor] = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)[
         "state_dict"
     ]
     return state
 
 
-def test_predictions_of_the_training_split_are_written_once_an_image(teacher: Run) -> None:
+def test_predictions_of_the_training_split_have_each_image_once(teacher: Run) -> None:
     path = teacher.predictions("train")
     provenance = read_provenance(path)
     assert (provenance.split, provenance.trained_on, provenance.run) == ("train", "train", str(teacher.directory))
@@ -64,7 +64,7 @@ def test_predictions_of_the_training_split_are_written_once_an_image(teacher: Ru
     assert pq.read_table(path, columns=["label"])["label"].null_count == 0
 
 
-def test_an_ensemble_teaches_with_what_it_has_blended(teacher: Run, student: list[str], tmp_path: Path) -> None:
+def test_an_ensemble_teaches_with_its_blended_predictions(teacher: Run, student: list[str], tmp_path: Path) -> None:
     blend = tmp_path / "blend"
     settings = ["resamples=100", "methods=[mean]", "logger=none", f"hydra.run.dir={blend}"]
     done = run_script("ensemble", f"runs=[{teacher.directory}]", *settings)
@@ -81,7 +81,7 @@ def test_an_ensemble_teaches_with_what_it_has_blended(teacher: Run, student: lis
     assert OmegaConf.load(out / "config.yaml").model.teacher == str(blend)
 
 
-def test_a_run_without_training_predictions_teaches_live(teacher: Run, student: list[str], tmp_path: Path) -> None:
+def test_a_run_without_training_predictions_is_a_live_teacher(teacher: Run, student: list[str], tmp_path: Path) -> None:
     live = Run(tmp_path / "live")
     shutil.copytree(teacher.directory, live.directory, ignore=shutil.ignore_patterns("predictions"))
     out = tmp_path / "out"
@@ -95,8 +95,8 @@ def test_a_run_without_training_predictions_teaches_live(teacher: Run, student: 
     )
     assert done.returncode == 0, done.stderr
     assert f"Teacher: the model of {live.best}" in done.stdout
-    assert weights_of(out).keys() == weights_of(teacher.directory).keys()
-    shutil.rmtree(live.directory)  # nothing needs the teacher any more
+    assert read_weights(out).keys() == read_weights(teacher.directory).keys()
+    shutil.rmtree(live.directory)  # the teacher is only needed for training
     for command in (["evaluate", "report=false"], ["predict", "split=val"]):
         done = run_script(command[0], f"run={out}", "trainer=cpu", "data.num_workers=0", *command[1:])
         assert done.returncode == 0, done.stderr
@@ -106,9 +106,9 @@ def test_a_student_follows_its_teacher_rather_than_the_labels(teacher: Run, stud
     """The teacher calls every image one class. Labels would spread the student over 104."""
     ids = read_ids(teacher.predictions("train")).to_pylist()
     names = read_provenance(teacher.predictions("train")).class_names
-    sure = np.full((len(ids), len(names)), 0.1 / (len(names) - 1), np.float32)
-    sure[:, 7] = 0.9
-    file = write_file(tmp_path / "sure.parquet", Rows(ids, [None] * len(ids), sure), names, split="train")
+    certain = np.full((len(ids), len(names)), 0.1 / (len(names) - 1), np.float32)
+    certain[:, 7] = 0.9
+    file = write_file(tmp_path / "certain.parquet", Rows(ids, [None] * len(ids), certain), names, split="train")
     done = run_script(
         "train",
         *student,
@@ -125,25 +125,25 @@ def test_a_student_follows_its_teacher_rather_than_the_labels(teacher: Run, stud
     assert (found.predicted == 7).mean() > 0.9
 
 
-def test_a_resumed_student_goes_on_as_if_it_had_not_stopped(teacher: Run, student: list[str], tmp_path: Path) -> None:
+def test_a_resumed_student_ends_with_the_same_weights(teacher: Run, student: list[str], tmp_path: Path) -> None:
     settings = [*student, f"model.teacher={teacher.directory}", "model.cutmix_alpha=1", "+trainer.limit_val_batches=1"]
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     keep = f"+callbacks.keep={{_target_: {__name__}.KeepStep, path: {tmp_path}/step.ckpt}}"
     for directory, more in ((whole, keep), (resumed, f"ckpt_path={tmp_path}/step.ckpt")):
         done = run_script("train", *settings, more, f"hydra.run.dir={directory}")
         assert done.returncode == 0, done.stderr
-    for name, value in weights_of(whole).items():
-        torch.testing.assert_close(weights_of(resumed)[name], value, msg=name)
+    for name, value in read_weights(whole).items():
+        torch.testing.assert_close(read_weights(resumed)[name], value, msg=name)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["model.teacher=nowhere"], "model.teacher=nowhere: expected the directory of a run or of an ensemble"),
-        (["data.folds=2", "data.fold=0"], "expected the teacher's predictions of all 156 training images, found"),
+        (["model.teacher=nowhere"], "model.teacher=nowhere: "),
+        (["data.folds=2", "data.fold=0"], " all 156 training images"),
     ],
 )
-def test_teachers_that_cannot_teach_are_refused_before_training(
+def test_unusable_teachers_are_refused_before_training(
     teacher: Run, student: list[str], tmp_path: Path, settings: list[str], message: str
 ) -> None:
     done = run_script(

@@ -1,4 +1,4 @@
-"""Every command that a page, a configuration or a docstring shows is one that the configuration accepts."""
+"""Every command that a page, a configuration or a docstring shows is accepted by its configuration."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ PAGES = [
 ]
 COMMAND = r"python (?:src/(\w+)\.py|-m benchmarks\.(step|loader)\b)([^`\n]*)"
 PLACEHOLDERS = {"=SIZE": "=224", "=BATCH": "=32", "=MODEL": "=resnet50", "${RUNS%,}": "DIR", "{RUN}": "DIR"}
-# The reader of a notebook writes this model: tests/commands/test_notebooks.py does so, and trains it.
+# The reader of a notebook writes this model. tests/commands/test_notebooks.py does so, and trains it.
 PLACEHOLDERS["=small_net"] = "=resnet50"
 
 
-def commands_of(text: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield the name of each command's configuration and its overrides; of a multirun's lists the first value."""
+def find_commands(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the configuration's name and the overrides of each command. Of a multirun's lists, take the first value."""
     text = re.sub(r"\\\n\s*#?\s*", " ", text)
     for script, benchmark, rest in re.findall(COMMAND, text):
         arguments = re.split(r"\s#|\"\"\"|\.\"|\\n", rest)[0]
         for placeholder, value in PLACEHOLDERS.items():
             arguments = arguments.replace(placeholder, value)
-        words = list(words_of(arguments.rstrip("'") if arguments.count("'") % 2 else arguments))
+        words = list(split_words(arguments.rstrip("'") if arguments.count("'") % 2 else arguments))
         name = script or f"benchmark_{benchmark}"
         if script == "prepare":
             if not words or f"{script}_{words[0]}" not in COMMANDS:
@@ -49,7 +49,7 @@ def commands_of(text: str) -> Iterator[tuple[str, list[str]]]:
             words = words[2:]
         for word in words:
             if "=" not in word and not word.startswith("--"):
-                break  # the sentence goes on
+                break  # the sentence continues
             if word[0] not in "-[":
                 override = word.rstrip(":;.,")
                 overrides.append(first_value(override) if "--multirun" in words else override)
@@ -58,7 +58,7 @@ def commands_of(text: str) -> Iterator[tuple[str, list[str]]]:
         yield name, overrides
 
 
-def words_of(text: str) -> Iterator[str]:
+def split_words(text: str) -> Iterator[str]:
     lexer = shlex.shlex(text, posix=True, punctuation_chars=False)
     lexer.whitespace_split, lexer.commenters = True, ""
     with contextlib.suppress(ValueError):  # an apostrophe in the sentence that follows
@@ -70,14 +70,18 @@ def first_value(override: str) -> str:
 
 
 SHOWN = sorted(
-    {(path.relative_to(ROOT), name, *overrides) for path in PAGES for name, overrides in commands_of(path.read_text())}
+    {
+        (path.relative_to(ROOT), name, *overrides)
+        for path in PAGES
+        for name, overrides in find_commands(path.read_text())
+    }
 )
 
 
 def test_commands_are_found() -> None:
     assert len(SHOWN) > 60
     assert {name for _, name, *_ in SHOWN} == set(COMMANDS)
-    assert list(commands_of("    python src/train.py --multirun a=1,2 \\\n        b=[1,2]  # c=3")) == [
+    assert list(find_commands("    python src/train.py --multirun a=1,2 \\\n        b=[1,2]  # c=3")) == [
         ("train", ["a=1", "b=[1,2]"])
     ]
 

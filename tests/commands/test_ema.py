@@ -1,4 +1,4 @@
-"""The average against its closed form, and that training is the same with it as without."""
+"""The average of the weights matches its closed form, and does not change the training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flowers.training.ema import EMA
 STEPS, EPOCHS, DECAY = 4, 3, 0.7
 
 
-def batch_of(_: Any) -> Batch:
+def make_batch(_: Any) -> Batch:
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (6, 32, 32, 3), dtype=torch.uint8, generator=generator)
     valid = torch.ones(6, dtype=torch.bool)
@@ -28,27 +28,27 @@ def batch_of(_: Any) -> Batch:
 
 
 class Watch(L.Callback):
-    """The weights after each step, and those that validation sees."""
+    """Records the weights after each step, and those that are validated."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, Tensor]] = []
         self.validated: list[dict[str, Tensor]] = []
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        self.steps.append(state(pl_module))
+        self.steps.append(copy_state(pl_module))
 
     def on_validation_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        self.validated.append(state(pl_module))
+        self.validated.append(copy_state(pl_module))
 
 
-def state(module: L.LightningModule) -> dict[str, Tensor]:
+def copy_state(module: L.LightningModule) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
 def fit(
     directory: Path, *callbacks: L.Callback, ckpt_path: Path | None = None, **settings: Any
 ) -> tuple[Watch, dict[str, Tensor]]:
-    """Train; what was seen on the way, and the weights at the start."""
+    """Train, and return the recorded weights and those at the start."""
     torch.manual_seed(0)
     model = FlowerClassifier(
         ["a", "b", "c"],
@@ -56,7 +56,7 @@ def fit(
         optimizer=functools.partial(torch.optim.AdamW, lr=1e-2),
         scheduler=functools.partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0),
     )
-    start, watch = state(model), Watch()
+    start, watch = copy_state(model), Watch()
     checkpoints = ModelCheckpoint(directory, filename="{epoch}", save_top_k=-1)
     trainer = L.Trainer(
         accelerator="cpu",
@@ -68,8 +68,8 @@ def fit(
         num_sanity_val_steps=0,
         **settings,
     )
-    train: Any = DataLoader(range(STEPS), collate_fn=batch_of)  # type: ignore[arg-type]
-    val: Any = DataLoader(range(1), collate_fn=batch_of)  # type: ignore[arg-type]
+    train: Any = DataLoader(range(STEPS), collate_fn=make_batch)  # type: ignore[arg-type]
+    val: Any = DataLoader(range(1), collate_fn=make_batch)  # type: ignore[arg-type]
     trainer.fit(model, train, val, ckpt_path=ckpt_path)
     return watch, start
 
@@ -83,16 +83,16 @@ def with_ema(tmp_path_factory: pytest.TempPathFactory) -> tuple[Watch, dict[str,
 @pytest.fixture(scope="module")
 def averages(with_ema: tuple[Watch, dict[str, Tensor], Path]) -> list[dict[str, Tensor]]:
     watch, start, _ = with_ema
-    return by_the_formula(start, watch.steps)
+    return average_by_formula(start, watch.steps)
 
 
-def by_the_formula(average: dict[str, Tensor], steps: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """The average after each step."""
+def average_by_formula(average: dict[str, Tensor], steps: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Return the average after each step."""
     found = []
     for step, weights in enumerate(steps, start=1):
-        kept = min(DECAY, (1 + step) / (10 + step))
+        decay = min(DECAY, (1 + step) / (10 + step))
         average = {
-            name: kept * average[name] + (1 - kept) * weight if weight.is_floating_point() else weight
+            name: decay * average[name] + (1 - decay) * weight if weight.is_floating_point() else weight
             for name, weight in weights.items()
         }
         found.append(average)
@@ -103,37 +103,39 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_training_is_the_same_as_without(with_ema: tuple[Watch, dict[str, Tensor], Path], tmp_path: Path) -> None:
+def test_training_is_the_same_with_and_without_an_average(
+    with_ema: tuple[Watch, dict[str, Tensor], Path], tmp_path: Path
+) -> None:
     without, _ = fit(tmp_path)
     for found, expected in zip(with_ema[0].steps, without.steps, strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-def test_validation_sees_the_average(
+def test_validation_uses_the_average(
     with_ema: tuple[Watch, dict[str, Tensor], Path], averages: list[dict[str, Tensor]]
 ) -> None:
     for epoch, found in enumerate(with_ema[0].validated, start=1):
         assert_same(found, averages[epoch * STEPS - 1])
 
 
-def test_validation_within_an_epoch_and_steps_of_several_batches(tmp_path: Path) -> None:
+def test_the_average_is_right_within_epochs_and_with_accumulation(tmp_path: Path) -> None:
     watch, start = fit(tmp_path, EMA(DECAY), val_check_interval=2, accumulate_grad_batches=2)
     steps = watch.steps[1::2]  # the weights after every second batch
-    for found, expected in zip(watch.validated, by_the_formula(start, steps), strict=True):
+    for found, expected in zip(watch.validated, average_by_formula(start, steps), strict=True):
         assert_same(found, expected)
 
 
-def test_a_checkpoint_is_the_average_and_keeps_the_weights(
+def test_a_checkpoint_holds_the_average_and_the_weights(
     with_ema: tuple[Watch, dict[str, Tensor], Path], averages: list[dict[str, Tensor]]
 ) -> None:
     watch, _, directory = with_ema
     checkpoint = torch.load(directory / "epoch=1.ckpt", weights_only=True)
     assert_same(checkpoint["state_dict"], averages[2 * STEPS - 1])
-    kept = checkpoint["ema"]["weights"]
-    assert_same(kept, {name: watch.steps[2 * STEPS - 1][name] for name in kept})
+    weights = checkpoint["ema"]["weights"]
+    assert_same(weights, {name: watch.steps[2 * STEPS - 1][name] for name in weights})
 
 
-def test_a_resumed_run_goes_on_exactly(with_ema: tuple[Watch, dict[str, Tensor], Path], tmp_path: Path) -> None:
+def test_a_resumed_run_continues_exactly(with_ema: tuple[Watch, dict[str, Tensor], Path], tmp_path: Path) -> None:
     watch, _, directory = with_ema
     resumed, _ = fit(tmp_path, EMA(DECAY), ckpt_path=directory / "epoch=0.ckpt")
     assert len(resumed.steps) == (EPOCHS - 1) * STEPS
@@ -141,7 +143,7 @@ def test_a_resumed_run_goes_on_exactly(with_ema: tuple[Watch, dict[str, Tensor],
     torch.testing.assert_close(resumed.validated[-1], watch.validated[-1], rtol=0, atol=0)
 
 
-def test_a_run_without_an_average_can_be_given_one(tmp_path: Path) -> None:
+def test_a_run_without_an_average_can_be_resumed_with_one(tmp_path: Path) -> None:
     fit(tmp_path / "without")
     resumed, _ = fit(tmp_path / "with", EMA(DECAY), ckpt_path=tmp_path / "without" / "epoch=1.ckpt")
     assert not torch.equal(

@@ -1,4 +1,4 @@
-"""`ensemble.py`: what it prints, writes and refuses."""
+"""`ensemble.py` prints, logs and writes its results, and refuses invalid settings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.commands import run_script
-from tests.helpers.ensembles import TEST, VAL, left_over, summary_of, write_runs
+from tests.helpers.ensembles import TEST, VAL, find_leftovers, read_summary, write_runs
 from tests.helpers.members import write_foreign
 
 
@@ -16,7 +16,7 @@ def runs(tmp_path: Path) -> list[str]:
     return write_runs(tmp_path)
 
 
-def test_the_command_prints_logs_and_draws(tmp_path: Path, runs: list[str]) -> None:
+def test_the_command_prints_logs_and_writes_its_results(tmp_path: Path, runs: list[str]) -> None:
     output = tmp_path / "out"
     foreign = write_foreign(tmp_path / "f/val.parquet", VAL[0])
     write_foreign(tmp_path / "f/test.parquet", TEST[0])
@@ -26,7 +26,7 @@ def test_the_command_prints_logs_and_draws(tmp_path: Path, runs: list[str]) -> N
     assert "Members" in done.stdout and "Methods" in done.stdout
     assert done.stdout.count("resnet18, 224 px") == 3
     assert "of 60 validation images" in done.stdout
-    summary = summary_of(output)
+    summary = read_summary(output)
     assert f"ensemble: {summary['method']}" in done.stdout
     for member in summary["members"]:
         assert f"{member['macro_f1']['value']:.4f}" in done.stdout
@@ -34,14 +34,16 @@ def test_the_command_prints_logs_and_draws(tmp_path: Path, runs: list[str]) -> N
         assert f"Wrote {output / name}" in done.stdout
         assert (output / name).is_file()
     assert len(list((output / "wandb").glob("offline-run-*/*.wandb"))) == 1
-    assert left_over(output) == []
+    assert find_leftovers(output) == []
 
 
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [("method=best", "method=best: expected "), ("folds=2", "folds=2: "), ("offset=true", "offset: no such setting")],
 )
-def test_a_mistake_ends_in_one_line(tmp_path: Path, runs: list[str], mistake: str, message: str) -> None:
+def test_an_invalid_setting_is_reported_in_one_line(
+    tmp_path: Path, runs: list[str], mistake: str, message: str
+) -> None:
     done = run_script("ensemble", f"runs=[{runs[0]}]", mistake, f"hydra.run.dir={tmp_path / 'out'}")
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {message}")

@@ -1,4 +1,4 @@
-"""What must be light imports nothing heavy."""
+"""Modules that must start quickly import no heavy packages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_uploading_imports_no_lightning() -> None:
     ["flowers.commands, flowers.settings", "flowers.preparation.verify, flowers.reporting.verification"],
     ids=["checking a configuration", "checking a data set"],
 )
-def test_nothing_heavy_is_imported_for(light: str) -> None:
+def test_light_modules_import_no_heavy_packages(light: str) -> None:
     script = (
         f"import sys; sys.path.insert(0, 'src'); import {light}\n"
         "print(sorted({'torch', 'lightning', 'timm', 'albumentations', 'wandb', 'cv2'} & set(sys.modules)))"

@@ -1,4 +1,4 @@
-"""scripts/install.py: uv where it is to be had, pip where it is not, and what is reported."""
+"""scripts/install.py installs with uv, or with pip if uv is not available, and reports errors."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ exit {status}
 """
 
 
-def executable(path: Path, log: Path, status: int = 0, then: str = "") -> None:
-    """Write a command that only records how it was called."""
+def write_command(path: Path, log: Path, status: int = 0, then: str = "") -> None:
+    """Write a command that only records its calls."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(RECORD.format(name=path.name, log=log, status=status, then=then))
     path.chmod(0o755)
 
 
 def install(root: Path, *extra: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
-    """Run the script on the environment `root`/env; return what it did and called."""
+    """Run the script on the environment `root`/env, and return its result and the recorded calls."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "install.py"), str(root / "env"), *extra],
         cwd=ROOT,
@@ -39,9 +39,9 @@ def install(root: Path, *extra: str) -> tuple[subprocess.CompletedProcess[str], 
 
 
 @pytest.mark.parametrize(("extra", "package"), [((), "."), (("dev",), ".[dev]")])
-def test_uv_on_path_installs_what_is_asked_for(tmp_path: Path, extra: tuple[str, ...], package: str) -> None:
-    executable(tmp_path / "env" / "bin" / "python", tmp_path / "log")
-    executable(tmp_path / "path" / "uv", tmp_path / "log")
+def test_uv_on_path_installs_the_requested_extra(tmp_path: Path, extra: tuple[str, ...], package: str) -> None:
+    write_command(tmp_path / "env" / "bin" / "python", tmp_path / "log")
+    write_command(tmp_path / "path" / "uv", tmp_path / "log")
     done, called = install(tmp_path, *extra)
     assert done.returncode == 0
     assert called == [
@@ -50,10 +50,10 @@ def test_uv_on_path_installs_what_is_asked_for(tmp_path: Path, extra: tuple[str,
     assert len(done.stdout.splitlines()) == 1
 
 
-def test_uv_is_fetched_where_it_is_missing(tmp_path: Path) -> None:
+def test_uv_is_installed_if_it_is_missing(tmp_path: Path) -> None:
     uv = tmp_path / "env" / "bin" / "uv"
-    executable(tmp_path / "uv", tmp_path / "log")
-    executable(tmp_path / "env" / "bin" / "python", tmp_path / "log", then=f"cp {tmp_path / 'uv'} {uv}")
+    write_command(tmp_path / "uv", tmp_path / "log")
+    write_command(tmp_path / "env" / "bin" / "python", tmp_path / "log", then=f"cp {tmp_path / 'uv'} {uv}")
     done, called = install(tmp_path)
     assert done.returncode == 0
     assert [line.split()[0] for line in called] == ["python", "uv"]
@@ -62,10 +62,10 @@ def test_uv_is_fetched_where_it_is_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("uv", ["missing", "failing"])
-def test_pip_takes_over_where_uv_fails(tmp_path: Path, uv: str) -> None:
-    executable(tmp_path / "env" / "bin" / "python", tmp_path / "log")
+def test_pip_is_used_if_uv_fails(tmp_path: Path, uv: str) -> None:
+    write_command(tmp_path / "env" / "bin" / "python", tmp_path / "log")
     if uv == "failing":
-        executable(tmp_path / "path" / "uv", tmp_path / "log", status=2)
+        write_command(tmp_path / "path" / "uv", tmp_path / "log", status=2)
     done, called = install(tmp_path)
     assert done.returncode == 0
     assert called[-1].startswith("python -m pip") and called[-1].endswith("--constraint constraints.txt --editable .")
@@ -73,7 +73,7 @@ def test_pip_takes_over_where_uv_fails(tmp_path: Path, uv: str) -> None:
 
 
 def test_a_failed_installation_is_an_error(tmp_path: Path) -> None:
-    executable(tmp_path / "env" / "bin" / "python", tmp_path / "log", status=1)
+    write_command(tmp_path / "env" / "bin" / "python", tmp_path / "log", status=1)
     done, _ = install(tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: .: ")

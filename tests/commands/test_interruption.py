@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.helpers.commands import run_script
-from tests.helpers.killing import run_undisturbed, shorten, steps_of
+from tests.helpers.killing import read_steps, run_uninterrupted, shorten
 
 BATCHES, EPOCHS = 13, 2
 
@@ -22,8 +22,8 @@ def settings(tiny_settings: list[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def whole(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Return what a run sees that nobody stops."""
-    return run_undisturbed(run_script, settings, tmp_path_factory.mktemp("whole"))
+    """Return the steps of an uninterrupted run."""
+    return run_uninterrupted(run_script, settings, tmp_path_factory.mktemp("whole"))
 
 
 def test_a_stopped_run_is_resumed_with_its_next_batch(
@@ -46,7 +46,7 @@ def test_a_stopped_run_is_resumed_with_its_next_batch(
         assert "Traceback" not in done.stderr
         assert (done.stderr.count("error: "), "SIGTERM" in done.stderr) == (int(status > 0), status == 143)
         assert last.exists()
-    assert steps_of(seen) == whole, "no batch is lost, and none is seen twice"
+    assert read_steps(seen) == whole, "a batch was lost or repeated"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_run_stops_only_after_a_whole_step(
         f"hydra.run.dir={tmp_path}/run",
     )
     assert done.returncode == status, done.stderr
-    assert len(steps_of(seen)) == batches
+    assert len(read_steps(seen)) == batches
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert (state["global_step"], state["FlowersDataModule"]["batch"]) == (steps, batches % BATCHES)
 
@@ -78,12 +78,12 @@ def test_a_second_ctrl_c_ends_a_training_at_once(settings: list[str], tmp_path: 
     done = run_script("train", *settings, *killer, *run)
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
-    assert len(steps_of(tmp_path / "seen.jsonl")) == 2
+    assert len(read_steps(tmp_path / "seen.jsonl")) == 2
     assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 
 
-def validated_steps(settings: list[str], directory: Path, *runs: list[str]) -> set[tuple[int, int]]:
-    """Train one run after the other in a directory; return each validation's epoch and step, from what was logged."""
+def find_validations(settings: list[str], directory: Path, *runs: list[str]) -> set[tuple[int, int]]:
+    """Train the runs in a directory, one after the other, and return the epoch and step of each logged validation."""
     each_time = ["+trainer.val_check_interval=6", f"+callbacks.killer.path={directory}/seen"]
     for run in runs:
         done = run_script("train", *settings, *each_time, *run, f"hydra.run.dir={directory}/run")
@@ -94,17 +94,17 @@ def validated_steps(settings: list[str], directory: Path, *runs: list[str]) -> s
 
 @pytest.fixture(scope="module")
 def validated(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> set[tuple[int, int]]:
-    """Where a run is validated that nobody stops."""
-    return validated_steps(settings, tmp_path_factory.mktemp("validated"), [])
+    """Return the validations of an uninterrupted run."""
+    return find_validations(settings, tmp_path_factory.mktemp("validated"), [])
 
 
 @pytest.mark.parametrize(("at", "validating"), [(3, False), (5, False), (5, True)])
-def test_a_run_that_is_stopped_beside_a_validation_logs_the_same_steps(
+def test_a_run_stopped_near_a_validation_logs_the_same_steps(
     settings: list[str], validated: set[tuple[int, int]], tmp_path: Path, at: int, validating: bool
 ) -> None:
     stop = [f"+callbacks.killer.at={at}", "+callbacks.killer.by=stop", f"+callbacks.killer.validating={validating}"]
     resume = [f"ckpt_path={tmp_path}/run/checkpoints/last.ckpt"]
-    assert validated_steps(settings, tmp_path, stop, resume) == validated | {(0, at)}
+    assert find_validations(settings, tmp_path, stop, resume) == validated | {(0, at)}
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_good_checkpoint(

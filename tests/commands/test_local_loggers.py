@@ -1,4 +1,4 @@
-"""MLflow and trackio get a training's settings and metrics, without a network; a resumed run is logged as well."""
+"""MLflow and trackio receive the settings and metrics of new and resumed trainings without a network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from flowers.errors import InputError
 from flowers.training.local_loggers import TrackioLogger, import_trackio, mlflow_logger
 from tests.helpers.commands import run_interpreter, run_script
-from tests.helpers.ensembles import summary_of, write_runs
+from tests.helpers.ensembles import read_summary, write_runs
 
 LOGGERS = {
     "mlflow": ["logger=mlflow", "logger.mlflow.experiment_name=trees"],
@@ -26,7 +26,7 @@ LOGGERS = {
 
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of all logs: one, as trackio knows only one in a process."""
+    """Return the directory of all logs. There is one, as trackio supports only one per process."""
     return tmp_path_factory.mktemp("logs")
 
 
@@ -50,7 +50,7 @@ def train(settings: list[str], logs: Path, name: str, *more: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def expected(logs: Path, name: str, metric: str) -> list[tuple[int, float]]:
+def read_metric(logs: Path, name: str, metric: str) -> list[tuple[int, float]]:
     """Return the steps and values of a metric in both parts of a run's metrics.csv."""
     directory = logs / name / "run"
     files = [*sorted(directory.glob("metrics-until-*.csv")), directory / "metrics.csv"]
@@ -59,7 +59,7 @@ def expected(logs: Path, name: str, metric: str) -> list[tuple[int, float]]:
     return [(int(row["step"]), float(row[metric])) for row in rows if row.get(metric)]
 
 
-def points(run: Any, metric: str) -> list[tuple[int, float]]:
+def read_trackio(run: Any, metric: str) -> list[tuple[int, float]]:
     """Return the steps and values of a metric that trackio has of a run."""
     from trackio.sqlite_storage import SQLiteStorage
 
@@ -68,7 +68,7 @@ def points(run: Any, metric: str) -> list[tuple[int, float]]:
 
 
 def mlflow_runs(client: Any, directory: Path) -> list[Any]:
-    """Return MLflow's runs of a run directory, the first one first."""
+    """Return MLflow's runs of a run directory, in order of their start."""
     (experiment,) = client.search_experiments(filter_string="name = 'trees'")
     runs = client.search_runs([experiment.experiment_id], order_by=["start_time"])
     return [run for run in runs if run.info.run_name == str(directory)]
@@ -93,7 +93,7 @@ def test_mlflow_has_the_metrics_and_settings(logs: Path, metric: str, monkeypatc
     assert [run.info.status for run in runs] == ["FINISHED"] * 2
     assert {run.data.params["data/image_size"] for run in runs} == {"192"}
     found = [(point.step, point.value) for run in runs for point in client.get_metric_history(run.info.run_id, metric)]
-    assert found == [(step, pytest.approx(value)) for step, value in expected(logs, "mlflow", metric)]
+    assert found == [(step, pytest.approx(value)) for step, value in read_metric(logs, "mlflow", metric)]
 
 
 @pytest.mark.usefixtures("trained")
@@ -102,7 +102,7 @@ def test_trackio_has_the_metrics_and_settings(logs: Path, metric: str) -> None:
     trackio = import_trackio(logs / "trackio")
     (run,) = trackio_runs(trackio, logs / "trackio" / "run")  # the resumed one is the same
     assert run.config["data"]["image_size"] == 192
-    assert points(run, metric) == expected(logs, "trackio", metric)
+    assert read_trackio(run, metric) == read_metric(logs, "trackio", metric)
 
 
 @pytest.mark.parametrize("name", LOGGERS)
@@ -115,14 +115,14 @@ def test_an_ensemble_is_logged(name: str, logs: Path, tmp_path: Path, monkeypatc
     run = run_interpreter if name == "tensorboard" else run_script
     done = run("ensemble", *short, f"paths.log_dir={logs}", *LOGGERS[name], f"hydra.run.dir={output}")
     assert done.returncode == 0, done.stderr
-    assert scores_of(name, logs, output) == [pytest.approx(summary_of(output)["macro_f1"]["validated"]["value"])]
+    assert read_scores(name, logs, output) == [pytest.approx(read_summary(output)["macro_f1"]["validated"]["value"])]
 
 
-def scores_of(name: str, logs: Path, output: Path) -> list[float]:
+def read_scores(name: str, logs: Path, output: Path) -> list[float]:
     """Return the macro F1 that a logger has of the ensemble in a directory."""
     if name == "trackio":
         (run,) = trackio_runs(import_trackio(logs / "trackio"), output)
-        return [value for _, value in points(run, "val/macro_f1")]
+        return [value for _, value in read_trackio(run, "val/macro_f1")]
     if name == "mlflow":
         from mlflow.tracking import MlflowClient
 
@@ -136,7 +136,7 @@ def scores_of(name: str, logs: Path, output: Path) -> list[float]:
     return values
 
 
-def test_neither_uses_the_network(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_and_trackio_do_not_use_the_network(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRACKIO_DIR", "")
     loggers = [
         TrackioLogger(str(logs / "trackio"), "trees", str(logs / "alone")),
@@ -161,11 +161,11 @@ def test_trackio_cannot_change_its_directory(logs: Path, tmp_path: Path, monkeyp
         logger.log_metrics({"loss": 0.0}, step=0)
 
 
-def test_trackio_gets_what_is_logged_after_the_end(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trackio_receives_metrics_after_the_end(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRACKIO_DIR", "")
     logger = TrackioLogger(str(logs / "trackio"), "late", str(logs / "late"))
     for step in range(2):
         logger.log_metrics({"loss": float(step)}, step)
         logger.finalize("success")
     (run,) = import_trackio(logs / "trackio").Api().runs("late")
-    assert points(run, "loss") == [(0, 0.0), (1, 1.0)]
+    assert read_trackio(run, "loss") == [(0, 0.0), (1, 1.0)]

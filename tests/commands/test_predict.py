@@ -1,8 +1,9 @@
-"""Prediction as a user runs it, against the same worked out by hand from the run's model and data."""
+"""`predict.py` writes what the model of a run computes by hand from its data."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -33,19 +34,19 @@ Views = Callable[[Tensor], list[Tensor]]
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Run:
-    """A copy of the trained run, to write into."""
+    """Return a copy of the trained run to write into."""
     shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("predictions", "submission.csv"))
     return Run(tmp_path / "run")
 
 
-def loaded(run: Run) -> tuple[FlowersDataModule, FlowerClassifier]:
+def load_run(run: Run) -> tuple[FlowersDataModule, FlowerClassifier]:
     datamodule, model = run.load({"num_workers": 0, "batch_size": 24})
     return datamodule, model.eval().requires_grad_(False)
 
 
-def by_hand(run: Run, views: Views) -> NDArray[np.float32]:
-    """The mean probabilities of the views of each test picture, `[N, K]`."""
-    datamodule, model = loaded(run)
+def predict_by_hand(run: Run, views: Views) -> NDArray[np.float32]:
+    """Return the mean probabilities over the views of each test image, `[N, K]`."""
+    datamodule, model = load_run(run)
     means = [
         torch.stack([model(view).softmax(1) for view in views(batch["image"])]).mean(0)[batch["valid"]]
         for batch in datamodule.loader("test")
@@ -53,25 +54,25 @@ def by_hand(run: Run, views: Views) -> NDArray[np.float32]:
     return torch.cat(means).numpy()
 
 
-def predicted(run: Run, *settings: str) -> NDArray[np.float32]:
-    """What the command writes of each test picture, `[N, K]`."""
+def run_predict(run: Run, *settings: str) -> NDArray[np.float32]:
+    """Run the command, and return the probabilities of each test image, `[N, K]`."""
     done = run_script("predict", f"run={run.directory}", "trainer=cpu", *settings)
     assert done.returncode == 0, done.stderr
     path = run.predictions("test")
     return np.concatenate([part.probabilities for part in read_rows(path, read_provenance(path).class_names)])
 
 
-def test_flips_are_averaged_with_the_pictures_as_they_are(run: Run) -> None:
-    found = predicted(run, "tta.symmetries=flip")
-    expected = by_hand(run, lambda images: [images, torch.from_numpy(images.numpy()[:, :, ::-1].copy())])
+def test_flips_are_averaged_with_the_original_images(run: Run) -> None:
+    found = run_predict(run, "tta.symmetries=flip")
+    expected = predict_by_hand(run, lambda images: [images, torch.from_numpy(images.numpy()[:, :, ::-1].copy())])
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert np.abs(found - by_hand(run, lambda images: [images])).max() > 1e-4  # what would be seen
+    assert np.abs(found - predict_by_hand(run, lambda images: [images])).max() > 1e-4  # the flip makes a difference
 
     provenance, config = read_provenance(run.predictions("test")), OmegaConf.load(run.config_path)
     assert (provenance.run, provenance.split, provenance.image_size) == (str(run.directory), "test", 192)
     assert (provenance.tta, provenance.backbone) == ("flip", config.model.backbone)
     weights = torch.load(run.best, weights_only=True)["state_dict"]
-    learnt = [name for name, _ in loaded(run)[1].named_parameters()]
+    learnt = [name for name, _ in load_run(run)[1].named_parameters()]
     assert provenance.parameters == sum(weights[name].numel() for name in learnt) > 0
     assert provenance.images_per_second is not None and provenance.images_per_second > 0
     assert (provenance.trained_on, provenance.folds, provenance.fold) == ("train", None, None)
@@ -79,44 +80,44 @@ def test_flips_are_averaged_with_the_pictures_as_they_are(run: Run) -> None:
     assert provenance.skipped == 0
 
 
-def test_five_crops_at_another_size(run: Run) -> None:
+def test_five_crops_are_resized_and_averaged(run: Run) -> None:
     def views(images: Tensor) -> list[Tensor]:
         crops = [images[:, top : top + 56, left : left + 56] for top, left in ((0, 0), (0, 8), (8, 0), (8, 8), (4, 4))]
         pixels = [crop.permute(0, 3, 1, 2).float() for crop in crops]
         resized = [nn.functional.interpolate(each, (48, 48), mode="bilinear", antialias=True) for each in pixels]
         return [each.permute(0, 2, 3, 1) for each in resized]
 
-    found = predicted(run, "tta.five_crops=true", "tta.sizes=[48]")
-    np.testing.assert_allclose(found, by_hand(run, views), atol=1e-5)
+    found = run_predict(run, "tta.five_crops=true", "tta.sizes=[48]")
+    np.testing.assert_allclose(found, predict_by_hand(run, views), atol=1e-5)
     assert read_provenance(run.predictions("test")).tta == "five crops, 48 px"
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("tta.symmetries=diagonal", "tta.symmetries=diagonal: expected 'none', 'flip', 'flips' or 'all'"),
-        ("tta.sizes=[7]", "tta.sizes: expected sides from 32 to 256 pixels, four times the original side, found 7."),
+        ("tta.symmetries=diagonal", r"tta\.symmetries=diagonal: .*'none', 'flip', 'flips' or 'all'"),
+        ("tta.sizes=[7]", r"tta\.sizes: .*32 to 256 .*found 7\."),
     ],
 )
-def test_views_that_cannot_be_are_refused(run: Run, setting: str, message: str) -> None:
+def test_invalid_views_are_refused(run: Run, setting: str, message: str) -> None:
     done = run_script("predict", f"run={run.directory}", "trainer=cpu", setting)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr + done.stdout
     errors = [line for line in done.stderr.splitlines() if "error" in line]
-    assert len(errors) == 1 and errors[0].startswith(f"error: {message}")
+    assert len(errors) == 1 and re.match(f"error: {message}", errors[0])
     assert not run.predictions("test").parent.exists() and not run.submission.exists()
 
 
-def test_records_that_cannot_be_read_are_counted(run: Run, garden: Path, tmp_path: Path) -> None:
+def test_unreadable_records_are_counted(run: Run, garden: Path, tmp_path: Path) -> None:
     root = tmp_path / "damaged"
     damage_first_record(garden, root, "test")
-    found = predicted(run, f"data.root={root}", "data.on_bad_record=skip")
+    found = run_predict(run, f"data.root={root}", "data.on_bad_record=skip")
     assert len(found) == 71
     assert read_provenance(run.predictions("test")).skipped == 1
 
 
-def asked(run: Run, *overrides: str, name: str = "predict") -> DictConfig:
-    """Compose what `predict` or `evaluate` is asked, in this process."""
+def compose_command(run: Run, *overrides: str, name: str = "predict") -> DictConfig:
+    """Compose the configuration of `predict` or `evaluate` in this process."""
     return compose_config(
         name, f"run={run.directory}", "trainer=cpu", "data.num_workers=0", "data.batch_size=24", *overrides
     )
@@ -134,20 +135,20 @@ def test_folds_of_another_data_set_are_refused(
     run: Run, tmp_path: Path, name: str, command: Callable[[DictConfig], Any]
 ) -> None:
     change_config(run, data__folds=5, data__fold=0)
-    with pytest.raises(InputError, match="expected the data set of the run's folds"):
+    with pytest.raises(InputError, match=rf"data\.root={tmp_path}: .*\bfolds\b"):
         split = ["split=val"] if name == "predict" else []
-        command(asked(run, f"data.root={tmp_path}", *split, name=name))
+        command(compose_command(run, f"data.root={tmp_path}", *split, name=name))
 
 
 @pytest.mark.parametrize("limit", [1, 0.5, 0])
-def test_a_part_of_a_split_never_replaces_the_whole(run: Run, limit: float) -> None:
-    predict(asked(run))
+def test_predictions_of_a_part_never_replace_those_of_the_whole_split(run: Run, limit: float) -> None:
+    predict(compose_command(run))
     files = {path: path.read_bytes() for path in (run.predictions("test"), run.submission)}
     assert files[run.submission].count(b"\n") == 73
     with pytest.raises(InputError, match=f"trainer.limit_predict_batches={limit}: "):
-        predict(asked(run, f"+trainer.limit_predict_batches={limit}"))
+        predict(compose_command(run, f"+trainer.limit_predict_batches={limit}"))
     assert {path: path.read_bytes() for path in files} == files
-    predict(asked(run, "+trainer.limit_predict_batches=1.0"))
+    predict(compose_command(run, "+trainer.limit_predict_batches=1.0"))
     assert {path: path.read_bytes() for path in files if path.suffix == ".csv"} == {
         path: content for path, content in files.items() if path.suffix == ".csv"
     }
@@ -164,22 +165,22 @@ def test_predictions_that_are_not_finite_are_refused(run: Run) -> None:
     assert not run.submission.exists() and list(run.predictions("test").parent.iterdir()) == []
 
 
-def test_predictions_record_the_weights_that_they_are_of(run: Run) -> None:
+def test_predictions_record_the_weights_that_made_them(run: Run) -> None:
     for split in ("val", "test"):
-        predict(asked(run, f"split={split}"))
+        predict(compose_command(run, f"split={split}"))
     val, test = (read_provenance(run.predictions(split)).weights for split in ("val", "test"))
     assert val == test and len(val) == 64
     checkpoint = torch.load(run.best, weights_only=True)
     checkpoint["hyper_parameters"]["licence"] = "mit"  # of what the training started from
     torch.save(dict(reversed(checkpoint.items())) | {"global_step": 7}, run.best)  # another file with the same weights
-    predict(asked(run))
+    predict(compose_command(run))
     again = read_provenance(run.predictions("test"))
     assert (again.weights, again.licence) == (val, "mit")
-    checkpoint["state_dict"]["backbone.classifier.bias"][3] += 0.1  # another epoch's
+    checkpoint["state_dict"]["backbone.classifier.bias"][3] += 0.1  # weights of another epoch
     torch.save(checkpoint, run.best)
-    predict(asked(run))
+    predict(compose_command(run))
     assert read_provenance(run.predictions("test")).weights != val
-    with pytest.raises(InputError, match=r"test\.parquet: expected the weights of the validation predictions"):
+    with pytest.raises(InputError, match=r"test\.parquet: .*\bweights\b"):
         find_members([str(run.directory)])
 
 
@@ -193,9 +194,9 @@ def test_a_run_with_an_average_predicts_with_it(tiny_settings: list[str], tmp_pa
     score = f1_score(part.labels, part.probabilities.argmax(1), average="macro")
     assert score == pytest.approx(json.loads(run.metrics_path.read_text())["val/macro_f1"], abs=1e-5)
 
-    datamodule, model = loaded(run)
+    datamodule, model = load_run(run)
     batch = next(iter(datamodule.loader("val")))
     found = part.probabilities[:24]
     np.testing.assert_allclose(found, model(batch["image"]).softmax(1).numpy(), atol=1e-5)
     model.load_state_dict(torch.load(run.best, weights_only=True)["ema"]["weights"], strict=False)
-    assert np.abs(found - model(batch["image"]).softmax(1).numpy()).max() > 1e-4  # the weights that are averaged
+    assert np.abs(found - model(batch["image"]).softmax(1).numpy()).max() > 1e-4  # the weights before averaging

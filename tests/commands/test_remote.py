@@ -1,4 +1,4 @@
-"""Data sets behind a URL, on real servers: the batches are those of the disk, each record is fetched once."""
+"""Data sets behind a URL give the same batches as on disk, and each record is fetched once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SIZED = "tfrecords-jpeg-192x192"
 
 @dataclass
 class Place:
-    """A data set behind a URL, and the server that counts its requests, where there is one."""
+    """A data set behind a URL, and the server that counts its requests, if there is one."""
 
     root: str
     server: Server | None = None
@@ -88,7 +88,7 @@ def local_payloads(root: Path, split: str = "train") -> list[bytes]:
 
 @pytest.fixture(scope="session")
 def flowerbed(garden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the tiny garden at 192 px, without indexes. Not to be changed."""
+    """Return a copy of the tiny garden at 192 px, without indexes. Read only."""
     root = tmp_path_factory.mktemp("flowerbeds") / "garden"
     shutil.copytree(garden / SIZED, root / SIZED, ignore=shutil.ignore_patterns("*.tfindex"))
     return root
@@ -131,7 +131,7 @@ def memory(flowerbed: Path) -> Place:
 
 @pytest.fixture
 def web(flowerbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    """A web server of a copy of its own, asked again without much waiting."""
+    """Yield a web server with its own copy. Requests are retried after short waits."""
     monkeypatch.setattr(retrying, "FIRST_WAIT", 0.01)
     shutil.copytree(flowerbed, tmp_path / "web")
     server = Server(directory(tmp_path / "web"))
@@ -149,7 +149,7 @@ def place(request: pytest.FixtureRequest) -> Place:
 @pytest.mark.parametrize(
     ("place", "workers"), [("s3", 0), ("s3", 2), ("gs", 0), ("gs", 2), ("web", 0), ("memory", 0)], indirect=["place"]
 )
-def test_the_same_batches_as_from_the_disk(place: Place, workers: int, flowerbed: Path, tmp_path: Path) -> None:
+def test_a_url_gives_the_same_batches_as_the_disk(place: Place, workers: int, flowerbed: Path, tmp_path: Path) -> None:
     ours, theirs = module(place, tmp_path, workers), module(Place(str(flowerbed)), tmp_path, 0)
     assert same(list(ours.loader("train", training=True)), list(theirs.loader("train", training=True)))
     assert same(list(ours.loader("val")), list(theirs.loader("val")))
@@ -157,7 +157,7 @@ def test_the_same_batches_as_from_the_disk(place: Place, workers: int, flowerbed
 
 @pytest.fixture
 def indexed(web: Place, tmp_path: Path) -> Place:
-    """The web server's data set, with indexes beside its shards."""
+    """Return the web server's data set, with indexes beside its shards."""
     open_indexes(sorted((tmp_path / "web").rglob("*.tfrec")), tmp_path)
     return web
 
@@ -180,10 +180,10 @@ def test_a_cached_shard_is_used_by_the_next_run(indexed: Place, tmp_path: Path) 
     first = list(indexed.open(tmp_path / "cache"))
     before = indexed.counted.requests
     reader = indexed.open(tmp_path / "cache")
-    asked_to_open = indexed.counted.requests - before
-    assert asked_to_open == 3 + len(reader.indexes)  # three lists, and each shard's size and state
+    requests_to_open = indexed.counted.requests - before
+    assert requests_to_open == 3 + len(reader.indexes)  # three lists, and each shard's size and state
     assert list(reader) == first == local_payloads(tmp_path / "web")
-    assert indexed.counted.requests == before + asked_to_open
+    assert indexed.counted.requests == before + requests_to_open
 
 
 def test_neighbours_are_fetched_together(indexed: Place, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_neighbours_are_fetched_together(indexed: Place, tmp_path: Path) -> None
     assert indexed.counted.requests - before == -(-count // cache._RECORDS_PER_REQUEST)
 
 
-def test_with_an_index_beside_the_shard_only_what_is_read_is_fetched(indexed: Place, tmp_path: Path) -> None:
+def test_with_an_index_beside_the_shard_only_the_read_records_are_fetched(indexed: Place, tmp_path: Path) -> None:
     reader = indexed.open(tmp_path / "cache")
     reader.prefetch([1])
     present = [shard.present(len(index)) for shard, index in zip(reader.cached, reader.indexes, strict=True)]
@@ -205,27 +205,27 @@ def test_with_an_index_beside_the_shard_only_what_is_read_is_fetched(indexed: Pl
 
 
 @pytest.mark.parametrize("text", ["0 17\n", "nonsense", "16 384\n"])
-def test_an_index_beside_the_shard_that_does_not_fit_is_not_used(web: Place, tmp_path: Path, text: str) -> None:
+def test_an_index_that_does_not_fit_its_shard_is_not_used(web: Place, tmp_path: Path, text: str) -> None:
     for shard in (tmp_path / "web").rglob("*.tfrec"):
         shard.with_suffix(".tfindex").write_text(text)
     assert list(web.open(tmp_path / "cache")) == local_payloads(tmp_path / "web")
 
 
-def test_a_changed_shard_is_noticed(s3: Place, tmp_path: Path) -> None:
+def test_a_changed_shard_is_fetched_again(s3: Place, tmp_path: Path) -> None:
     fs = fsspec.filesystem("s3", **s3.options)
     [shard, *_] = sorted(fs.glob(f"flowers/garden/{SIZED}/test/*.tfrec"))
     before = s3.open(tmp_path, "test")
     original, payloads = fs.cat_file(shard), list(before)
     count = len(before.indexes[0])
     first = cache.frame_range(before.indexes[0], 0, 1)[1]
-    fs.pipe_file(shard, original[first:] + original[:first])  # the first record last: as many bytes
+    fs.pipe_file(shard, original[first:] + original[:first])  # moves the first record to the end, at the same size
     after = s3.open(tmp_path, "test")
     fs.pipe_file(shard, original)
     assert list(after) == payloads[1:count] + payloads[:1] + payloads[count:]
 
 
-def without(names: set[str], served: Application) -> Application:
-    """A server that leaves these headers out."""
+def drop_headers(names: set[str], served: Application) -> Application:
+    """Return an application that leaves these headers out."""
 
     def application(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         return served(environ, lambda status, headers: start(status, [h for h in headers if h[0] not in names]))
@@ -233,18 +233,18 @@ def without(names: set[str], served: Application) -> Application:
     return application
 
 
-def test_a_changed_shard_is_noticed_though_the_server_reports_no_state(web: Place, tmp_path: Path) -> None:
-    web.counted.application = without({"ETag"}, web.counted.application)
+def test_a_changed_shard_is_fetched_again_without_an_etag(web: Place, tmp_path: Path) -> None:
+    web.counted.application = drop_headers({"ETag"}, web.counted.application)
     for index in (tmp_path / "web").rglob("*.tfindex"):  # which another test may have left beside the shards
         index.unlink()
     before = web.open(tmp_path / "cache")
     payloads, count = list(before), len(before.indexes[0])
     shard = min((tmp_path / "web").rglob("train/*.tfrec"))
     data, first = shard.read_bytes(), cache.frame_range(before.indexes[0], 0, 1)[1]
-    shard.write_bytes(data[first:] + data[:first])  # the first record last: as many bytes
+    shard.write_bytes(data[first:] + data[:first])  # moves the first record to the end, at the same size
     after = web.open(tmp_path / "cache")
     assert list(after) == payloads[1:count] + payloads[:1] + payloads[count:]
-    assert [m.path for m in web.open(tmp_path / "cache").cached] == [m.path for m in after.cached]  # and kept
+    assert [m.path for m in web.open(tmp_path / "cache").cached] == [m.path for m in after.cached]  # and is cached
 
 
 # Failures
@@ -256,47 +256,47 @@ def test_a_garbled_answer_is_retried(
 ) -> None:
     answers = iter([error, b"fine"])
 
-    def ask() -> str:
+    def request() -> str:
         answer = next(answers)
         if isinstance(answer, Exception):
             raise answer
         return answer.decode()
 
-    assert retrying.retry(UPath(indexed.root), ask) == "fine"
+    assert retrying.retry(UPath(indexed.root), request) == "fine"
 
 
-def test_settings_that_are_refused_are_not_tried_again(indexed: Place) -> None:
+def test_refused_settings_are_not_retried(indexed: Place) -> None:
     tries: list[int] = []
 
-    def ask() -> None:
+    def request() -> None:
         tries.append(1)
         raise ValueError("no such argument")
 
     with pytest.raises(InputError, match="no such argument"):
-        retrying.retry(UPath(indexed.root), ask)
+        retrying.retry(UPath(indexed.root), request)
     assert len(tries) == 1
 
 
 @pytest.mark.parametrize("method", ["read_text", "read_bytes", "exists"])
-def test_a_cached_shard_that_may_not_be_read_says_where(
+def test_an_unreadable_cached_shard_is_reported(
     method: str, indexed: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     indexed.open(tmp_path / "cache").read(0)
 
     original = getattr(Path, method)
 
-    def refused(path: Path, *arguments: object) -> object:
+    def deny_access(path: Path, *arguments: object) -> object:
         if path.is_relative_to(tmp_path / "cache"):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return original(path, *arguments)  # the server's files
 
-    monkeypatch.setattr(Path, method, refused)
-    with pytest.raises(InputError, match=r"Permission denied.*set paths\.cache_dir"):
+    monkeypatch.setattr(Path, method, deny_access)
+    with pytest.raises(InputError, match=r"Permission denied.*\bpaths\.cache_dir"):
         indexed.open(tmp_path / "cache").prefetch([0])
 
 
 @pytest.mark.parametrize("refusals", [1, 4])
-def test_what_fails_in_passing_is_retried(web: Place, tmp_path: Path, refusals: int) -> None:
+def test_transient_errors_are_retried(web: Place, tmp_path: Path, refusals: int) -> None:
     web.counted.refusals = refusals
     reader = web.open(tmp_path / "cache")
     shutil.rmtree(tmp_path / "cache")
@@ -308,16 +308,14 @@ def test_what_fails_in_passing_is_retried(web: Place, tmp_path: Path, refusals: 
     assert list(reader) == local_payloads(tmp_path / "web")
 
 
-def test_what_fails_for_long_names_the_url_and_what_was_found(indexed: Place, tmp_path: Path) -> None:
+def test_lasting_errors_are_reported_with_the_url_and_the_answer(indexed: Place, tmp_path: Path) -> None:
     reader = indexed.open(tmp_path / "cache")
     indexed.counted.refusals = 1_000
-    with pytest.raises(
-        InputError, match=r"http://127.*\.tfrec: expected an answer, found after 5 tries in .*503"
-    ) as error:
+    with pytest.raises(InputError, match=r"http://127.*\.tfrec: .*\b5 tries .*503") as error:
         reader[0]
     assert not isinstance(error.value, BadRecord)  # an outage is no bad record: it is not skipped
     indexed.counted.stop()
-    with pytest.raises(InputError, match="expected an answer, found after 5 tries"):
+    with pytest.raises(InputError, match=r"\b5 tries\b"):
         reader[0]
 
 
@@ -330,9 +328,9 @@ def test_s3_is_retried_when_it_is_busy(s3: Place, tmp_path: Path) -> None:
     assert s3.counted.refusals == 0
 
 
-def test_a_damaged_transfer_is_never_kept(indexed: Place, tmp_path: Path) -> None:
+def test_a_damaged_transfer_is_never_cached(indexed: Place, tmp_path: Path) -> None:
     reader = indexed.open(tmp_path / "cache")
-    numbers = range(0, len(reader), 2)  # no neighbours: each a request
+    numbers = range(0, len(reader), 2)  # no neighbours, so each needs a request
     indexed.counted.damage = 5
     reader.prefetch(numbers)
     assert sum(not reader._is_present(number) for number in numbers) == 5
@@ -345,17 +343,17 @@ def test_a_record_that_is_damaged_in_the_bucket_is_refused_or_skipped(indexed: P
     data = bytearray(shard.read_bytes())
     data[1000] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(BadRecord, match=r"http://.*\.tfrec: record 0: the payload's CRC is wrong: expected 0x"):
+    with pytest.raises(BadRecord, match=r"http://.*\.tfrec: record 0: .*CRC.*0x"):
         indexed.open(tmp_path / "cache")[0]
     batches = list(module(indexed, tmp_path / "cache", 0, "skip").loader("train"))
     assert sum(int(batch["valid"].sum()) for batch in batches) == 207
     assert sum(len(batch["skipped"]) for batch in batches) == 1
 
 
-def test_a_shard_that_is_cut_off_in_the_bucket_is_named(web: Place, tmp_path: Path) -> None:
+def test_a_truncated_shard_in_the_bucket_is_reported(web: Place, tmp_path: Path) -> None:
     shard = min((tmp_path / "web").rglob("train/*.tfrec"))
     shard.write_bytes(shard.read_bytes()[:-5])
-    with pytest.raises(BadRecord, match=rf"^{web.root}/.*{shard.name}: record \d+ at byte \d+: the shard is cut off"):
+    with pytest.raises(BadRecord, match=rf"^{web.root}/.*{shard.name}: record \d+ at byte \d+: .*cut off"):
         web.open(tmp_path / "cache")
 
 
@@ -384,7 +382,7 @@ def read_in_order(root: str, cache: Path, started: Event) -> None:
         reader.prefetch(range(start, min(start + 4, len(reader))))
 
 
-def test_killed_processes_leave_a_cache_that_is_right(indexed: Place, tmp_path: Path) -> None:
+def test_killed_processes_leave_a_valid_cache(indexed: Place, tmp_path: Path) -> None:
     indexed.counted.latency = 0.02
     context = multiprocessing.get_context("forkserver")
     events = [context.Event() for _ in range(2)]
@@ -420,14 +418,14 @@ def test_a_server_without_ranges_is_refused(indexed: Place, tmp_path: Path) -> N
     reader = indexed.open(tmp_path / "cache")
     served = indexed.counted.application
     indexed.counted.application = lambda environ, start: served({**environ, "HTTP_RANGE": ""}, start)
-    with pytest.raises(InputError, match=r"expected the server to send only bytes \d+ to \d+, found \d+ bytes"):
+    with pytest.raises(InputError, match=r"\bbytes \d+ to \d+ .*found \d+ bytes"):
         reader[0]
 
 
-# What a user can put right
+# Errors that a user can fix
 
 
-def without_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def remove_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "GOOGLE_APPLICATION_CREDENTIALS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
@@ -436,41 +434,26 @@ def without_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
         monkeypatch.setenv(name, str(tmp_path / "none"))
 
 
-def missing_key(place: Place) -> Place:
+def drop_key(place: Place) -> Place:
     return Place(place.root, place.server, {"endpoint_url": place.counted.url})
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda s3: Place("s3://nowhere/garden", None, s3.options),
-            "s3://nowhere/garden: no such directory or bucket",
-        ),
-        (lambda s3: Place("s3://flowers/weeds", None, s3.options), "s3://flowers/weeds: no such directory or bucket"),
-        (
-            missing_key,
-            "s3://flowers/garden: expected credentials .*NoCredentialsError.*Set AWS_ACCESS_KEY_ID.*anon: true",
-        ),
-        (
-            lambda s3: Place("gs://flowers/garden"),
-            "gs://flowers/garden: expected credentials.*gcloud auth .*token: anon",
-        ),
+        (lambda s3: Place("s3://nowhere/garden", None, s3.options), "s3://nowhere/garden: no such "),
+        (lambda s3: Place("s3://flowers/weeds", None, s3.options), "s3://flowers/weeds: no such "),
+        (drop_key, "s3://flowers/garden: .*credentials .*NoCredentialsError.*AWS_ACCESS_KEY_ID.*anon: true"),
+        (lambda s3: Place("gs://flowers/garden"), "gs://flowers/garden: .*credentials.*gcloud auth .*token: anon"),
         (lambda s3: Place("s4://flowers/garden"), "data.root=s4://flowers/garden: .*fsspec"),
-        (
-            lambda s3: Place("abfs://flowers/garden"),
-            "data.root=abfs.*expected the package for abfs:// .*adlfs.*pip install",
-        ),
-        (
-            lambda s3: Place(s3.root, None, {"endpoints": 1}),
-            "s3://flowers/garden: expected a URL and data.storage_options",
-        ),
+        (lambda s3: Place("abfs://flowers/garden"), "data.root=abfs.*adlfs.*pip install"),
+        (lambda s3: Place(s3.root, None, {"endpoints": 1}), "s3://flowers/garden: .*data.storage_options"),
     ],
 )
-def test_what_cannot_be_opened_says_why_and_what_to_do(
+def test_a_data_set_that_cannot_be_opened_is_refused_with_the_fix(
     s3: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Place], Place], message: str
 ) -> None:
-    without_credentials(monkeypatch, tmp_path)
+    remove_credentials(monkeypatch, tmp_path)
     start = time.monotonic()
     with pytest.raises(InputError, match=message):
         module(change(s3), tmp_path, 0).dataset("train")
@@ -479,20 +462,18 @@ def test_what_cannot_be_opened_says_why_and_what_to_do(
 
 @pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden"])
 @pytest.mark.parametrize("place", ["s3", "web", "gs"], indirect=True)
-def test_refused_credentials_are_not_tried_again(place: Place, tmp_path: Path, status: str) -> None:
+def test_refused_credentials_are_not_retried(place: Place, tmp_path: Path, status: str) -> None:
     server = place.server or Server(directory(tmp_path))
     options = {**place.options, "endpoint_url": server.url} if place.options else {}
     server.status, server.refusals = status, 1
     if place.server is None:
-        server.refusals = 1_000  # gcsfs asks for a directory in two ways
-    with pytest.raises(
-        InputError, match=f"^{place.root}.*: expected credentials with read access, found none or refused ones"
-    ):
+        server.refusals = 1_000  # gcsfs requests a directory in two ways
+    with pytest.raises(InputError, match=f"^{place.root}.*: .*credentials"):
         module(Place(place.root, server, options), tmp_path / "cache", 0).dataset("train")
     server.status, server.refusals = "503 Service Unavailable", 0
 
 
-def test_a_worker_that_is_refused_says_the_same(indexed: Place, tmp_path: Path) -> None:
+def test_a_worker_that_is_refused_raises_the_same_error(indexed: Place, tmp_path: Path) -> None:
     loader = module(indexed, tmp_path / "cache", 1).loader("train")
     indexed.counted.status, indexed.counted.refusals = "403 Forbidden", 1_000
     with pytest.raises(InputError) as error:
@@ -501,16 +482,16 @@ def test_a_worker_that_is_refused_says_the_same(indexed: Place, tmp_path: Path) 
     assert "Traceback" not in str(error.value)
 
 
-def test_a_cached_shard_without_room_says_where(indexed: Place, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_reported(indexed: Place, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file, where a directory should be")
-    with pytest.raises(InputError, match=r"expected to cache records of http://.* here, .*set paths.cache_dir"):
+    with pytest.raises(InputError, match=r"http://.*\bpaths\.cache_dir"):
         indexed.open(tmp_path / "cache")
 
 
 def test_no_data_set_is_generated_in_a_bucket(s3: Place, tmp_path: Path) -> None:
     data = module(s3, tmp_path, 0)
     data.prepare = print
-    with pytest.raises(InputError, match=r"set data=tfrecords data\.root=s3://flowers/garden"):
+    with pytest.raises(InputError, match=r"data=tfrecords data\.root=s3://flowers/garden"):
         data.prepare_data()
 
 

@@ -1,4 +1,4 @@
-"""The reports that commands leave, in a real browser."""
+"""The reports that commands write are checked in a real browser."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WIDTHS = {"phone": 390, "desktop": 1280}
 
 @pytest.fixture(scope="module")
 def run(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a run with a report."""
+    """Return the directory of a run with a report."""
     directory = tmp_path_factory.mktemp("runs") / "run"
     done = run_script("train", *tiny_settings, "report=true", "seed=1", f"hydra.run.dir={directory}")
     assert done.returncode == 0, done.stderr
@@ -32,7 +32,7 @@ def run(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module")
 def ensemble(run: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of an ensemble of two runs."""
+    """Return the directory of an ensemble of two runs."""
     directory = tmp_path_factory.mktemp("ensembles") / "ensemble"
     other = directory.parent / "other"
     shutil.copytree(trained, other, ignore=shutil.ignore_patterns("predictions", "wandb"))
@@ -56,13 +56,13 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(browser: Browser, path: Path, width: str, scheme: str) -> Iterator[Page]:
-    """Open a page, and check at the end that nothing went wrong on it, and that it asked for nothing."""
+def open_page(browser: Browser, path: Path, width: str, scheme: str) -> Iterator[Page]:
+    """Open a page, and check at the end that it had no errors and requested nothing."""
     page = browser.new_page(viewport={"width": WIDTHS[width], "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda asked: problems.append(asked.url[:99]) if asked.url.startswith("http") else None)
+    page.on("request", lambda request: problems.append(request.url[:99]) if request.url.startswith("http") else None)
     page.goto(path.as_uri())
     yield page
     page.close()
@@ -71,17 +71,17 @@ def opened(browser: Browser, path: Path, width: str, scheme: str) -> Iterator[Pa
 
 @pytest.fixture(params=[(width, scheme) for width in WIDTHS for scheme in ("light", "dark")], ids="-".join)
 def page(browser: Browser, run: Path, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """The report on a phone and on a desktop, in light and dark colours; any error on it is one of the test."""
-    with opened(browser, run / "report" / "index.html", *request.param) as page:
+    """Yield the report on a phone and a desktop, in light and dark colours. Any error on the page fails the test."""
+    with open_page(browser, run / "report" / "index.html", *request.param) as page:
         yield page
 
 
-def test_everything_is_drawn(page: Page) -> None:
+def test_all_images_and_charts_are_drawn(page: Page) -> None:
     check_drawn(page, charts=6)
 
 
 def check_drawn(page: Page, charts: int) -> None:
-    """Check that every image is loaded, at least so many charts are drawn, and nothing sticks out of the page."""
+    """Check that all images are loaded, at least `charts` charts are drawn, and nothing overflows the page."""
     page.wait_for_function("[...document.images].every(image => image.complete)")
     assert page.evaluate("[...document.images].filter(image => image.naturalWidth === 0).length") == 0
     assert page.evaluate("document.images.length") > 12
@@ -91,7 +91,7 @@ def check_drawn(page: Page, charts: int) -> None:
         chart, drawing = found.nth(number), found.nth(number).locator("svg.main-svg").first
         place, drawn = chart.bounding_box(), drawing.bounding_box()
         assert place and drawn and drawn["width"] <= place["width"] + 1
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing overflows
 
 
 def test_axe_finds_no_serious_problem(page: Page) -> None:
@@ -100,7 +100,7 @@ def test_axe_finds_no_serious_problem(page: Page) -> None:
 
 @pytest.mark.parametrize(("width", "scheme"), [("phone", "dark"), ("desktop", "light")])
 def test_an_ensembles_report_compares_its_members(browser: Browser, ensemble: Path, width: str, scheme: str) -> None:
-    with opened(browser, ensemble / "report" / "index.html", width, scheme) as page:
+    with open_page(browser, ensemble / "report" / "index.html", width, scheme) as page:
         check_drawn(page, charts=5)
         check_accessible(page)
         assert page.locator("#compared table").first.locator("tbody tr").count() == 2
@@ -141,7 +141,7 @@ def test_a_column_sorts_up_and_down(page: Page) -> None:
     assert counts == [sorted(counts[0]), sorted(counts[0], reverse=True)]
 
 
-def test_the_keyboard_reaches_everything(page: Page) -> None:
+def test_the_keyboard_reaches_every_control(page: Page) -> None:
     wanted = page.evaluate("document.querySelectorAll('a[href], button, input, summary, [tabindex=\"0\"]').length")
     reached = []
     for _ in range(wanted + 5):
@@ -151,7 +151,7 @@ def test_the_keyboard_reaches_everything(page: Page) -> None:
     assert any('id="search"' in html for html in reached) and any(html.startswith("<summary") for html in reached)
 
 
-def test_an_evaluation_leaves_a_report_beside_the_trainings(run: Path) -> None:
+def test_an_evaluation_writes_a_report_beside_that_of_the_training(run: Path) -> None:
     before = (run / "report" / "index.html").read_bytes()
     done = run_script("evaluate", f"run={run}", "trainer=cpu")
     assert done.returncode == 0, done.stderr
@@ -162,13 +162,13 @@ def test_an_evaluation_leaves_a_report_beside_the_trainings(run: Path) -> None:
     assert (run / "report" / "index.html").read_bytes() == before
 
 
-def test_a_fast_dev_run_leaves_none(run: Path, tiny_settings: list[str], tmp_path: Path) -> None:
+def test_a_fast_dev_run_writes_no_report(run: Path, tiny_settings: list[str], tmp_path: Path) -> None:
     settings = [*tiny_settings, "report=true", "trainer.fast_dev_run=true", f"hydra.run.dir={tmp_path}/run"]
     assert run_script("train", *settings).returncode == 0
     assert not list(tmp_path.rglob("*.html"))
 
 
-def test_readmes_screenshots_are_small_and_there(run: Path, tmp_path: Path) -> None:
+def test_the_screenshots_of_readme_exist_and_are_small(run: Path, tmp_path: Path) -> None:
     if CHROMIUM is None:
         pytest.skip("there is no Chromium: apt-get install chromium")
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")

@@ -1,4 +1,4 @@
-"""Each run has a directory of its own, on all of its processes, and only its own checkpoints are found there."""
+"""Each run has its own directory, and only its own checkpoints are resumed from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.helpers.commands import run_script
 SHORT = ["+trainer.limit_train_batches=2", "+trainer.limit_val_batches=1", "data.num_workers=0", "logger=csv"]
 
 
-def test_a_second_training_leaves_the_first_ones_directory_alone(
+def test_a_second_training_does_not_change_the_directory_of_the_first(
     trained: Path, tiny_settings: list[str], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -25,7 +25,7 @@ def test_a_second_training_leaves_the_first_ones_directory_alone(
     assert before.items() <= {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}.items()
 
 
-def test_two_trainings_at_once_do_not_share_a_directory(
+def test_two_trainings_at_once_cannot_use_the_same_directory(
     tiny_settings: list[str], trained: Path, tmp_path: Path
 ) -> None:
     run = Run(tmp_path / "run")
@@ -35,12 +35,12 @@ def test_two_trainings_at_once_do_not_share_a_directory(
         assert done.returncode == 1
         assert str(run.directory) in done.stderr
         assert "Traceback" not in done.stderr
-        assert not run.config_path.exists(), "nothing is written into another training's directory"
+        assert not run.config_path.exists(), "the run has written into another training's directory"
     done = run_script("train", *command)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_directory_in_which_no_log_can_be_written_is_one_line(tiny_settings: list[str], tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_is_reported_in_one_line(tiny_settings: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "train.log").symlink_to(tmp_path / "file" / "train.log")
@@ -50,7 +50,7 @@ def test_a_directory_in_which_no_log_can_be_written_is_one_line(tiny_settings: l
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_under_slurm_a_run_does_not_go_on_from_another_ones_weights(
+def test_under_slurm_a_run_does_not_resume_the_checkpoint_of_another(
     trained: Path, tiny_settings: list[str], tmp_path: Path
 ) -> None:
     shutil.copy(trained / "checkpoints" / "last.ckpt", tmp_path / "hpc_ckpt_1.ckpt")
@@ -63,7 +63,7 @@ def test_under_slurm_a_run_does_not_go_on_from_another_ones_weights(
     assert done.returncode == 0, done.stderr
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
 
-    # What SLURM left in the run's own directory is resumed from, and the log says so.
+    # A checkpoint of SLURM in the run's own directory is resumed, and the log names it.
     (run / "checkpoints" / "last.ckpt").rename(run / "hpc_ckpt_1.ckpt")
     done = run_script(
         "train", *tiny_settings, *SHORT, "trainer.max_epochs=2", f"hydra.run.dir={run}", cwd=tmp_path, **environment

@@ -1,4 +1,4 @@
-"""Every debug mode, and every argument of the trainer that the configuration knows."""
+"""Every debug mode works, and every argument of the trainer is accepted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 class Recorder(Callback):
-    """Keeps what each training step saw: its ids, a number for its pixels, and the loss."""
+    """Records the ids, the sum of the pixels and the loss of each training step."""
 
     steps: ClassVar[list[tuple[int, list[str], int, float]]] = []
 
@@ -31,7 +31,7 @@ class Recorder(Callback):
         self.steps.append((trainer.current_epoch, batch["id"], int(batch["image"].sum()), float(outputs["loss"])))
 
 
-def composed(tiny_settings: list[str], directory: Path, *overrides: str) -> DictConfig:
+def compose_training(tiny_settings: list[str], directory: Path, *overrides: str) -> DictConfig:
     """Compose the configuration of a training on few small images."""
     settings = [setting for setting in tiny_settings if "max_epochs" not in setting]
     small = ["data.num_workers=0", "data.train_size=32", "data.eval_size=32", f"paths.output_dir={directory}"]
@@ -40,30 +40,32 @@ def composed(tiny_settings: list[str], directory: Path, *overrides: str) -> Dict
 
 
 def run(tiny_settings: list[str], directory: Path, *overrides: str) -> dict[str, float]:
-    """Train in this process as `python src/train.py` does, on few small images; the metrics."""
+    """Train on a few small images in this process, as `python src/train.py` does, and return the metrics."""
     Recorder.steps = []
     recorder = "+callbacks.recorder._target_=tests.commands.test_trainer_options.Recorder"
-    config = composed(tiny_settings, directory, "callbacks.progress_bar=null", recorder, "logger=csv", *overrides)
+    config = compose_training(
+        tiny_settings, directory, "callbacks.progress_bar=null", recorder, "logger=csv", *overrides
+    )
     (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
     try:
         return train(config).metrics
     finally:
-        torch.use_deterministic_algorithms(False)  # which `deterministic` sets for the whole process
+        torch.use_deterministic_algorithms(False)  # set by `deterministic` for the whole process
 
 
-def test_debug_default_is_five_batches(tiny_settings: list[str], tmp_path: Path) -> None:
+def test_debug_default_runs_five_batches(tiny_settings: list[str], tmp_path: Path) -> None:
     metrics = run(tiny_settings, tmp_path, "debug=default", "data.batch_size=16")
     assert len(Recorder.steps) == 5
     assert metrics.keys() >= {"train/loss", "val/macro_f1"}
 
 
-def test_debug_fdr_is_one_batch(tiny_settings: list[str], tmp_path: Path) -> None:
+def test_debug_fdr_runs_one_batch(tiny_settings: list[str], tmp_path: Path) -> None:
     run(tiny_settings, tmp_path, "debug=fdr")
     assert len(Recorder.steps) == 1
     assert not any(tmp_path.rglob("*.ckpt"))
 
 
-def test_debug_profiler_reports_where_the_time_went(
+def test_debug_profiler_reports_the_times(
     tiny_settings: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "lightning.pytorch.profilers")
@@ -71,7 +73,7 @@ def test_debug_profiler_reports_where_the_time_went(
     assert "run_training_batch" in caplog.text
 
 
-def test_debug_limit_is_a_tenth_of_the_batches(tiny_settings: list[str], tmp_path: Path) -> None:
+def test_debug_limit_runs_a_tenth_of_the_batches(tiny_settings: list[str], tmp_path: Path) -> None:
     run(tiny_settings, tmp_path, "debug=limit", "data.batch_size=8")
     assert len(Recorder.steps) == 3 * 2  # of 26 batches
 
@@ -91,11 +93,13 @@ def test_overfit_batches_are_the_same_in_every_epoch(
     run(tiny_settings, tmp_path / "first", *settings, "trainer.max_epochs=1", "+trainer.limit_train_batches=2")
     expected = [(ids, pixels) for _, ids, pixels, _ in Recorder.steps]
     run(tiny_settings, tmp_path / "second", *settings, "trainer.max_epochs=2", "+trainer.overfit_batches=2")
-    assert [(ids, pixels) for _, ids, pixels, _ in Recorder.steps] == expected * 2  # those an ordinary run begins with
+    assert [
+        (ids, pixels) for _, ids, pixels, _ in Recorder.steps
+    ] == expected * 2  # as a run begins without overfitting
 
 
-def test_no_callbacks_and_no_logger(tiny_settings: list[str], tmp_path: Path) -> None:
-    config = composed(tiny_settings, tmp_path, "callbacks=none", "logger=none", "trainer.max_epochs=1")
+def test_a_training_runs_without_callbacks_and_logger(tiny_settings: list[str], tmp_path: Path) -> None:
+    config = compose_training(tiny_settings, tmp_path, "callbacks=none", "logger=none", "trainer.max_epochs=1")
     metrics = train(config).metrics
     assert "val/macro_f1" in metrics
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"best.ckpt"}
@@ -104,8 +108,8 @@ def test_no_callbacks_and_no_logger(tiny_settings: list[str], tmp_path: Path) ->
 
 def test_the_best_epochs_are_kept(tiny_settings: list[str], tmp_path: Path) -> None:
     run(tiny_settings, tmp_path, "callbacks=top_k", "trainer.max_epochs=4", "+trainer.limit_train_batches=2")
-    kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
-    assert len(kept - {"best.ckpt", "last.ckpt"}) == 3 and {"best.ckpt", "last.ckpt"} < kept
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert len(names - {"best.ckpt", "last.ckpt"}) == 3 and {"best.ckpt", "last.ckpt"} < names
     best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
     rows = [row for row in csv.DictReader((tmp_path / "metrics.csv").open()) if row["val/macro_f1"]]
     scores = [float(row["val/macro_f1"]) for row in rows]
@@ -118,7 +122,7 @@ def test_several_checkpoints_in_one_file_are_refused(tiny_settings: list[str], t
 
 
 @pytest.mark.parametrize("name", ["mlflow", "trackio"])
-def test_a_logger_whose_package_is_missing_is_named(
+def test_a_logger_whose_package_is_missing_is_reported(
     name: str, tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
@@ -171,7 +175,7 @@ RUNS: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_the_trainers_arguments_are_taken(name: str, tiny_settings: list[str], tmp_path: Path) -> None:
+def test_the_arguments_of_the_trainer_are_accepted(name: str, tiny_settings: list[str], tmp_path: Path) -> None:
     values = {key: "null" if value is None else value for key, value in RUNS[name].items()}
     run(tiny_settings, tmp_path, *(f"++trainer.{key}={value}" for key, value in values.items()))
     steps = {"fractions": 3, "steps": 8, "overfitting": 6, "development": 2}
@@ -180,7 +184,7 @@ def test_the_trainers_arguments_are_taken(name: str, tiny_settings: list[str], t
 
 def test_every_argument_of_the_trainer_is_in_one_of_these_runs() -> None:
     elsewhere = {"self", "accelerator", "devices", "strategy", "num_nodes", "precision"}
-    # Not for this program's trainings, or of no use in them.
+    # Not applicable to this program's trainings, or of no use in them.
     unused = {"limit_test_batches", "model_registry", "plugins", "reload_dataloaders_every_n_epochs"}
     unused |= {"use_distributed_sampler"}  # our samplers know their rank
     arguments = set(inspect.signature(lightning.Trainer.__init__).parameters)
@@ -192,5 +196,5 @@ def test_every_argument_of_the_trainer_is_in_one_of_these_runs() -> None:
 def test_a_validation_that_no_epoch_reaches_is_refused(
     settings: list[str], most: int, tiny_settings: list[str], tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=rf"trainer\.val_check_interval={most + 1}: expected at most {most}"):
+    with pytest.raises(InputError, match=rf"trainer\.val_check_interval={most + 1}: .*\b{most}\b"):
         run(tiny_settings, tmp_path, f"+trainer.val_check_interval={most + 1}", *settings)

@@ -1,4 +1,4 @@
-"""Somebody else's data module and model, by configuration alone: each pairing trains, resumes and evaluates."""
+"""A user's data module and model are trained, resumed and evaluated by configuration alone, in each pairing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def train(directory: Path, *settings: str) -> dict[str, float]:
     return metrics
 
 
-def resumed_and_evaluated(directory: Path, metric: str, *settings: str) -> None:
+def resume_and_evaluate(directory: Path, metric: str, *settings: str) -> None:
     """Train for one more epoch, and compare the metric with what `evaluate.py` computes."""
     resume = f"ckpt_path={directory}/checkpoints/last.ckpt"
     metrics = train(directory, *settings, resume, "trainer.max_epochs=2")
@@ -34,11 +34,11 @@ def resumed_and_evaluated(directory: Path, metric: str, *settings: str) -> None:
     assert f"{metrics[metric]:.4f}" in done.stdout
 
 
-def test_their_model_on_their_data(tmp_path: Path) -> None:
+def test_a_users_model_trains_on_a_users_data(tmp_path: Path) -> None:
     metrics = train(tmp_path, *DIGITS, "test=true")
     ours = {"train/images_per_second", "train/loader_wait", "train/device_memory"}
     assert metrics.keys() == {"train/loss", "val/error", "test/error"} | ours
-    resumed_and_evaluated(tmp_path, "val/error", *DIGITS)
+    resume_and_evaluate(tmp_path, "val/error", *DIGITS)
     done = run_script("predict", *CONFIG_DIR, f"run={tmp_path}", "trainer=cpu", "split=test")
     assert done.returncode == 0, done.stderr
     table = pq.read_table(tmp_path / "predictions" / "test.parquet")
@@ -46,22 +46,22 @@ def test_their_model_on_their_data(tmp_path: Path) -> None:
     assert len(set(table["id"].to_pylist())) == len(table) == 359
 
 
-def test_our_classifier_on_their_data(tmp_path: Path) -> None:
+def test_our_classifier_trains_on_a_users_data(tmp_path: Path) -> None:
     settings = [*CONFIG_DIR, *OURS, *SHORT]
     metrics = train(tmp_path, *settings)
     assert metrics.keys() >= {"val/macro_f1", "val/accuracy", "val/loss"}
-    resumed_and_evaluated(tmp_path, "val/macro_f1", *settings)
+    resume_and_evaluate(tmp_path, "val/macro_f1", *settings)
 
 
-def test_their_model_on_our_shards(tiny_settings: list[str], tmp_path: Path) -> None:
+def test_a_users_model_trains_on_our_shards(tiny_settings: list[str], tmp_path: Path) -> None:
     ours = [setting for setting in tiny_settings if not setting.startswith(("model", "trainer"))]
     theirs = ["model=digit_net", "model.classes=104", "monitor.metric=val/error", "monitor.mode=min"]
     settings = [*CONFIG_DIR, *ours, *theirs, *SHORT]
     assert 0 <= train(tmp_path, *settings)["val/error"] <= 1
-    resumed_and_evaluated(tmp_path, "val/error", *settings)
+    resume_and_evaluate(tmp_path, "val/error", *settings)
 
 
-def test_their_classes_need_trust_where_no_configuration_of_the_users_names_them(tmp_path: Path) -> None:
+def test_a_users_classes_need_trust_without_the_users_configuration(tmp_path: Path) -> None:
     train(tmp_path, *DIGITS)
     done = run_script("evaluate", f"run={tmp_path}", "trainer=cpu")
     assert done.returncode == 1
@@ -107,7 +107,7 @@ class NoModel:
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Path]:
-    """A directory with a pair of plain Lightning classes that import nothing of ours, and a configuration of them."""
+    """Yield a directory with two plain Lightning classes that import nothing of ours, and their configuration."""
     (tmp_path / "my_pair.py").write_text(PAIR)
     for group, target in (("data", "Data"), ("model", "Net")):
         file = tmp_path / "configs" / group / "mine.yaml"
@@ -149,7 +149,9 @@ def test_a_plain_lightning_pair_trains_and_evaluates(pair: Path) -> None:
         (["model=lite0", "monitor.metric=val/loss"], ["Data", "class_names"]),
     ],
 )
-def test_what_does_not_go_together_gets_one_message(pair: Path, settings: list[str], expected: list[str]) -> None:
+def test_classes_that_do_not_fit_are_reported_in_one_message(
+    pair: Path, settings: list[str], expected: list[str]
+) -> None:
     code, output, errors = run_pair(pair, *settings)
     assert code == 1
     assert errors.startswith("error: ") and "Traceback" not in output + errors
@@ -157,7 +159,7 @@ def test_what_does_not_go_together_gets_one_message(pair: Path, settings: list[s
         assert part in errors
 
 
-def test_prediction_names_the_method_that_a_data_module_lacks(pair: Path) -> None:
+def test_predict_reports_the_method_that_a_data_module_lacks(pair: Path) -> None:
     assert run_pair(pair)[0] == 0
     code, output, errors = run_pair(pair, f"run={pair}/run", "trainer=cpu", name="predict")
     assert code == 1
@@ -171,5 +173,5 @@ def test_a_users_own_exception_keeps_its_traceback(pair: Path) -> None:
     assert errors.rstrip().endswith("ValueError: wrong was set")
 
 
-def test_the_package_does_not_know_the_example() -> None:
+def test_the_package_does_not_mention_the_example() -> None:
     assert not [path for path in (ROOT / "src").rglob("*.py") if "digit" in path.read_text().lower().split()]

@@ -1,4 +1,4 @@
-"""Writes the golden shard and what TensorFlow reads from it: run with tensorflow-cpu 2.21, once.
+"""Write the golden shard, and record what TensorFlow reads from it. Run once with tensorflow-cpu 2.21.
 
 python tests/golden/write.py
 """
@@ -13,8 +13,8 @@ SIZE = 48
 HERE = Path(__file__).parent
 
 
-def picture(number: int) -> tf.Tensor:
-    """A smooth pattern with an edge in it, another for each number."""
+def draw_pattern(number: int) -> tf.Tensor:
+    """Return a smooth pattern with an edge in it, a different one for each number."""
     rows, columns = tf.meshgrid(tf.range(SIZE), tf.range(SIZE), indexing="ij")
     channels = [rows * (number + 1), columns * 3 + 40 * number, (rows - columns) ** 2]
     return tf.cast(tf.stack(channels, axis=-1) % 256, tf.uint8)
@@ -22,7 +22,9 @@ def picture(number: int) -> tf.Tensor:
 
 def example(number: int) -> bytes:
     features = {
-        "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[tf.io.encode_jpeg(picture(number)).numpy()])),
+        "image": tf.train.Feature(
+            bytes_list=tf.train.BytesList(value=[tf.io.encode_jpeg(draw_pattern(number)).numpy()])
+        ),
         "class": tf.train.Feature(int64_list=tf.train.Int64List(value=[number * 20])),
         "id": tf.train.Feature(bytes_list=tf.train.BytesList(value=[f"{number:09x}".encode()])),
     }

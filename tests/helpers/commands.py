@@ -1,8 +1,8 @@
-"""Run the scripts in three ways that give the same result: what was printed, and the exit status.
+"""Run the scripts in one of three ways. Each returns what was printed and the exit status.
 
-`run_script` runs one in this process and is for most tests. `run_process` forks from a process that has imported
-everything, for tests of signals, of distributed training and of environment variables that are read at import.
-`run_interpreter` and `run_module_interpreter` start Python anew, as a shell does.
+`run_script` runs a script within this process and suits most tests. `run_process` forks from a process that has
+imported everything: use it for signals, distributed training and environment variables that are read at import.
+`run_interpreter` and `run_module_interpreter` start a new Python interpreter, as a shell does.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def run_module(name: str, *overrides: str, **environment: str) -> CompletedProce
 
 
 class ScriptProcess:
-    """A running `python src/NAME.py OVERRIDES` in `cwd`, its output kept in files."""
+    """A running `python src/NAME.py OVERRIDES` in `cwd`, with its output in files."""
 
     def __init__(self, name: str, *overrides: str, cwd: Path = ROOT, **environment: str) -> None:
         context = multiprocessing.get_context("forkserver")
@@ -72,7 +72,7 @@ class ScriptProcess:
         return (self._output / "stderr").read_text() if (self._output / "stderr").exists() else ""
 
     def wait(self, timeout: float = 240) -> CompletedProcess[str]:
-        """Wait for the end. A process that a signal has ended has its negative number as returncode."""
+        """Wait for the process to end. If a signal ended it, the returncode is minus the signal's number."""
         self.process.join(timeout)
         if self.process.exitcode is None:
             self.process.kill()
@@ -89,13 +89,13 @@ def run_process(
 
 def _run(name: str, overrides: tuple[str, ...], cwd: Path, environment: dict[str, str], output: Path) -> None:
     os.setsid()  # a process group of its own, as a shell gives to a command
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # though the tests may run in a script's background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell script's background jobs ignore SIGINT
     os.chdir(cwd)
     for number, stream in ((1, "stdout"), (2, "stderr")):
         file = os.open(output / stream, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)
     os.environ.update(environment)
-    multiprocessing.set_start_method("fork", force=True)  # of its workers, as where a shell starts it
+    multiprocessing.set_start_method("fork", force=True)  # its workers fork, as they do when a shell starts it
     script = str(ROOT / "src" / f"{name}.py")
     sys.argv = [script, *overrides]
     runpy.run_path(script, run_name="__main__")

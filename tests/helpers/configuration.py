@@ -1,4 +1,4 @@
-"""Compose a command's configuration and check it, as the command does, without running it."""
+"""Compose and check a command's configuration as the command does, without running it."""
 
 from __future__ import annotations
 
@@ -59,35 +59,35 @@ COMMANDS: dict[str, type[Any]] = {
 
 
 def compose_config(name: str, *overrides: str) -> DictConfig:
-    """Compose `configs/NAME.yaml`, with an output directory where the command is given one by Hydra."""
-    made = ["paths.output_dir=out"] if "paths" in COMMANDS[name].__dataclass_fields__ else []
+    """Compose `configs/NAME.yaml`, with an output directory if Hydra gives the command one."""
+    output = ["paths.output_dir=out"] if "paths" in COMMANDS[name].__dataclass_fields__ else []
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(name, [*overrides, *made])
+        return compose(name, [*overrides, *output])
 
 
-def composed(name: str, *overrides: str) -> dict[str, Any]:
-    """Return the values of a composed configuration, its references resolved."""
-    return values_of(compose_config(name, *overrides))
+def compose_values(name: str, *overrides: str) -> dict[str, Any]:
+    """Compose a configuration and return its values, with references resolved."""
+    return resolve_values(compose_config(name, *overrides))
 
 
-def values_of(config: DictConfig) -> dict[str, Any]:
-    """Return a configuration's values, its references resolved."""
+def resolve_values(config: DictConfig) -> dict[str, Any]:
+    """Return a configuration's values, with references resolved."""
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     return values
 
 
 def check(name: str, *overrides: str) -> Any:
-    """Compose a command's configuration and return its settings, checked: see `check_config`."""
+    """Compose a command's configuration and return its checked settings, as `check_config` does."""
     return check_config(name, compose_config(name, *overrides))
 
 
 def check_config(name: str, config: DictConfig) -> Any:
-    """Return the settings of a command, checked, with a text for those that must be set.
+    """Check a command's configuration and return its settings, with a placeholder for each missing value.
 
-    XLA's strategy, which this process does not import, is left out.
+    XLA's strategy is replaced by `auto`, as this process does not import it.
 
     Raises:
-        InputError: the configuration is refused.
+        InputError: the configuration is invalid.
     """
     config = copy.deepcopy(config)
     for key in OmegaConf.missing_keys(config):

@@ -1,4 +1,4 @@
-"""XLA's strategy as configured, that tells what its device did: on its own, as workers must not import torch_xla."""
+"""An XLA strategy that records compilations. It has its own module because workers must not import torch_xla."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flowers.training.xla.strategy import SPMDStrategy
 
 
 class Counting(SPMDStrategy):
-    """Writes to `path` what had been compiled, and run on the host, after each batch that was predicted."""
+    """Writes to `path`, for each predicted batch, the counts of compilations and of operations run on the host."""
 
     def __init__(self, path: str, **settings: Any) -> None:
         super().__init__(**settings)

@@ -1,4 +1,4 @@
-"""Data modules of tests, and what they have read."""
+"""Data modules for tests, and what was read from them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flowers.interfaces import Batch
 def module(
     root: Path, workers: int, *, size: int = 192, batch_size: int = 16, on_bad_record: OnBadRecord = "stop"
 ) -> FlowersDataModule:
-    """Return a data module that augments, its training images a third as wide as the stored ones."""
+    """Return a data module that augments. Its training images are a third as wide as the stored ones."""
     crop = size // 3
     return FlowersDataModule(
         str(root),
@@ -38,17 +38,17 @@ def module(
 
 
 def ids_of(batches: Iterable[Batch]) -> list[str]:
-    """Return the ids in their order, without padding."""
+    """Return the ids in order, without padding."""
     return [identity for batch in batches for identity in batch["id"] if identity]
 
 
-def part(root: Path, size: int = 192, **settings: Any) -> FlowersDataModule:
-    """Return a data module that does not augment."""
+def plain_module(root: Path, size: int = 192, **settings: Any) -> FlowersDataModule:
+    """Return a data module without augmentation."""
     return FlowersDataModule(str(root), size, size, size, 16, [], [], num_workers=0, **settings)
 
 
-def pixels(batches: list[Batch]) -> dict[str, str]:
-    """Return a hash of each id's pixels."""
+def hash_pixels(batches: list[Batch]) -> dict[str, str]:
+    """Return a hash of the pixels for each id."""
     return {
         identity: hashlib.sha256(image.numpy().tobytes()).hexdigest()
         for batch in batches
@@ -57,7 +57,7 @@ def pixels(batches: list[Batch]) -> dict[str, str]:
 
 
 def write_noise(directory: Path, labels: Sequence[int]) -> None:
-    """Write a shard of 32 px images of noise, one for each label."""
+    """Write a shard of 32 px noise images, one for each label."""
     directory.mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 256, (len(labels), 32, 32, 3), np.uint8)
     records = [

@@ -1,4 +1,4 @@
-"""Three members whose predictions are made up, and the settings and files of their ensemble."""
+"""Three members with made-up predictions, and the settings and files of their ensemble."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from flowers.ensembling.ensemble import EnsembleSettings
 from flowers.settings import Paths, load_settings
 from tests.helpers.commands import ROOT
-from tests.helpers.members import predicted, write_run
+from tests.helpers.members import make_rows, write_run
 
-VAL = [predicted(60, seed) for seed in range(3)]
-TEST = [predicted(30, seed, first=1000) for seed in range(3)]
+VAL = [make_rows(60, seed) for seed in range(3)]
+TEST = [make_rows(30, seed, first=1000) for seed in range(3)]
 
 
 def settings(output: Path, runs: list[str], **changes: Any) -> EnsembleSettings:
@@ -28,15 +28,15 @@ def settings(output: Path, runs: list[str], **changes: Any) -> EnsembleSettings:
 
 
 def write_runs(directory: Path) -> list[str]:
-    """Write three runs, the rows of each in an order of its own."""
+    """Write three runs, each with its rows in a different order."""
     return [
-        write_run(directory / f"run{at}", val.shuffled(at), test.shuffled(at), parameters=10, images_per_second=30.0)
+        write_run(directory / f"run{at}", val.shuffle(at), test.shuffle(at), parameters=10, images_per_second=30.0)
         for at, (val, test) in enumerate(zip(VAL, TEST, strict=True))
     ]
 
 
-def summary_of(directory: Path) -> dict[str, Any]:
-    """Read ensemble.json, which is JSON to any reader: without NaN and Infinity."""
+def read_summary(directory: Path) -> dict[str, Any]:
+    """Read ensemble.json as strict JSON: NaN and Infinity fail."""
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} in ensemble.json")
@@ -45,6 +45,6 @@ def summary_of(directory: Path) -> dict[str, Any]:
     return summary
 
 
-def left_over(directory: Path) -> list[Path]:
-    """Return what a run that has ended must not leave."""
+def find_leftovers(directory: Path) -> list[Path]:
+    """Return the temporary files that a finished run must not leave behind."""
     return [path for path in directory.rglob("*") if path.name.startswith(".joined-") or path.suffix == ".part"]

@@ -1,4 +1,4 @@
-"""Run a program within this process, with streams, an environment and handlers of its own."""
+"""Run a program within this process, with its own streams, environment and handlers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 def run_here(
     program: str, arguments: Sequence[str], run: Callable[[], object], cwd: Path, environment: dict[str, str]
 ) -> CompletedProcess[str]:
-    """Call `run` as if it were a program with these arguments, and undo what it changes in this process."""
+    """Call `run` as a program with these arguments, and undo what it changes in this process."""
     with tempfile.TemporaryDirectory() as directory:
         streams = Path(directory, "stdout"), Path(directory, "stderr")
         with ExitStack() as stack:
@@ -47,7 +47,7 @@ def run_here(
 
 
 def _exit_status(run: Callable[[], object]) -> int:
-    """Run a program; return what its process would exit with, and print what the interpreter would."""
+    """Run a program, print what the interpreter would print at its end, and return its exit status."""
     try:
         run()
     except SystemExit as end:
@@ -61,7 +61,7 @@ def _exit_status(run: Callable[[], object]) -> int:
 
 
 def _end_of_process() -> None:
-    """Do what the end of a process would: stop W&B's service and the workers of data loaders."""
+    """Clean up as the end of a process would: stop W&B's service and the workers of data loaders."""
     if "wandb" in sys.modules:
         sys.modules["wandb"].teardown()
     if multiprocessing.active_children():
@@ -103,7 +103,7 @@ def _environment(cwd: Path, environment: dict[str, str]) -> Iterator[None]:
 @contextmanager
 def _signal_handlers() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # though the tests may run in a script's background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell script's background jobs ignore SIGINT
     try:
         yield
     finally:
@@ -127,7 +127,7 @@ def _log_handlers() -> Iterator[None]:
 
 @contextmanager
 def _hydra() -> Iterator[None]:
-    """Start without a configuration, of which Hydra keeps one for a process, and leave none."""
+    """Clear Hydra's configuration before and after, as Hydra holds one per process."""
     _clear_hydra()
     try:
         yield
@@ -142,15 +142,15 @@ def _clear_hydra() -> None:
 
 @contextmanager
 def _stream(number: int, path: Path) -> Iterator[None]:
-    """Write a stream into a file: by its number, so that what workers print is there, too."""
+    """Redirect a stream into a file, by file descriptor so that the output of workers is included."""
     name = {1: "stdout", 2: "stderr"}[number]
     before = getattr(sys, name)
     before.flush()
-    kept = os.dup(number)
+    saved = os.dup(number)
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, number)
     os.close(file)
-    # Never closed, as handlers of loggers may hold it: later they write to what the number then stands for.
+    # Never closed, as log handlers may hold it: later they write to whatever the descriptor then refers to.
     stream = open(number, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
     setattr(sys, name, stream)
     try:
@@ -158,13 +158,13 @@ def _stream(number: int, path: Path) -> Iterator[None]:
     finally:
         stream.flush()
         setattr(sys, name, before)
-        os.dup2(kept, number)
-        os.close(kept)
+        os.dup2(saved, number)
+        os.close(saved)
 
 
 @contextmanager
 def _printed_warnings() -> Iterator[None]:
-    """Print warnings as an interpreter does, where pytest would collect them."""
+    """Print warnings as an interpreter does, instead of letting pytest collect them."""
     with warnings.catch_warnings():
         warnings.resetwarnings()
         for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):

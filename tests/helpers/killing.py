@@ -1,4 +1,4 @@
-"""Callbacks that record what a training is fed, and end or spoil it."""
+"""Callbacks that record the batches of a training, and end or corrupt it."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from flowers.models import mixing
 from flowers.models.mixing import Mixing
 
 
-def recorded(settings: list[str]) -> list[str]:
-    """Add a `Killer` to a training's settings; its file is still to be named."""
+def add_killer(settings: list[str]) -> list[str]:
+    """Add a `Killer` to a training's settings. The caller must still set its `path`."""
     return [*settings, "callbacks.progress_bar=null", "+callbacks.killer._target_=tests.helpers.killing.Killer"]
 
 
-def steps_of(path: Path) -> list[dict[str, Any]]:
-    """Read what a `Killer` has written, a step a line."""
+def read_steps(path: Path) -> list[dict[str, Any]]:
+    """Read what a `Killer` has written, one step per line."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def shorten(settings: list[str], epochs: int) -> list[str]:
-    """Change a training's settings to one of 13 batches an epoch that is recorded, to be stopped somewhere."""
+    """Return a training's settings with 13 batches per epoch and a `Killer`."""
     short = ["data.batch_size=16", "data.num_workers=0", f"trainer.max_epochs={epochs}", "logger=csv"]
-    return recorded([*settings, *short])
+    return add_killer([*settings, *short])
 
 
-def run_undisturbed(
+def run_uninterrupted(
     run: Callable[..., CompletedProcess[str]], settings: list[str], directory: Path
 ) -> list[dict[str, Any]]:
-    """Return the steps of a training that nobody stops, started by `run`."""
+    """Run a training to its end with `run`, and return its steps."""
     path = directory / "seen.jsonl"
     done = run("train", *settings, f"hydra.run.dir={directory}/run", f"+callbacks.killer.path={path}")
     assert done.returncode == 0, done.stderr
-    return steps_of(path)
+    return read_steps(path)
 
 
 def digest(data: bytes) -> str:
@@ -52,14 +52,14 @@ def digest(data: bytes) -> str:
 
 
 class Killer(Callback):
-    """Writes a line a step: its epoch and number, ids with the pixels' hashes, the mixing. Ends the run at batch `at`.
+    """Writes one line per step (epoch, batch, ids, pixel hashes, mixing), and ends the run at batch `at`.
 
     Args:
-        path: the file.
-        at: the batch, counted over all epochs; None: never.
-        by: a signal's name, or `stop` for `trainer.should_stop`.
-        validating: send the signal in the validation that follows instead.
-        times: how often to send it.
+        path: the file to write.
+        at: the batch at which to end the run, counted over all epochs. None: never.
+        by: the name of a signal, or `stop` for `trainer.should_stop`.
+        validating: end the run in the validation that follows instead.
+        times: how often to send the signal.
     """
 
     def __init__(
@@ -73,15 +73,15 @@ class Killer(Callback):
         self.line: dict[str, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        draw = getattr(mixing.draw_mixing, "__wrapped__", mixing.draw_mixing)  # not an earlier run's, noted
+        draw = getattr(mixing.draw_mixing, "__wrapped__", mixing.draw_mixing)  # unwrap an earlier run's recorder
 
         @functools.wraps(draw)
-        def noted(*arguments: Any, **settings: Any) -> Mixing:
+        def record_mixing(*arguments: Any, **settings: Any) -> Mixing:
             drawn = draw(*arguments, **settings)
             self.line["mixing"] = [drawn.partner.tolist(), drawn.fraction.tolist(), drawn.box.tolist()]
             return drawn
 
-        mixing.draw_mixing = noted
+        mixing.draw_mixing = record_mixing
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -112,7 +112,7 @@ class Killer(Callback):
 
 
 class Spoiler(Callback):
-    """Makes the weights NaN before the batch `at`, counted over all epochs."""
+    """Sets all weights to NaN before batch `at`, counted over all epochs."""
 
     def __init__(self, at: int) -> None:
         self.at = at
@@ -126,7 +126,7 @@ class Spoiler(Callback):
 
 
 class Fatal(A.ImageOnlyTransform):
-    """Kills the process that it runs in, as the system does where memory runs out."""
+    """Kills the process it runs in, as the system does when memory runs out."""
 
     def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Members of ensembles for tests: predictions files of models that never were."""
+"""Made-up members of ensembles, and their predictions files."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ CLASSES = ["rose", "iris", "moon orchid"]
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of a predictions file: ids, labels (None where the split has none), probabilities float32 `[N, K]`."""
+    """Rows of a predictions file: ids, labels (None if the split has none) and probabilities float32 `[N, K]`."""
 
     ids: list[str]
     labels: list[int | None]
     probabilities: NDArray[np.float32]
 
-    def taken(self, order: Sequence[int]) -> Rows:
-        """Some of the rows, in this order."""
+    def take(self, order: Sequence[int]) -> Rows:
+        """Return the rows at these positions, in this order."""
         return Rows([self.ids[row] for row in order], [self.labels[row] for row in order], self.probabilities[order])
 
-    def shuffled(self, seed: int) -> Rows:
-        """The same rows in another order."""
-        return self.taken(np.random.default_rng(seed).permutation(len(self.ids)).tolist())
+    def shuffle(self, seed: int) -> Rows:
+        """Return the same rows in another order."""
+        return self.take(np.random.default_rng(seed).permutation(len(self.ids)).tolist())
 
-    def unlabelled(self) -> Rows:
-        """The same rows, as of a test split."""
+    def remove_labels(self) -> Rows:
+        """Return the same rows without labels, like those of a test split."""
         return replace(self, labels=[None] * len(self.ids))
 
-    def changed(self, row: int, *, label: int | None = None, probabilities: Sequence[float] | None = None) -> Rows:
-        """The same rows but for one."""
+    def replace_row(self, row: int, *, label: int | None = None, probabilities: Sequence[float] | None = None) -> Rows:
+        """Return the same rows with one of them changed."""
         labels, changed = list(self.labels), self.probabilities.copy()
         if label is not None:
             labels[row] = label
@@ -47,8 +47,8 @@ class Rows:
         return Rows(self.ids, labels, changed)
 
 
-def predicted(count: int, seed: int, *, first: int = 0, classes: int = len(CLASSES), skill: float = 2.0) -> Rows:
-    """Rows with ids from `first` on, whose labels no seed changes, by a model that is right more often with `skill`."""
+def make_rows(count: int, seed: int, *, first: int = 0, classes: int = len(CLASSES), skill: float = 2.0) -> Rows:
+    """Return rows with ids from `first` on. `skill` raises the accuracy; the seed does not change the labels."""
     labels = [(first + row) * 7 % 11 % classes for row in range(count)]
     logits = np.random.default_rng((seed, first)).normal(size=(count, classes))
     logits[np.arange(count), labels] += skill
@@ -57,14 +57,14 @@ def predicted(count: int, seed: int, *, first: int = 0, classes: int = len(CLASS
 
 
 def write_file(path: Path, rows: Rows, class_names: Sequence[str] = CLASSES, **provenance: Any) -> Path:
-    """A predictions file as `predict` writes it."""
+    """Write a predictions file as `predict` does, and return its path."""
     values = {
         "run": str(path.parent),
         "split": path.stem,
         "image_size": 224,
         "tta": "none",
         "trained_on": "train",
-        "weights": str(provenance.get("run", path.parent)),  # no two members of a test are the same model
+        "weights": str(provenance.get("run", path.parent)),  # so that all members of a test are different models
     } | provenance
     with PredictionsWriter(path, class_names) as writer:
         writer.write(rows.ids, rows.labels, rows.probabilities)
@@ -82,19 +82,19 @@ def write_run(
     test_skipped: int = 0,
     **provenance: Any,
 ) -> str:
-    """A run's directory with its predictions; the directory, as `runs` names it."""
+    """Write a run's directory with its predictions, and return it as `runs` lists it."""
     files = directory / "predictions"
     values = {"run": str(directory), "backbone": "resnet18"} | provenance
     write_file(files / "val.parquet", val, class_names, **values)
     if train is not None:
         write_file(files / "train.parquet", train, class_names, **values)
     if test is not None:
-        write_file(files / "test.parquet", test.unlabelled(), class_names, **values, skipped=test_skipped)
+        write_file(files / "test.parquet", test.remove_labels(), class_names, **values, skipped=test_skipped)
     return str(directory)
 
 
 def write_foreign(path: Path, rows: Rows, columns: Mapping[str, Any] | None = None) -> Path:
-    """A file of another program: float64, no metadata; `columns` replace its own or come on top."""
+    """Write a predictions file like another program's: float64, no metadata. `columns` replace or extend its own."""
     own = dict(zip(CLASSES, rows.probabilities.T.astype(np.float64), strict=True))
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"id": rows.ids, "label": rows.labels, **own, **(columns or {})}), path)

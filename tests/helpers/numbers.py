@@ -1,4 +1,4 @@
-"""A data set of numbers. Importing this imports no Lightning, which each worker of a fork server would wait for."""
+"""A data set of numbers. It does not import Lightning, as each worker of a fork server would wait for that."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flowers.errors import BadRecord
 
 
 class Numbers(Dataset[int]):
-    """The numbers from 0 on; to read `bad` raises."""
+    """The numbers from 0 on. Reading `bad` raises."""
 
     def __init__(self, count: int, bad: int | None = None) -> None:
         self.count = count
@@ -24,5 +24,5 @@ class Numbers(Dataset[int]):
 
 
 def first(samples: list[int]) -> int:
-    """Collate a batch of one."""
+    """Collate a batch of one sample."""
     return samples[0]

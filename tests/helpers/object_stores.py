@@ -1,4 +1,4 @@
-"""Servers on loopback that stand in for buckets: requests are counted, and can be made slow, refused or damaged."""
+"""Local servers in place of buckets. They count requests, and can delay, refuse or damage the answers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Quiet(WSGIRequestHandler):
 class Server:
     """A WSGI application, served by threads.
 
-    requests: how many have been answered.
+    requests: how many requests have been answered.
     latency: seconds before each answer.
-    refusals: how many of the next requests are answered with `status` and nothing else.
-    damage: how many of the next answers to a range have a byte flipped.
+    refusals: how many of the next requests get `status` and an empty body.
+    damage: how many of the next answers to a range request have a flipped bit.
     """
 
     def __init__(self, application: Application) -> None:
@@ -54,16 +54,16 @@ class Server:
             start(self.status, [("Content-Length", "0")])
             return [b""]
         answer = self.application(environ, start)
-        return [flipped(b"".join(answer))] if damaged else answer
+        return [flip_bit(b"".join(answer))] if damaged else answer
 
 
-def flipped(data: bytes) -> bytes:
+def flip_bit(data: bytes) -> bytes:
     middle = len(data) // 2
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
 
 def directory(root: Path) -> Application:
-    """A web server's view of a directory: lists of links, files, and ranges of files."""
+    """Return an application that serves a directory: lists of links, files, and ranges of files."""
 
     def application(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         path = root / environ["PATH_INFO"].strip("/")
@@ -79,8 +79,8 @@ def directory(root: Path) -> Application:
         data = path.read_bytes()
         headers = [("ETag", f'"{path.stat().st_mtime_ns}"'), ("Accept-Ranges", "bytes")]
         status = "200 OK"
-        if asked := re.fullmatch(r"bytes=(\d+)-(\d+)", environ.get("HTTP_RANGE", "")):
-            data, status = data[int(asked[1]) : int(asked[2]) + 1], "206 Partial Content"
+        if wanted := re.fullmatch(r"bytes=(\d+)-(\d+)", environ.get("HTTP_RANGE", "")):
+            data, status = data[int(wanted[1]) : int(wanted[2]) + 1], "206 Partial Content"
         start(status, [*headers, ("Content-Length", str(len(data)))])
         return [b""] if environ["REQUEST_METHOD"] == "HEAD" else [data]
 

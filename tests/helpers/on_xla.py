@@ -1,4 +1,4 @@
-"""The environment of runs on XLA's CPU runtime, and what they have in them, named in their configuration."""
+"""The environment of runs on XLA's CPU runtime, and callbacks that their configuration names."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from tests.helpers.commands import ROOT
 
 
-def xla(devices: int) -> dict[str, str]:
-    """The environment for so many devices; LLVM's optimiser off, as compiling takes most of the time here."""
+def xla_environment(devices: int) -> dict[str, str]:
+    """Return the environment for this many devices. LLVM's optimiser is off, as compiling takes most of the time."""
     return {
         "PJRT_DEVICE": "CPU",
         "CPU_NUM_DEVICES": str(devices),
@@ -29,7 +29,7 @@ def xla(devices: int) -> dict[str, str]:
 
 
 class Recorder(Callback):
-    """Keeps the first step's loss and gradients, how tensors lie on the devices, and the type that is computed in."""
+    """Records the first step's loss and gradients, how tensors are sharded, and the dtypes of the computation."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
@@ -57,7 +57,7 @@ class Recorder(Callback):
             if pl_module.device.type == "xla":
                 import torch_xla
 
-                torch_xla.sync()  # else each gradient would be computed, and compiled, on its own
+                torch_xla.sync()  # otherwise each gradient is computed, and compiled, on its own
             self.record["gradients"] = {name: value.grad.cpu() for name, value in pl_module.named_parameters()}
 
     def on_train_batch_end(
@@ -72,7 +72,7 @@ class Recorder(Callback):
 
 
 def sharding(tensor: Tensor) -> str:
-    """XLA's word for how a tensor's parts lie on the devices; empty for a tensor on one."""
+    """Return XLA's sharding spec of a tensor, or an empty string if it is not on an XLA device."""
     if tensor.device.type != "xla":
         return ""
     import torch_xla
@@ -81,7 +81,7 @@ def sharding(tensor: Tensor) -> str:
 
 
 def replicas(tensor: Tensor) -> list[Tensor]:
-    """Each device's own copy of a tensor, read from that device."""
+    """Return each device's copy of a tensor, read from that device."""
     if tensor.device.type != "xla":
         return [tensor.clone()]
     from torch_xla.distributed.spmd import XLAShardedTensor
@@ -90,7 +90,7 @@ def replicas(tensor: Tensor) -> list[Tensor]:
 
 
 class Accumulation(Callback):
-    """Writes, for each batch that begins with gradients, how many operations they still wait for."""
+    """Writes, for each batch that starts with gradients, how many of their operations are pending."""
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
@@ -114,14 +114,14 @@ class Accumulation(Callback):
 
 
 class Reader(Callback):
-    """Reads a figure in every step."""
+    """Reads the loss after every step."""
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
         outputs["loss"].cpu()
 
 
 class NoRuntime(A.ImageOnlyTransform):
-    """A transform that works only in a process that has not even imported torch_xla."""
+    """A transform that fails in a process that has imported torch_xla."""
 
     def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
         if "torch_xla" in sys.modules:

@@ -1,4 +1,4 @@
-"""Photographs that are drawn: smooth patterns, unlike each other for a perceptual hash."""
+"""Synthetic photographs: smooth patterns with different perceptual hashes."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from flowers.preparation.plan import Settings
 SETTINGS = Settings(sizes=(48, 64), val=0.15, test=0.15, seed=42, shards=16, duplicate_distance=60, on_bad_image="stop")
 
 
-def picture(number: int, width: int = 160, height: int = 120) -> Image.Image:
-    """A pattern of its own for each number."""
+def draw_photograph(number: int, width: int = 160, height: int = 120) -> Image.Image:
+    """Draw a smooth pattern, a different one for each number."""
     coarse = np.random.default_rng(number).integers(0, 256, (9, 12, 3), np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def file_of(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
+def encode_image(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 
 
-def class_folders(directory: Path, counts: Mapping[str, int], width: int = 160, height: int = 120) -> Path:
-    """Class folders with as many pictures each."""
+def write_class_folders(directory: Path, counts: Mapping[str, int], width: int = 160, height: int = 120) -> Path:
+    """Write class folders with these counts of images, and return their parent."""
     number = 0
     for name, count in counts.items():
         (directory / name).mkdir(parents=True)
         for _ in range(count):
-            (directory / name / f"{number:04d}.jpg").write_bytes(file_of(picture(number, width, height)))
+            (directory / name / f"{number:04d}.jpg").write_bytes(encode_image(draw_photograph(number, width, height)))
             number += 1
     return directory
 
 
-def one_by_one(work: Callable[[Any], int], tasks: Sequence[Any], description: str, total: int) -> None:
-    """The simplest way to do all tasks: what others do is compared with it."""
+def run_serially(work: Callable[[Any], int], tasks: Sequence[Any], description: str, total: int) -> None:
+    """Run all tasks one after the other, as the reference for other runners."""
     assert sum(work(task) for task in tasks) == total
 
 
-def tree(directory: Path) -> dict[str, bytes]:
-    """All files of an output by relative path, but for the lock and the indexes that reading leaves."""
+def read_files(directory: Path) -> dict[str, bytes]:
+    """Read all files of an output by relative path, except the lock and the indexes that reading creates."""
     return {
         path.relative_to(directory).as_posix(): path.read_bytes()
         for path in sorted(directory.rglob("*"))
@@ -56,14 +56,14 @@ def tree(directory: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """200 photographs of three classes. Not to be changed."""
+    """Return a directory of 200 photographs in three classes. Read only."""
     root = tmp_path_factory.mktemp("photographs") / "photographs"
-    return class_folders(root, {"rose": 120, "wild daisy": 60, "Ähre": 20})
+    return write_class_folders(root, {"rose": 120, "wild daisy": 60, "Ähre": 20})
 
 
 @pytest.fixture(scope="session")
 def prepared(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `prepare_folder` makes of them, task by task. Not to be changed."""
+    """Return the output of `prepare_folder` for them, prepared serially. Read only."""
     output = tmp_path_factory.mktemp("prepared") / "prepared"
-    prepare_folder(str(photographs), str(output), SETTINGS, one_by_one)
+    prepare_folder(str(photographs), str(output), SETTINGS, run_serially)
     return output

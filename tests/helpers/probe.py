@@ -1,4 +1,4 @@
-"""A callback that keeps the trainer, for tests within the process."""
+"""A callback that gives tests within the process access to the trainer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import Callback
 
 
 class Probe(Callback):
-    """Keeps the last trainer that started to fit."""
+    """Stores the last trainer that started to fit."""
 
     trainer: L.Trainer
 

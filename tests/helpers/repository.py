@@ -11,7 +11,7 @@ GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@example.org")
 
 
 def copy_repository(copy: Path) -> Path:
-    """Copy what git tracks or would track, as a repository of its own with one commit."""
+    """Copy all files that git tracks or would track into a new repository with one commit."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, names.split("\0")):

@@ -1,7 +1,7 @@
 """Run a notebook's cells in IPython, shell commands included: `python -m tests.helpers.run_notebook FILE SETTINGS`.
 
-SETTINGS are variables, as JSON: they replace what the first cell that is run has set. Cells tagged `install` or `colab`
-are left out, as they would change the environment or need Colab. A cell or a command that fails ends the process.
+SETTINGS are variables as JSON. They replace what the first executed cell has set. Cells tagged `install` or `colab` are
+skipped, as they would change the environment or need Colab. A cell or a command that fails ends the process.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from pathlib import Path
 
 from IPython.core.interactiveshell import InteractiveShell
 
-LEFT_OUT = {"install", "colab"}
+SKIPPED_TAGS = {"install", "colab"}
 
 
 def main(path: str, settings: str) -> None:
     shell = InteractiveShell.instance(history_length=0)
     given = json.loads(settings)
     for cell in json.loads(Path(path).read_text())["cells"]:
-        if cell["cell_type"] != "code" or LEFT_OUT & set(cell["metadata"].get("tags", [])):
+        if cell["cell_type"] != "code" or SKIPPED_TAGS & set(cell["metadata"].get("tags", [])):
             continue
         source = "".join(cell["source"])
         shell.run_cell(source).raise_error()

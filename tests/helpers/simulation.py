@@ -1,4 +1,4 @@
-"""Members whose truth is known: points drawn from a mixture of Gaussians, seen by each member through noise."""
+"""Simulated members with a known true score: each sees points of a Gaussian mixture through noise."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ DIMENSIONS = 6
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Classes of unlike frequency as points in space, and members that see them the worse the larger their noise.
+    """Classes of unequal frequency as points in space, and members that see them through noise.
 
-    Each member believes in another sharpness than it should, and half of its noise is common to all members.
+    Each member is miscalibrated by its `sharpness`, and shares half of its noise with all other members.
     """
 
     centres: NDArray[np.float64]
@@ -44,7 +44,7 @@ class World:
         )
 
     def draw(self, rng: np.random.Generator, rows: int) -> tuple[Labels, Probabilities]:
-        """Labels `[N]` and the members' probabilities `[M, N, K]`."""
+        """Draw labels `[N]` and the members' probabilities `[M, N, K]`."""
         labels = rng.choice(len(self.centres), rows, p=self.frequencies)
         common = rng.normal(size=(rows, DIMENSIONS))
         seen = []
@@ -59,7 +59,7 @@ class World:
 
 
 def confusion_rows(rng: np.random.Generator, classes: int, rows: int, accuracy: float) -> tuple[Labels, Labels, float]:
-    """Labels and predictions drawn from a random joint distribution of them, and its macro F1."""
+    """Draw labels and predictions from a random joint distribution, and return them with its true macro F1."""
     joint = np.empty((classes, classes))
     for label in range(classes):
         right = np.clip(rng.normal(accuracy, 0.8 * (1 - accuracy)), 0.3, 0.9995)
@@ -71,8 +71,10 @@ def confusion_rows(rng: np.random.Generator, classes: int, rows: int, accuracy: 
     return labels, predicted, truth
 
 
-def assessed(labels: Labels, members: Probabilities, *, offsets: bool = False, method: str = "auto") -> Assessment:
-    """The assessment of members with all methods."""
+def assess_members(
+    labels: Labels, members: Probabilities, *, offsets: bool = False, method: str = "auto"
+) -> Assessment:
+    """Assess members with all methods."""
     folds = assign_folds([str(row) for row in range(len(labels))], labels, folds=5, seed=0)
     rows = Rows(log_probabilities(members), labels, folds)
     return assess(rows, list(METHODS), method, offsets=offsets, resamples=400, seed=0)  # type: ignore[arg-type]
@@ -80,7 +82,7 @@ def assessed(labels: Labels, members: Probabilities, *, offsets: bool = False, m
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """An ensemble's figures against the truth: whether intervals hold it, how much scores err, what is won."""
+    """An ensemble's scores compared with the truth: coverage of the intervals, errors of the scores, and the gain."""
 
     held: bool
     gain_held: bool
@@ -90,11 +92,11 @@ class Judged:
 
 
 def judged_worlds(count: int, classes: int = 12) -> Iterator[Judged]:
-    """Worlds of three members, 500 validation rows each; every other ensemble decides with class offsets."""
+    """Yield worlds of three members with 500 validation rows each. Every other ensemble uses class offsets."""
     for seed in range(count):
         rng = np.random.default_rng(seed)
         world = World.random(rng, classes, 3)
-        found = assessed(*world.draw(rng, 500), offsets=bool(seed % 2))
+        found = assess_members(*world.draw(rng, 500), offsets=bool(seed % 2))
         labels, members = world.draw(rng, 15_000)
         offsets = np.zeros(classes) if found.offsets is None else found.offsets
         truth = macro_f1(labels, decide(found.blend(log_probabilities(members)), offsets), classes)

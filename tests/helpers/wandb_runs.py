@@ -34,7 +34,7 @@ def log_run(
     config: dict[str, str] | None = None,
     mode: Literal["offline", "online"] = "offline",
 ) -> Path:
-    """Log `train/loss` = 10 * step at some steps, and files, as Lightning's logger does; return the run's directory."""
+    """Log `train/loss` = 10 * step and files as Lightning's logger does, and return the run's directory."""
     directory.mkdir(parents=True, exist_ok=True)
     settings = wandb.Settings(silent=True, console="off", x_disable_stats=True)
     run = wandb.init(
@@ -56,30 +56,31 @@ def log_run(
 
 
 def copy_offline(source: Path, run: Path, begun: str = "20260101_000000", run_id: str | None = None) -> Path:
-    """Copy an offline run into a run's directory, as if it had begun at another time.
+    """Copy an offline run into a run's directory, as if it had started at another time.
 
-    With another id, its file still has the records of the first.
+    With another id, its file still has the records of the original id.
     """
     run_id = run_id or source.name.rpartition("-")[2]
     target = run / "wandb" / f"offline-run-{begun}-{run_id}"
     shutil.copytree(source, target)
-    file_of(target).rename(target / f"run-{run_id}.wandb")
+    find_wandb_file(target).rename(target / f"run-{run_id}.wandb")
     return target
 
 
 def settle(file: Path) -> None:
-    """Let a file look as if nobody had written it for an hour."""
+    """Set a file's times to an hour ago, as if nothing had written to it since."""
     an_hour_ago = time.time() - 3600
     os.utime(file, (an_hour_ago, an_hour_ago))
 
 
-def file_of(directory: Path) -> Path:
+def find_wandb_file(directory: Path) -> Path:
+    """Return the one `.wandb` file in a run's directory."""
     (path,) = directory.glob("*.wandb")
     return path
 
 
 def write_results(run: Path, *parts: range, config: bool = True) -> None:
-    """Write what a training leaves beside W&B's directory: its configuration and the metrics of each of its parts."""
+    """Write what a training leaves beside W&B's directory: its configuration and the metrics of each part."""
     run.mkdir(parents=True, exist_ok=True)
     if config:
         (run / "config.yaml").write_text(yaml.safe_dump(CONFIG))

@@ -1,4 +1,4 @@
-"""A W&B server on loopback that answers just enough for the real client to go online, and fails on command."""
+"""A local W&B server that answers just enough for the real client to go online, and can be made to fail."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Behaviour = Literal["answer", "hang"] | int
 
 @dataclass
 class StoredRun:
-    """What the server has of a run: its variables, the lines of its streams by offset, and its files by name."""
+    """A run as stored by the server: its variables, the lines of its streams by offset, and its files by name."""
 
     variables: dict[str, Any] = field(default_factory=dict)
     streams: dict[str, dict[int, str]] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class StoredRun:
     exit_code: int | None = None
 
     def history(self) -> list[dict[str, Any]]:
-        """Return the rows of the history in the order of the lines."""
+        """Return the rows of the history in line order."""
         return [json.loads(line) for _, line in sorted(self.streams.get("wandb-history.jsonl", {}).items())]
 
     def summary(self) -> dict[str, Any]:
@@ -42,7 +42,7 @@ class StoredRun:
         return {name: entry["value"] for name, entry in json.loads(self.variables.get("config") or "{}").items()}
 
     def store(self, update: dict[str, Any]) -> None:
-        """Keep what a request to the file stream brings."""
+        """Store the content of a request to the file stream."""
         for name, chunk in update.get("files", {}).items():
             lines = self.streams.setdefault(name, {})
             lines.update(enumerate(chunk["content"], chunk["offset"]))
@@ -67,13 +67,14 @@ class StoredRun:
 
 
 class WandbServer(ThreadingHTTPServer):
-    """What it does with each request is `behaviour`: answer, never answer, or answer with that HTTP status.
+    """A local W&B server.
 
-    `requests` names what was asked for: a GraphQL operation, or else the path.
-    `hang_on` names those of them that are never answered while others are.
-    `runs` has what was uploaded, by the id of the run, and `artifacts` the files of artifacts by name. Who resumes a
-    run is told how much there is of it. `artifact_types` has the type of each artifact that was created.
-    `views` are the workspaces that were saved, as their variables; None: there is no such project.
+    `behaviour` applies to every request: answer, never answer, or answer with that HTTP status.
+    `requests` lists what was requested: the name of the GraphQL operation, or else the path.
+    `hang_on` lists parts of request names that are never answered, while others are.
+    `runs` holds the uploads by run id. A client that resumes a run gets the counts of what is stored.
+    `artifacts` holds the files of artifacts by name, and `artifact_types` the type of each artifact.
+    `views` are the variables of the saved workspaces. None: there is no such project.
     """
 
     daemon_threads = True
@@ -97,7 +98,7 @@ class WandbServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def environment(self) -> dict[str, str]:
-        """Return what a client's environment needs to be logged in here, if `WANDB_MODE` is not set."""
+        """Return the environment variables that log a client in here, if `WANDB_MODE` is not set."""
         return {
             "WANDB_BASE_URL": self.url,
             "WANDB_API_KEY": API_KEY,
@@ -105,13 +106,13 @@ class WandbServer(ThreadingHTTPServer):
         }
 
     def vanish(self) -> None:
-        """Stop listening and drop the requests under way: new connections are refused."""
+        """Stop listening and drop pending requests. New connections are refused."""
         self.closed.set()
         self.shutdown()
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that hang up."""
+        """Print nothing when a client hangs up."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -217,7 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
         return {"data": data} if query else {}
 
     def _save_view(self, variables: dict[str, Any]) -> dict[str, Any]:
-        """Replace the view of an id, or add one if no id is given, as W&B's API documents it."""
+        """Replace the view with this id, or add one if no id is given, as W&B's API documents it."""
         views = self.server.views
         assert views is not None
         number = next((at for at, view in enumerate(views) if view["id"] == variables.get("id")), len(views))
@@ -237,7 +238,7 @@ def wandb_server(behaviour: Behaviour = "answer", hang_on: tuple[str, ...] = ())
 
 
 def read_records(directory: Path) -> list[Record]:
-    """Read the records of the one `.wandb` file in a run's directory: LevelDB's log format behind seven bytes."""
+    """Read the records of the one `.wandb` file in a run's directory: seven bytes, then LevelDB's log format."""
     (path,) = directory.glob("*.wandb")
     data, position, parts, records = path.read_bytes(), 7, b"", []
     while position + 7 <= len(data):
@@ -248,7 +249,7 @@ def read_records(directory: Path) -> list[Record]:
         length, kind = struct.unpack_from("<HB", data, position + 4)
         parts += data[position + 7 : position + 7 + length]
         position += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
+        if kind in (1, 4):  # a whole record, or the last part of a record
             records.append(Record.FromString(parts))
             parts = b""
     return records

@@ -1,4 +1,4 @@
-"""The example of one's own data and model learns what it says."""
+"""The example of a user's data and model reaches its documented error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the truth is known, intervals hold it as often as they say: hundreds of ensembles and validation sets."""
+"""Intervals cover a known truth as often as they claim, over hundreds of ensembles and validation sets."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tests.helpers.simulation import confusion_rows, judged_worlds
 CLASSES = 12
 
 
-def test_the_interval_holds_the_true_score_and_auto_is_no_worse_than_the_best_member() -> None:
+def test_the_interval_covers_the_true_score_and_auto_is_no_worse_than_the_best_member() -> None:
     worlds = list(judged_worlds(120, CLASSES))
     assert 0.90 <= np.mean([world.held for world in worlds]) <= 0.99
     assert 0.90 <= np.mean([world.gain_held for world in worlds]) <= 0.99
     assert min(world.margin for world in worlds) > -0.01  # a sixth of the interval's width
     validated = np.mean([world.validated_error for world in worlds])
-    assert abs(validated) < 0.005  # the score to believe; the other flatters
+    assert abs(validated) < 0.005  # unbiased, unlike the fitted score
     assert np.mean([world.fitted_error for world in worlds]) > validated
 
 
@@ -25,8 +25,8 @@ def test_the_interval_holds_the_true_score_and_auto_is_no_worse_than_the_best_me
     ("classes", "rows", "accuracy"),
     [(12, 120, 0.95), (12, 240, 0.995), (10, 300, 0.85), (104, 800, 0.9), (104, 800, 0.99)],
 )
-def test_the_interval_holds_the_truth(classes: int, rows: int, accuracy: float) -> None:
-    """Also where classes are rare or all predictions right, which plain percentiles do not stand (0.64 and 0)."""
+def test_the_interval_covers_the_truth(classes: int, rows: int, accuracy: float) -> None:
+    """Classes may be rare or all predictions right, where plain percentiles cover only 0.64 and 0."""
     rng = np.random.default_rng(classes + rows)
     held = []
     for _ in range(150):

@@ -1,6 +1,6 @@
-"""Damaged shards, 2,000 of them: whatever is read is what was written; the rest is refused with its place.
+"""Of 2,000 damaged shards, each record is read as it was written, or refused with its place.
 
-Read in a process of its own, so that a crash, a hang or a burst of memory fails the test and no more. One case again:
+They are read in a separate process, so that a crash, a hang or excessive memory fails only the test. To repeat a case:
 `python tests/slow/test_fuzz.py DIRECTORY CASE CASE+1`.
 """
 
@@ -43,16 +43,16 @@ Rng = np.random.Generator
 
 
 def frame(payload: bytes, length: int | None = None) -> bytes:
-    """A record with the CRCs that belong to it, and the length that is asked for."""
+    """Return a record with valid CRCs, and with `length` in its header if it is given."""
     header = struct.pack("<Q", len(payload) if length is None else length)
     return header + struct.pack("<I", masked_crc(header)) + payload + struct.pack("<I", masked_crc(payload))
 
 
-# Of bytes: what happens to files.
+# Damages of bytes, as they happen to files.
 
 
-def stretch(rng: Rng, data: bytes) -> tuple[int, int]:
-    """The bounds of a part of the data, mostly a short one."""
+def choose_range(rng: Rng, data: bytes) -> tuple[int, int]:
+    """Return the bounds of a part of the data, mostly a short one."""
     start = int(rng.integers(len(data)))
     return start, min(len(data), start + 1 + int(rng.integers(rng.choice([4, 64, 4096]))))
 
@@ -69,22 +69,22 @@ def truncate(rng: Rng, data: bytes) -> bytes:
 
 
 def insert(rng: Rng, data: bytes) -> bytes:
-    start, _ = stretch(rng, data)
+    start, _ = choose_range(rng, data)
     return data[:start] + rng.bytes(int(rng.integers(1, 100))) + data[start:]
 
 
 def delete(rng: Rng, data: bytes) -> bytes:
-    start, end = stretch(rng, data)
+    start, end = choose_range(rng, data)
     return data[:start] + data[end:]
 
 
 def duplicate(rng: Rng, data: bytes) -> bytes:
-    start, end = stretch(rng, data)
+    start, end = choose_range(rng, data)
     return data[:end] + data[start:end] + data[end:]
 
 
 def zero(rng: Rng, data: bytes) -> bytes:
-    start, end = stretch(rng, data)
+    start, end = choose_range(rng, data)
     return data[:start] + bytes(end - start) + data[end:]
 
 
@@ -92,19 +92,19 @@ def empty(rng: Rng, data: bytes) -> bytes:
     return b""
 
 
-def lie_about_the_size(rng: Rng, data: bytes) -> bytes:
-    """Other sides in a JPEG's header (SOF0), up to 65,535: gigabytes, for a decoder that believes them."""
+def falsify_size(rng: Rng, data: bytes) -> bytes:
+    """Change the sides in a JPEG's header (SOF0) to up to 65,535: gigabytes for a decoder that trusts them."""
     start = data.find(b"\xff\xc0") + 5
     sides = rng.choice([1, 47, 49, 5_000, 30_000, 65_535], size=2)
     return data[:start] + struct.pack(">HH", *sides) + data[start + 4 :]
 
 
-# Of records: from the payloads to a file, and the numbers of the records that hold something else under a right CRC.
+# Damages of records. Each returns a file, and the numbers of the records with other content under a valid CRC.
 
 Damage = Callable[[Rng, list[bytes]], tuple[bytes, set[int]]]
 
 
-def to_the_file(*changes: Callable[[Rng, bytes], bytes]) -> Damage:
+def damage_file(*changes: Callable[[Rng, bytes], bytes]) -> Damage:
     def damage(rng: Rng, payloads: list[bytes]) -> tuple[bytes, set[int]]:
         data = b"".join(map(frame, payloads))
         for change in changes:
@@ -114,7 +114,7 @@ def to_the_file(*changes: Callable[[Rng, bytes], bytes]) -> Damage:
     return damage
 
 
-def to_a_payload(change: Callable[[Rng, bytes], bytes]) -> Damage:
+def damage_payload(change: Callable[[Rng, bytes], bytes]) -> Damage:
     def damage(rng: Rng, payloads: list[bytes]) -> tuple[bytes, set[int]]:
         number = int(rng.integers(len(payloads)))
         changed = change(rng, payloads[number])
@@ -123,16 +123,16 @@ def to_a_payload(change: Callable[[Rng, bytes], bytes]) -> Damage:
     return damage
 
 
-def to_an_image(change: Callable[[Rng, bytes], bytes]) -> Damage:
+def damage_image(change: Callable[[Rng, bytes], bytes]) -> Damage:
     def within(rng: Rng, payload: bytes) -> bytes:
         record = decode_example(payload, labelled=True, where="")
         return encode_example(replace(record, image=change(rng, record.image)))
 
-    return to_a_payload(within)
+    return damage_payload(within)
 
 
 def splice(rng: Rng, payloads: list[bytes]) -> tuple[bytes, set[int]]:
-    """Two payloads that change places from some byte on."""
+    """Exchange two payloads from some byte on."""
     first, second = sorted(int(number) for number in rng.choice(len(payloads), 2, replace=False))
     at = int(rng.integers(min(len(payloads[first]), len(payloads[second]))))
     spliced = list(payloads)
@@ -141,8 +141,8 @@ def splice(rng: Rng, payloads: list[bytes]) -> tuple[bytes, set[int]]:
     return b"".join(map(frame, spliced)), {first, second}
 
 
-def lie_about_the_length(rng: Rng, payloads: list[bytes]) -> tuple[bytes, set[int]]:
-    """A length that is none, under a right CRC of its own."""
+def falsify_length(rng: Rng, payloads: list[bytes]) -> tuple[bytes, set[int]]:
+    """Write a wrong length with a valid CRC."""
     number = int(rng.integers(len(payloads)))
     length = int(
         rng.choice(np.array([2**63, 2**64 - 1, 2**63 - 1, 2**31, 2**32, len(payloads[number]) + 1, 0], np.uint64))
@@ -153,23 +153,23 @@ def lie_about_the_length(rng: Rng, payloads: list[bytes]) -> tuple[bytes, set[in
 
 BYTES = (flip_bits, truncate, insert, delete, duplicate, zero, empty)
 DAMAGES: dict[str, Damage] = {
-    "flip and delete": to_the_file(flip_bits, delete),
-    "lie about the length": lie_about_the_length,
+    "flip and delete": damage_file(flip_bits, delete),
+    "falsify the length": falsify_length,
     "splice payloads": splice,
-    "lie about the size": to_an_image(lie_about_the_size),
-    **{f"{change.__name__} of the file": to_the_file(change) for change in BYTES},
-    **{f"{change.__name__} in a payload": to_a_payload(change) for change in BYTES},
-    **{f"{change.__name__} in an image": to_an_image(change) for change in BYTES},
+    "falsify the size": damage_image(falsify_size),
+    **{f"{change.__name__} of the file": damage_file(change) for change in BYTES},
+    **{f"{change.__name__} in a payload": damage_payload(change) for change in BYTES},
+    **{f"{change.__name__} in an image": damage_image(change) for change in BYTES},
 }
 
 Content = tuple[str, int, str]
 
 
-def content(sample: Sample) -> Content:
+def describe(sample: Sample) -> Content:
     return sample.id, sample.label, hashlib.sha256(sample.image.tobytes()).hexdigest()
 
 
-def dataset(reader: ShardReader, on_bad_record: OnBadRecord) -> FlowersDataset:
+def make_dataset(reader: ShardReader, on_bad_record: OnBadRecord) -> FlowersDataset:
     return FlowersDataset(
         reader,
         image_size=SIDE,
@@ -180,73 +180,73 @@ def dataset(reader: ShardReader, on_bad_record: OnBadRecord) -> FlowersDataset:
     )
 
 
-def golden() -> list[Content]:
-    """What TensorFlow read from the shard that it wrote."""
+def read_golden() -> list[Content]:
+    """Return what TensorFlow read from the shard that it wrote."""
     expected = json.loads((GOLDEN.parent / "expected.json").read_text())
     return [(record["id"], record["label"], record["pixels_sha256"]) for record in expected]
 
 
 def check(path: Path, changed: set[int], originals: list[Content]) -> Counter[str]:
-    """Read a damaged shard every way there is, and count what came of its records."""
+    """Read a damaged shard in every way, and count the results of its records."""
     root = path.parents[2]
-    reader, faults = open_splits(root, ["train"], SIDE, "skip", root / "cache")
+    reader, problems = open_splits(root, ["train"], SIDE, "skip", root / "cache")
     index = reader.indexes[0]
     assert index.problem is None or index.problem.startswith(f"{path}: record {len(index)} at byte "), index.problem
-    strict, lenient = dataset(reader, "stop"), dataset(reader, "skip")
-    counts: Counter[str] = Counter(faults=len(faults))
+    strict, lenient = make_dataset(reader, "stop"), make_dataset(reader, "skip")
+    counts: Counter[str] = Counter(problems=len(problems))
     for number in range(len(reader)):
         sample = lenient[number]
         try:
-            assert content(strict[number]) == content(sample)  # type: ignore[arg-type]
+            assert describe(strict[number]) == describe(sample)  # type: ignore[arg-type]
         except BadRecord as error:
             assert str(error).startswith(f"{path}: record {number}: "), error
             assert sample == Skipped(str(error))
             counts["refused"] += 1
             continue
         assert isinstance(sample, Sample)
-        if number in changed:  # its CRC is right, so that nobody can know: but it must be a sample
+        if number in changed:  # its CRC is valid, so the change cannot be detected, but it must be a sample
             assert (sample.image.shape, sample.image.dtype) == ((SIDE, SIDE, 3), np.uint8)
             assert 0 <= sample.label < CLASSES
-            counts["accepted"] += content(sample) != originals[number]
+            counts["accepted"] += describe(sample) != originals[number]
         else:
-            assert content(sample) in originals
+            assert describe(sample) in originals
             counts["read"] += 1
-    if faults:
+    if problems:
         with pytest.raises(BadRecord):
             open_splits(root, ["train"], SIDE, "stop", root / "cache")
     facts = scan_shard(ScanTask(SIDE, "train", ShardFile(path, RECORDS)), CLASSES, decode=True)
-    assert len(facts.findings) == counts["faults"] + counts["refused"]
+    assert len(facts.findings) == counts["problems"] + counts["refused"]
     return counts
 
 
 def check_with_old_index(path: Path, changed: set[int], originals: list[Content]) -> None:
-    """Read a damaged shard by the index of the undamaged one, as where it is damaged while it is open."""
-    old = dataset(ShardReader([dataclasses.replace(index_shard(GOLDEN), path=path)]), "skip")
+    """Read a damaged shard by the index of the undamaged one, as if it had been damaged while open."""
+    old = make_dataset(ShardReader([dataclasses.replace(index_shard(GOLDEN), path=path)]), "skip")
     for number in set(range(RECORDS)) - changed:
         sample = old[number]
-        assert isinstance(sample, Skipped) or content(sample) in originals  # type: ignore[arg-type]
+        assert isinstance(sample, Skipped) or describe(sample) in originals  # type: ignore[arg-type]
 
 
 def read_all(directory: Path, cases: range) -> dict[str, dict[str, int]]:
-    """Damage and read so many shards; what came of them, by the kind of damage."""
+    """Damage and read a shard for each case, and return the results by kind of damage."""
     path = directory / f"tfrecords-jpeg-{SIDE}x{SIDE}" / "train" / GOLDEN.name
     path.parent.mkdir(parents=True)
     reader = ShardReader([index_shard(GOLDEN)])
-    payloads, originals = [reader[number] for number in range(RECORDS)], golden()
+    payloads, originals = [reader[number] for number in range(RECORDS)], read_golden()
     path.write_bytes(GOLDEN.read_bytes())
-    assert check(path, set(), originals) == Counter(read=RECORDS, faults=0)
+    assert check(path, set(), originals) == Counter(read=RECORDS, problems=0)
     before = limit_memory()
     counts: dict[str, Counter[str]] = {name: Counter() for name in DAMAGES}
     for case in cases:
         name = list(DAMAGES)[case % len(DAMAGES)]
         data, changed = DAMAGES[name](np.random.default_rng([SEED, case]), payloads)
-        print(f"case {case}: {name}", file=sys.stderr, flush=True)  # the last one is at fault
+        print(f"case {case}: {name}", file=sys.stderr, flush=True)  # the last one printed is the failing one
         faulthandler.dump_traceback_later(DEADLINE, exit=True)
         path.write_bytes(data)
-        path.with_suffix(".tfindex").unlink(missing_ok=True)  # the clock may not have ticked since it was made
+        path.with_suffix(".tfindex").unlink(missing_ok=True)  # the clock may not have ticked since it was written
         check_with_old_index(path, changed, originals)
         found = check(path, changed, originals)
-        assert changed or data == GOLDEN.read_bytes() or found["refused"] or found["faults"], "damage went unseen"
+        assert changed or data == GOLDEN.read_bytes() or found["refused"] or found["problems"], "undetected damage"
         counts[name] += found
     faulthandler.cancel_dump_traceback_later()
     growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
@@ -255,21 +255,21 @@ def read_all(directory: Path, cases: range) -> dict[str, dict[str, int]]:
 
 
 def limit_memory() -> int:
-    """Refuse what a reader that believes a length would ask for; gives the most memory in use so far, in bytes."""
+    """Limit the memory, so that a reader that trusts a length fails. Return the peak of memory so far, in bytes."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + ADDRESSES, resource.RLIM_INFINITY))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
-def test_no_damage_is_passed_on_crashes_or_hangs(tmp_path: Path) -> None:
+def test_no_damage_goes_undetected_crashes_or_hangs(tmp_path: Path) -> None:
     command = [sys.executable, __file__, str(tmp_path), "0", str(CASES)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     counts: dict[str, dict[str, int]] = json.loads(done.stdout)
     assert counts.keys() == DAMAGES.keys()
-    for name, found in counts.items():  # each kind reaches what it is meant for
-        assert found.get("refused", 0) + found.get("faults", 0) > 20, (name, found)
+    for name, found in counts.items():  # each kind of damage is detected
+        assert found.get("refused", 0) + found.get("problems", 0) > 20, (name, found)
     assert sum(found.get("read", 0) for found in counts.values()) > CASES
 
 

@@ -1,4 +1,4 @@
-"""The installed package: its commands work from any directory, with the configurations of the code that runs."""
+"""The commands of the installed package work from any directory, with the installed configurations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"
 
 @pytest.fixture(scope="module", params=["wheel", "editable"])
 def commands(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of an environment's commands: it has the package, and all else from the one that runs the tests."""
+    """Return the commands' directory of an environment with the package, and this environment's other packages."""
     root = tmp_path_factory.mktemp(request.param)
     copy = copy_repository(root / "copy")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(root / "env")], check=True)
@@ -60,7 +60,7 @@ def test_training_works_from_any_directory(commands: Path, tiny_settings: list[s
     assert list(tmp_path.glob("logs/**/config.yaml"))
 
 
-def test_all_configurations_are_there(commands: Path, tmp_path: Path) -> None:
+def test_all_configurations_are_installed(commands: Path, tmp_path: Path) -> None:
     done = run(commands / "python", "-c", "from flowers.cli import CONFIGS; print(CONFIGS)", cwd=tmp_path)
     installed = Path(done.stdout.strip())
     assert installed.is_relative_to(commands.parents[1])

@@ -1,4 +1,4 @@
-"""Signals from outside, killed workers and killed trainings: nothing is lost, and nothing is left over."""
+"""Signals, killed workers and killed trainings lose no batches and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flowers.errors import InputError
 from flowers.training.runs import Run
 from tests.conftest import damage_first_record
 from tests.helpers.commands import ScriptProcess, run_process
-from tests.helpers.killing import run_undisturbed, shorten, steps_of
+from tests.helpers.killing import read_steps, run_uninterrupted, shorten
 
 EPOCHS = 2
 
@@ -26,11 +26,11 @@ def settings(tiny_settings: list[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def whole(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Return what a run sees that nobody stops."""
-    return run_undisturbed(run_process, settings, tmp_path_factory.mktemp("whole"))
+    """Return the steps of an uninterrupted run."""
+    return run_uninterrupted(run_process, settings, tmp_path_factory.mktemp("whole"))
 
 
-def test_a_killed_training_does_not_keep_its_directory(tiny_settings: list[str], tmp_path: Path) -> None:
+def test_a_killed_training_releases_its_directory(tiny_settings: list[str], tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     settings = [*tiny_settings, "logger=csv", "data.num_workers=2", f"hydra.run.dir={run.directory}"]
     command = ScriptProcess("train", *settings, "callbacks.last_checkpoint.every_n_steps=1", "trainer.max_epochs=9")
@@ -46,7 +46,7 @@ def test_a_killed_training_does_not_keep_its_directory(tiny_settings: list[str],
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_whole_process_group_is_one_to_the_training(
+def test_a_signal_to_the_process_group_stops_the_training(
     settings: list[str], whole: list[dict[str, Any]], tmp_path: Path, number: signal.Signals
 ) -> None:
     last, seen = tmp_path / "run" / "checkpoints" / "last.ckpt", tmp_path / "seen.jsonl"
@@ -61,10 +61,10 @@ def test_a_signal_to_the_whole_process_group_is_one_to_the_training(
     assert "Traceback" not in done.stderr
     done = run_process("train", *run, f"ckpt_path={last}")
     assert done.returncode == 0, done.stderr
-    assert steps_of(seen) == whole
+    assert read_steps(seen) == whole
 
 
-def test_a_worker_that_is_killed_ends_the_training_with_a_message(settings: list[str], tmp_path: Path) -> None:
+def test_a_killed_worker_ends_the_training_with_an_error(settings: list[str], tmp_path: Path) -> None:
     transform = "data.train_transform=[{_target_: tests.helpers.killing.Fatal, p: 1}]"
     run = [*settings, "callbacks.killer=null", "data.num_workers=1", transform, f"hydra.run.dir={tmp_path}/run"]
     done = run_process("train", *run, timeout=90)
@@ -82,14 +82,14 @@ def test_an_error_in_validation_ends_the_workers_of_training(settings: list[str]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_prediction_ends_at_a_signal_and_leaves_nothing(trained: Path, number: signal.Signals) -> None:
+def test_prediction_ends_at_a_signal_and_leaves_no_file(trained: Path, number: signal.Signals) -> None:
     predictions = trained / "predictions"
     before = sorted(predictions.glob("*"))
     command = ScriptProcess("predict", f"run={trained}", "split=train", "trainer=cpu", "data.batch_size=1")
     deadline = time.monotonic() + 120
     while sorted(predictions.glob("*")) == before and time.monotonic() < deadline:
         time.sleep(0.01)
-    time.sleep(0.2)  # the file is there, and now batches come
+    time.sleep(0.2)  # the file exists, and batches are being written
     os.killpg(command.pid, number)
     done = command.wait()
     assert done.returncode == 128 + number, done.stderr
@@ -98,7 +98,7 @@ def test_prediction_ends_at_a_signal_and_leaves_nothing(trained: Path, number: s
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_generating_the_data_set_ends_at_a_signal_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+def test_generating_the_data_set_ends_at_a_signal_and_leaves_no_files(tmp_path: Path, number: signal.Signals) -> None:
     command = ScriptProcess("train", f"data.root={tmp_path}/garden", f"hydra.run.dir={tmp_path}/run", "logger=csv")
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("garden.*.part/*/*/*.tfrec")) and time.monotonic() < deadline:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from tests.helpers.commands import ROOT
 from tests.helpers.ensembles import settings
-from tests.helpers.members import predicted, write_run
+from tests.helpers.members import make_rows, write_run
 
 READ_EPOCHS = """
 import os, sys
@@ -62,14 +62,14 @@ print(next(line.split()[1] for line in Path("/proc/self/status").read_text().spl
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process's memory in /proc")
-def test_test_rows_cost_no_memory_for_their_probabilities(tmp_path: Path) -> None:
-    """50,000 rows more of three members with 200 classes, 120 MB of probabilities, within half of that for all else."""
+def test_the_probabilities_of_test_rows_are_not_held_in_memory(tmp_path: Path) -> None:
+    """50,000 more rows of three members with 200 classes are 120 MB of probabilities; all else takes less than half."""
     names = [f"class {label}" for label in range(200)]
     peaks = []
     for count in (10_000, 60_000):
         directory = tmp_path / str(count)
         for seed in range(3):
-            val, test = predicted(200, seed, classes=200), predicted(count, seed, classes=200, first=1000)
+            val, test = make_rows(200, seed, classes=200), make_rows(count, seed, classes=200, first=1000)
             write_run(directory / "runs" / str(seed), val, test, class_names=names)
         config = settings(directory / "out", [f"{directory}/runs/*"])
         OmegaConf.save(asdict(config), directory / "config.yaml")

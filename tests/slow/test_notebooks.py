@@ -1,4 +1,4 @@
-"""The notebooks of Kaggle's and Colab's TPUs, on XLA's CPU runtime, commands included."""
+"""The notebooks for Kaggle's and Colab's TPUs run on XLA's CPU runtime, including their commands."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from tests.helpers.commands import ROOT
-from tests.helpers.on_xla import xla
+from tests.helpers.on_xla import xla_environment
 
 
 def run_notebook(name: str, cwd: Path, settings: dict[str, str], **environment: str) -> str:
-    """Run a notebook as a user does, commands included, in `cwd`; returns what it printed."""
+    """Run a notebook in `cwd` as a user does, including its commands, and return what it printed."""
     command = [sys.executable, "-m", "tests.helpers.run_notebook", str(ROOT / "notebooks" / f"{name}.ipynb")]
     environment = {
         **os.environ,
@@ -31,7 +31,7 @@ def run_notebook(name: str, cwd: Path, settings: dict[str, str], **environment: 
     return done.stdout
 
 
-def test_on_kaggle_a_second_session_goes_on_to_the_submission(
+def test_on_kaggle_a_second_session_continues_to_the_submission(
     garden: Path, tiny_settings: list[str], tmp_path: Path
 ) -> None:
     root = tmp_path / "kaggle"
@@ -44,12 +44,12 @@ def test_on_kaggle_a_second_session_goes_on_to_the_submission(
         "REPOSITORY": str(ROOT),
         "SETTINGS": shlex.join([*tiny, *short, "+trainer.limit_train_batches=3", "+trainer.limit_val_batches=1"]),
     }
-    environment = {**xla(2), "FLOWERS_KAGGLE": str(root)}
+    environment = {**xla_environment(2), "FLOWERS_KAGGLE": str(root)}
     run = root / "working" / "logs" / "flowers"
 
     (tmp_path / "first").mkdir()
-    told = run_notebook("kaggle_tpu", tmp_path / "first", settings | {"TIME": "00:00:00:01"}, **environment)
-    assert "trainer.max_time" in told
+    printed = run_notebook("kaggle_tpu", tmp_path / "first", settings | {"TIME": "00:00:00:01"}, **environment)
+    assert "trainer.max_time" in printed
     stopped = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert 1 <= stopped < 6
 
@@ -65,7 +65,7 @@ def test_on_kaggle_a_second_session_goes_on_to_the_submission(
     assert len(lines) > 2
 
 
-def test_on_colab_the_run_of_an_earlier_session_goes_on(
+def test_on_colab_the_run_of_an_earlier_session_is_continued(
     trained: Path, tiny_settings: list[str], tmp_path: Path
 ) -> None:
     shutil.copytree(trained, tmp_path / "run")
@@ -79,6 +79,6 @@ def test_on_colab_the_run_of_an_earlier_session_goes_on(
         "logger=csv",
     ]
     settings = {"REPOSITORY": str(ROOT), "SETTINGS": shlex.join([*tiny, "trainer.max_epochs=2"])}
-    run_notebook("colab_tpu", tmp_path, settings | {"RUN": str(tmp_path / "run")}, **xla(1))
+    run_notebook("colab_tpu", tmp_path, settings | {"RUN": str(tmp_path / "run")}, **xla_environment(1))
     assert torch.load(last, weights_only=True)["global_step"] == steps + 2
     assert (tmp_path / "run" / "submission.csv").read_text().startswith("id,label")

@@ -1,4 +1,4 @@
-"""TensorFlow and the `tfrecord` package as independent readers of what was written, and as neighbours in a process."""
+"""TensorFlow and the `tfrecord` package read what we write, and can be imported in the same process."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ print(json.dumps([[row.id, row.label, hashlib.sha256(row.image.tobytes()).hexdig
 
 @pytest.mark.parametrize("order", ["before", "after"])
 @pytest.mark.parametrize("other", ["tensorflow", "tfrecord.reader"])
-def test_reads_in_a_process_that_imports_either(other: str, order: str) -> None:
+def test_shards_are_read_in_a_process_that_imports_either(other: str, order: str) -> None:
     if other == "tensorflow" and (sys.platform, platform.machine()) != ("linux", "x86_64"):
         pytest.skip("tensorflow-cpu has no wheels for this platform")
     imports = [f"import {other}", "from flowers.data import dataset", "from flowers.data.tfrecord import framing"]
@@ -121,7 +121,7 @@ except InputError as error:
 """
 
 
-def test_beside_tensorflow_it_is_refused_and_never_imported_unasked(tmp_path: Path) -> None:
+def test_the_tfrecord_package_is_refused_beside_tensorflow_and_imported_on_request(tmp_path: Path) -> None:
     shard = shutil.copy(GOLDEN / "00-48x48-6.tfrec", tmp_path)  # an index is left beside it
     command = [sys.executable, "-c", IMPORTS, str(shard), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

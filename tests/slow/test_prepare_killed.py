@@ -1,4 +1,4 @@
-"""A preparation of photographs that is killed goes on to the same bytes."""
+"""A killed preparation of photographs is continued to the same bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.commands import ROOT, run_script
-from tests.helpers.photographs import class_folders, tree
+from tests.helpers.photographs import read_files, write_class_folders
 
 
 def arguments(source: Path, output: Path) -> list[str]:
@@ -20,7 +20,7 @@ def arguments(source: Path, output: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return class_folders(tmp_path_factory.mktemp("many") / "many", {"a": 110, "b": 110}, 480, 360)
+    return write_class_folders(tmp_path_factory.mktemp("many") / "many", {"a": 110, "b": 110}, 480, 360)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def uninterrupted(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in Linux's /proc")
 @pytest.mark.parametrize("moment", ["scan/*.csv", "*/train/*.tfrec"])
-def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(
+def test_a_killed_preparation_is_continued_to_the_same_bytes(
     many: Path, uninterrupted: Path, tmp_path: Path, moment: str
 ) -> None:
     output = tmp_path / "output"
@@ -50,18 +50,18 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(
     process.wait()
     assert not (output / "manifest.csv").exists()
     assert workers
-    while any(_lives(pid) for pid in workers):  # they end with their parent
+    while any(_is_alive(pid) for pid in workers):  # they end with their parent
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    kept = {path: path.stat().st_mtime_ns for path in output.glob(moment)}
+    before = {path: path.stat().st_mtime_ns for path in output.glob(moment)}
     done = run_script("prepare", *arguments(many, output))
     assert done.returncode == 0, done.stderr
-    assert tree(output) == tree(uninterrupted)
+    assert read_files(output) == read_files(uninterrupted)
     if moment.endswith("tfrec"):
-        assert {path: path.stat().st_mtime_ns for path in kept} == kept
+        assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def _lives(pid: str) -> bool:
+def _is_alive(pid: str) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""A training on several processes gives what one gives."""
+"""A training on several processes gives the results of one process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flowers.training.runs import Run
 from tests.helpers.commands import ScriptProcess, run_process
 
 
-def test_two_processes_give_the_figures_of_one(tiny_settings: list[str], tmp_path: Path) -> None:
+def test_two_processes_give_the_metrics_of_one(tiny_settings: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     done = run_process(
         "train", *tiny_settings, "trainer.devices=2", "data.batch_size=9", "logger=csv", f"hydra.run.dir={run}"
@@ -25,11 +25,13 @@ def test_two_processes_give_the_figures_of_one(tiny_settings: list[str], tmp_pat
     for devices in (1, 2):
         done = run_process("evaluate", f"run={run}", "trainer=cpu", f"trainer.devices={devices}")
         assert done.returncode == 0, done.stderr
-        for figure in ("loss", "accuracy", "macro_f1"):
-            assert f"{metrics[f'val/{figure}']:.4f}" in done.stdout, (devices, figure)
+        for metric in ("loss", "accuracy", "macro_f1"):
+            assert f"{metrics[f'val/{metric}']:.4f}" in done.stdout, (devices, metric)
 
 
-def test_what_other_processes_skipped_is_reported(garden: Path, tiny_settings: list[str], tmp_path: Path) -> None:
+def test_records_skipped_in_other_processes_are_reported(
+    garden: Path, tiny_settings: list[str], tmp_path: Path
+) -> None:
     shutil.copytree(garden / "tfrecords-jpeg-192x192", tmp_path / "data" / "tfrecords-jpeg-192x192")
     shards = sorted((tmp_path / "data").rglob("train/*.tfrec"))
     for shard in shards:
@@ -55,7 +57,7 @@ def test_what_other_processes_skipped_is_reported(garden: Path, tiny_settings: l
 SHORT = ["+trainer.limit_train_batches=2", "+trainer.limit_val_batches=1", "data.num_workers=0", "logger=csv"]
 
 
-def test_a_grid_of_trainings_on_two_processes(tiny_settings: list[str], tmp_path: Path) -> None:
+def test_a_grid_of_trainings_runs_on_two_processes(tiny_settings: list[str], tmp_path: Path) -> None:
     done = run_process(
         "train",
         "--multirun",
@@ -73,7 +75,7 @@ def test_a_grid_of_trainings_on_two_processes(tiny_settings: list[str], tmp_path
         assert OmegaConf.load(run.config_path).optimizer.lr == rate
         assert run.best.exists()
         assert run.metrics_path.exists()
-    assert not (tmp_path / "logs").exists(), "the other processes have no directory of their own"
+    assert not (tmp_path / "logs").exists(), "another process has created a directory"
 
 
 def test_nodes_that_start_at_different_times_finish_together(tiny_settings: list[str], tmp_path: Path) -> None:
@@ -91,7 +93,7 @@ def test_nodes_that_start_at_different_times_finish_together(tiny_settings: list
     assert len(list(tmp_path.rglob("best.ckpt"))) == 1
 
 
-def test_tensorboard_gets_the_metrics(tiny_settings: list[str], tmp_path: Path) -> None:
+def test_tensorboard_receives_the_metrics(tiny_settings: list[str], tmp_path: Path) -> None:
     short = ["logger=tensorboard", "+trainer.limit_train_batches=1", "+trainer.limit_val_batches=1"]
     # In a process of its own: TensorBoard imports TensorFlow, which cannot be imported after the tfrecord package.
     done = run_process("train", *tiny_settings, *short, f"hydra.run.dir={tmp_path}")

@@ -1,4 +1,4 @@
-"""scripts/rename.py: a renamed copy of the repository is a working project, and a refused name changes nothing."""
+"""scripts/rename.py makes a working project of a copy of the repository, and a refused name changes nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NEW = "renamed_copy"
 
 
 def run(copy: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a copy of the repository, whose own package comes before an installed one."""
+    """Run a command in a copy of the repository, whose package takes precedence over an installed one."""
     return subprocess.run(
         command,
         cwd=copy,
@@ -36,20 +36,20 @@ def rename(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository. Not to be changed."""
+    """Return a copy of the repository. Read only."""
     return copy_repository(tmp_path_factory.mktemp("original"))
 
 
 @pytest.fixture(scope="module")
 def renamed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A renamed copy of the repository."""
+    """Return a renamed copy of the repository."""
     copy = copy_repository(tmp_path_factory.mktemp("renamed"))
     done = rename(copy, NEW)
     assert done.returncode == 0, done.stderr
     return copy
 
 
-def test_only_the_new_package_is_there(renamed: Path) -> None:
+def test_only_the_new_package_exists(renamed: Path) -> None:
     assert [path.parent.name for path in (renamed / "src").glob("*/__init__.py")] == [NEW]
     named = rf"(from|import) {OLD}\b|src/{OLD}\b|\b{OLD.upper()}_[A-Z]|\.cache/{OLD}\b"
     assert run(renamed, "git", "grep", "-nIE", named).stdout == ""
@@ -65,7 +65,7 @@ def test_the_project_and_its_commands_are_renamed(renamed: Path) -> None:
     assert f"project: {NEW}" in (renamed / "configs" / "logger" / "wandb.yaml").read_text()
 
 
-def test_what_names_the_data_stays(renamed: Path, original: Path) -> None:
+def test_the_names_of_the_data_stay(renamed: Path, original: Path) -> None:
     resources = Path("data") / "resources" / "flowers104_classes.txt"
     assert (renamed / "src" / NEW / resources).read_bytes() == (original / "src" / OLD / resources).read_bytes()
     assert "class FlowersDataModule" in (renamed / "src" / NEW / "data" / "datamodule.py").read_text()

@@ -1,4 +1,4 @@
-"""A run that is killed and resumed sees what it would have seen."""
+"""A run that is killed and resumed reads the same batches and ends with the same weights."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tests.helpers.commands import run_process
-from tests.helpers.killing import steps_of
+from tests.helpers.killing import read_steps
 
-BATCHES = 13  # an epoch, of 208 images
+BATCHES = 13  # per epoch, of 208 images
 EPOCHS = 3
 
 
@@ -33,11 +33,11 @@ def settings(tiny_settings: list[str]) -> list[str]:
     ]
 
 
-def test_killed_ten_times_a_run_sees_what_it_would_have_seen(settings: list[str], tmp_path: Path) -> None:
+def test_a_run_killed_ten_times_reads_the_same_batches(settings: list[str], tmp_path: Path) -> None:
     whole = tmp_path / "whole.jsonl"
     run = [*settings, f"hydra.run.dir={tmp_path}/whole", f"+callbacks.killer.path={whole}", "data.num_workers=0"]
     assert run_process("train", *run).returncode == 0
-    expected = {(step["epoch"], step["batch"]): step for step in steps_of(whole)}
+    expected = {(step["epoch"], step["batch"]): step for step in read_steps(whole)}
     assert len(expected) == EPOCHS * BATCHES
 
     seen, last = tmp_path / "seen.jsonl", tmp_path / "run" / "checkpoints" / "last.ckpt"
@@ -53,16 +53,16 @@ def test_killed_ten_times_a_run_sees_what_it_would_have_seen(settings: list[str]
             f"ckpt_path={last if last.exists() else 'null'}",
         )
         assert done.returncode == (0 if kill is None else -signal.SIGKILL)
-    steps = steps_of(seen)
+    steps = read_steps(seen)
     assert all(step == expected[step["epoch"], step["batch"]] for step in steps)
     assert {(step["epoch"], step["batch"]) for step in steps} == expected.keys()
-    assert len(steps) <= len(expected) + len(kills), "a resumed run repeats no more than it lost"
+    assert len(steps) <= len(expected) + len(kills), "a resumed run repeated more than it had lost"
     assert (steps[-1]["epoch"], steps[-1]["batch"]) == (EPOCHS - 1, BATCHES - 1)
     assert_same_weights(tmp_path / "whole" / "checkpoints" / "last.ckpt", last)
 
 
 def assert_same_weights(first: Path, second: Path) -> None:
-    """That two checkpoints have the same weights, bit for bit."""
+    """Assert that two checkpoints have the same weights, bit for bit."""
     states = [torch.load(path, weights_only=True)["state_dict"] for path in (first, second)]
     assert states[0].keys() == states[1].keys()
     assert [name for name, value in states[0].items() if not torch.equal(value, states[1][name])] == []

@@ -1,4 +1,4 @@
-"""Memory that processes share, however they are started and where /dev/shm is small."""
+"""Processes share memory with every start method, and where /dev/shm is small."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_two_ranks_that_start_together_do_not_need_dev_shm() -> None:
     command = [*private, f'{mount} && exec "$@"', "sh"] if possible else []
     subprocess.run([*command, sys.executable, "-c", SMALL], check=True, timeout=60)
     pool = SharedMemoryPool(workers=1, slots=1, slot_bytes=6)
-    if sys.platform == "linux":  # where nothing could be mounted, this alone is the test
+    if sys.platform == "linux":  # without the right to mount, this is all that is tested
         assert str(Path(f"/proc/self/fd/{pool._memory._file}").readlink()).startswith("/memfd:")
 
 
@@ -51,7 +51,7 @@ def write(memory: SharedMemory) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_a_process_however_started_writes_to_the_same_memory(method: str) -> None:
+def test_a_process_of_any_start_method_writes_to_the_same_memory(method: str) -> None:
     shared = SharedMemory(4096)
     process = multiprocessing.get_context(method).Process(target=write, args=(shared,))  # type: ignore[attr-defined]
     process.start()

@@ -1,4 +1,4 @@
-"""A grid of trainings whose W&B server vanishes."""
+"""A grid of trainings finishes after its W&B server vanishes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.helpers.wandb_server import WandbServer, read_records, wandb_server
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbServer]:
-    """A server that answers, and an environment that is logged in to it and nowhere else."""
+    """Yield a server that answers, with this process logged in to it and nowhere else."""
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
@@ -28,8 +28,8 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbSer
         yield server
 
 
-def test_a_grid_outlives_its_server(tiny_settings: list[str], server: WandbServer, tmp_path: Path) -> None:
-    """The server vanishes as soon as the first job's run exists; the second job does not find it."""
+def test_a_grid_finishes_without_its_server(tiny_settings: list[str], server: WandbServer, tmp_path: Path) -> None:
+    """The server vanishes as soon as the first job's run exists, and the second job does not find it."""
 
     def vanish() -> None:
         while "UpsertBucket" not in server.requests:
@@ -55,7 +55,7 @@ def test_a_grid_outlives_its_server(tiny_settings: list[str], server: WandbServe
     for directory in (online, offline):
         records = read_records(directory)
         assert [record.exit.exit_code for record in records if record.HasField("exit")] == [0]
-    # The table and the directories stand before the wait for the server.
+    # The table and the directories are printed before the wait for the server.
     lines = done.stdout.splitlines()
     waited = next(number for number, line in enumerate(lines) if line.startswith("W&B: Timed out"))
     assert f"python src/sync.py runs={online}" in lines[waited]

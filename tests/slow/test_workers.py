@@ -1,4 +1,4 @@
-"""Workers end with the process that they work for."""
+"""Workers end with their parent process."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if __name__ == "__main__":
 """
 
 
-def alive(mark: str) -> list[str]:
-    """The processes with this mark in their environment."""
+def find_processes(mark: str) -> list[str]:
+    """Return the processes with this mark in their environment."""
     found = []
     for environment in Path("/proc").glob("[0-9]*/environ"):
         try:
@@ -46,9 +46,9 @@ def test_a_killed_process_leaves_no_workers(context: str, tmp_path: Path) -> Non
     with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "MARK": mark}) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"started\n"
-        assert len(alive(mark)) >= 3
+        assert len(find_processes(mark)) >= 3
         process.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 20
-    while alive(mark) and time.monotonic() < deadline:
+    while find_processes(mark) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert alive(mark) == []
+    assert find_processes(mark) == []

@@ -1,4 +1,4 @@
-"""The unit tests' data set: drawing the real garden would take longer than most of them together."""
+"""Provides the unit tests' data set: generating the real garden takes longer than most unit tests together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.conftest import TINY
 
 @pytest.fixture(scope="session")
 def garden(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny garden's ids, labels and files, with patterns for images. Not to be changed."""
+    """Return a data set with the tiny garden's ids, labels and files, and patterns as images. Read only."""
     root = tmp_path_factory.mktemp("gardens") / "garden"
     for size in TINY.sizes:
         for split in SPLITS:
@@ -39,6 +39,6 @@ def garden(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pattern(number: int, size: int) -> bytes:
-    """Return a smooth pattern of its own for each number as a JPEG, alike at all sizes."""
+    """Return a smooth pattern as a JPEG: different for each number, alike at all sizes."""
     coarse = np.random.default_rng(number).integers(0, 256, (12, 12, 3), np.uint8)
     return simplejpeg.encode_jpeg(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC))

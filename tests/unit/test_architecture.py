@@ -1,4 +1,4 @@
-"""Imports run one way, and what must be light is."""
+"""Imports run one way between the packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A configuration that is composed in Python is the one that a command would have."""
+"""A configuration composed in Python equals the one that a command gets."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def test_overrides_choose_groups_and_values() -> None:
 
 
 def test_an_unknown_setting_is_refused() -> None:
-    with pytest.raises(ConfigCompositionException, match="picture_size"):
-        compose("train", ["data.picture_size=224"])
+    with pytest.raises(ConfigCompositionException, match="unknown_size"):
+        compose("train", ["data.unknown_size=224"])

@@ -1,4 +1,4 @@
-"""The loader's benchmark, run as a user runs it, and what it refuses."""
+"""The benchmark of the loaders is run as a user runs it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.helpers.commands import run_module_interpreter
 QUICK = ("sizes=[192]", "rounds=1", "seconds=0.2", "workers=2")
 
 
-def test_all_loaders_side_by_side(garden: Path, tmp_path: Path) -> None:
+def test_all_loaders_are_compared(garden: Path, tmp_path: Path) -> None:
     results = tmp_path / "loader.json"
     done = run_module_interpreter(
         "benchmarks.loader", *QUICK, f"data.root={garden}", "tasks=[flip,full]", f"results={results}"
@@ -33,12 +33,12 @@ def test_all_loaders_side_by_side(garden: Path, tmp_path: Path) -> None:
     assert header.split()[:6] == ["px", "task", "flowers", "tf.data", "tfrecord", "decode_only"]
     for row, comparison in zip(rows, (flip, full), strict=True):
         medians, ratios = comparison["median_images_per_second"], comparison["flowers_over"]
-        figures = [f"{value:.0f}" for value in medians.values()] + [f"{ratio:.2f}" for ratio in ratios.values()]
-        assert row.split() == ["192", comparison["task"], *figures]
+        values = [f"{value:.0f}" for value in medians.values()] + [f"{ratio:.2f}" for ratio in ratios.values()]
+        assert row.split() == ["192", comparison["task"], *values]
     assert f"Results: {results}" in done.stdout.replace("\n", "")
 
 
-def test_an_absent_peer_is_named(garden: Path, tmp_path: Path) -> None:
+def test_an_absent_baseline_is_reported(garden: Path, tmp_path: Path) -> None:
     (tmp_path / "tensorflow.py").write_text("raise ImportError('no TensorFlow on this machine')\n")
     results = tmp_path / "loader.json"
     done = run_module_interpreter(

@@ -1,4 +1,4 @@
-"""That the loaders do the same work: the same pixels where nothing is random, the same transform where it is."""
+"""All loaders do the same work: the same pixels without augmentation, and the same transform with it."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def links(garden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny garden, repeated."""
+    """Return a data set that repeats the tiny garden."""
     directory = tmp_path_factory.mktemp("links")
     link_shards(garden, open_splits(garden, ["train"], 192, "stop", garden.parent / "cache")[0].indexes, directory, 192)
     return directory
 
 
 def test_links_are_a_data_set_of_enough_records(links: Path) -> None:
-    reader, faults = open_splits(links, ["train"], 192, "stop", links.parent / "cache")
-    assert not faults
+    reader, problems = open_splits(links, ["train"], 192, "stop", links.parent / "cache")
+    assert not problems
     assert 12_000 <= len(reader) < 12_000 + 208
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_everyone_decodes_the_same_pixels(name: Name, garden: Path, links: Path, tmp_path: Path) -> None:
+def test_all_loaders_decode_the_same_pixels(name: Name, garden: Path, links: Path, tmp_path: Path) -> None:
     reader, _ = open_splits(garden, ["train"], 192, "stop", garden.parent / "cache")
     records = [decode_example(reader[number], labelled=True, where="") for number in range(len(reader))]
     expected = {

@@ -1,4 +1,4 @@
-"""The benchmark of recipes, run as a user runs it, stopped and gone on with."""
+"""The benchmark of recipes is run as a user runs it, continued, and killed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ for epoch in range(int(arguments.epochs)):
 
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of three classes, each of one colour with noise."""
+    """Return a data set of three classes, each of one colour with noise."""
     root = tmp_path_factory.mktemp("sets") / "colours"
     rng = np.random.default_rng(0)
     for split, count in COUNTS.items():
@@ -71,7 +71,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_recipes_are_trained_compared_and_not_trained_again(colours: Path, tmp_path: Path) -> None:
+def test_recipes_are_trained_once_and_compared(colours: Path, tmp_path: Path) -> None:
     arguments = ["benchmarks.recipes", f"data.root={colours}", "epochs=1", "seeds=[3]", f"results={tmp_path}"]
     arguments.append("overrides=['data.train_size=32','data.eval_size=32']")
     done = run_module_interpreter(*arguments)
@@ -102,8 +102,8 @@ def test_recipes_are_trained_compared_and_not_trained_again(colours: Path, tmp_p
     assert "default" in summary.stdout and "plain_loop" in summary.stdout
 
 
-def test_checkpoints_of_timm_are_predicted_with(colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A short script stands in for timm's: it reads the folders and writes checkpoints as that one does."""
+def test_checkpoints_of_timm_are_evaluated(colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short script replaces timm's. It reads the folders and writes checkpoints in the same way."""
     monkeypatch.setattr("sys.argv", [])
     (tmp_path / "train.py").write_text(SCRIPT)
     task = Task("timm_train", "timm_train", colours, 192, 2, 1, tmp_path, timm_script=tmp_path / "train.py")
@@ -117,7 +117,7 @@ def test_checkpoints_of_timm_are_predicted_with(colours: Path, tmp_path: Path, m
     assert recorder.images_trained == 2 * 32
 
 
-def test_a_failed_training_is_named(colours: Path, tmp_path: Path) -> None:
+def test_a_failed_training_is_reported(colours: Path, tmp_path: Path) -> None:
     done = run_module_interpreter(
         "benchmarks.recipes",
         *(f"data.root={colours}", "recipes=[]", "variants={bad: ['model.nonsense=1']}", "seeds=[1]"),

@@ -1,4 +1,4 @@
-"""The benchmark's table and its file, from runs on the plain CPU and on XLA's CPU runtime."""
+"""The step benchmark compares the plain CPU and XLA's CPU runtime in a table and a file."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import pytest
 
 from benchmarks.step.run import read_results
 from tests.helpers.commands import run_module_interpreter
-from tests.helpers.on_xla import xla
+from tests.helpers.on_xla import xla_environment
 
 
 def test_one_table_compares_devices(tmp_path: Path) -> None:
     results = tmp_path / "step.jsonl"
-    for trainer, environment in (("cpu", {}), ("tpu", xla(2))):
+    for trainer, environment in (("cpu", {}), ("tpu", xla_environment(2))):
         done = run_module_interpreter(
             "benchmarks.step",
             f"trainer={trainer}",
@@ -31,14 +31,14 @@ def test_one_table_compares_devices(tmp_path: Path) -> None:
     assert on_cpu.device.startswith("CPU") and on_xla.device == "XLA on CPU x 2"
     assert on_xla.compilations is not None and on_xla.compilations >= 2
     assert (on_xla.late_compilations, on_xla.fallbacks) == (0, 0)
-    assert on_xla.start_seconds > 10 * on_xla.step_seconds  # compilation is not in the step
+    assert on_xla.start_seconds > 10 * on_xla.step_seconds  # the step does not include compilation
     for result in (on_cpu, on_xla):
         assert result.images_per_second == pytest.approx(8 / result.step_seconds)
         assert f"{result.images_per_second:.1f}" in done.stdout
         assert result.device in done.stdout
 
 
-def test_processes_share_one_line(tmp_path: Path) -> None:
+def test_several_processes_write_one_line(tmp_path: Path) -> None:
     done = run_module_interpreter(
         "benchmarks.step",
         "trainer=cpu",

@@ -1,4 +1,4 @@
-"""Tiny trainings offline, without W&B, and with a server that refuses connections."""
+"""Tiny trainings are measured offline, without W&B, and with a server that refuses connections."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ FIRST_STEPS = ("++trainer.limit_train_batches=2", "++trainer.limit_val_batches=1
 
 @pytest.fixture(autouse=True)
 def cold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not warm up: what is measured does not matter here."""
+    """Skip the warm-up, as the measured times do not matter here."""
     monkeypatch.setattr(wandb_overhead, "warm_up", lambda overrides: 0.0)
 
 
-def test_a_server_that_refuses_costs_no_data(tiny_settings: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_refuses_connections_loses_no_data(
+    tiny_settings: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
     measured = measure_faults(1, [*tiny_settings, *FIRST_STEPS], {"refuses": SERVERS["refuses"]})
     offline, refused = measured[NONE], measured["refuses"]
     assert [training.status for training in (*offline.trainings, *refused.trainings)] == [0, 0]

@@ -1,4 +1,4 @@
-"""A student of a file and of a live teacher on XLA: one program for all steps, and the plain CPU's loss."""
+"""Distillation on XLA compiles one program for all steps, and gives the loss of the plain CPU."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from flowers.synthetic.generation import image_id
 from tests.conftest import TINY
 from tests.helpers.commands import run_process
 from tests.helpers.members import Rows, write_file
-from tests.helpers.on_xla import xla
+from tests.helpers.on_xla import xla_environment
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random predictions of the tiny garden's training images."""
+    """Return a file of random predictions of the tiny garden's training images."""
     ids, names = [image_id(TINY, "train", number) for number in range(TINY.train)], kaggle_class_names()
     table = np.random.default_rng(0).dirichlet(np.ones(len(names)), len(ids)).astype(np.float32)
     path = tmp_path_factory.mktemp("teacher") / "train.parquet"
@@ -27,11 +27,11 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["file", "live"])
-def test_a_distilled_step_is_compiled_once_and_is_the_plain_cpus(
+def test_a_distilled_step_compiles_once_and_matches_the_plain_cpu(
     tiny_settings: list[str], trained: Path, file: Path, kind: str, tmp_path: Path
 ) -> None:
     losses = []
-    for name, trainer, environment in (("cpu", "cpu", xla(1)), ("xla", "tpu", xla(2))):
+    for name, trainer, environment in (("cpu", "cpu", xla_environment(1)), ("xla", "tpu", xla_environment(2))):
         done = run_process(
             "train",
             *tiny_settings,

@@ -1,4 +1,4 @@
-"""The recipes in configs/data/augment compose with every data set and give what a batch takes."""
+"""The recipes in configs/data/augment compose with every data set and give images that fit a batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from flowers.data.transforms import SeededTransform
 from flowers.instantiate import instantiate
-from tests.helpers.configuration import CONFIGS, composed
+from tests.helpers.configuration import CONFIGS, compose_values
 
 RECIPES = sorted(path.stem for path in (CONFIGS / "data" / "augment").glob("*.yaml"))
 DATA_SETS = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml") if path.stem != "default")
@@ -20,13 +20,13 @@ IMAGE = cv2.resize(NOISE, (96, 96), interpolation=cv2.INTER_CUBIC)
 
 
 def recipe(name: str, size: int) -> SeededTransform:
-    """Return a recipe for images of a size, as the data module makes it."""
-    data = composed("train", f"data/augment={name}", f"data.train_size={size}")["data"]
+    """Return a recipe for images of this size, as the data module creates it."""
+    data = compose_values("train", f"data/augment={name}", f"data.train_size={size}")["data"]
     return SeededTransform([instantiate("data.train_transform", node) for node in data["train_transform"]], seed=1)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_gives_images_of_train_size_by_seed_and_index_alone(name: str) -> None:
+def test_a_recipe_depends_only_on_seed_and_index_and_gives_train_size(name: str) -> None:
     once = recipe(name, 48)
     again = pickle.loads(pickle.dumps(once))
     indices = [(0, number, 0) for number in range(60)]
@@ -38,20 +38,20 @@ def test_a_recipe_gives_images_of_train_size_by_seed_and_index_alone(name: str) 
 
 
 @pytest.mark.parametrize("choice", [*(f"data={name}" for name in DATA_SETS), *(f"experiment={n}" for n in EXPERIMENTS)])
-def test_a_recipe_replaces_that_of_every_data_set_and_experiment(choice: str) -> None:
-    data = composed("train", choice, "data/augment=flip", "data.root=somewhere")["data"]
+def test_a_recipe_replaces_the_transforms_of_every_data_set_and_experiment(choice: str) -> None:
+    data = compose_values("train", choice, "data/augment=flip", "data.root=somewhere")["data"]
     kinds = [node["_target_"].rpartition(".")[2] for node in data["train_transform"]]
     assert kinds == ["Resize", "HorizontalFlip"]
     assert data["train_transform"][0]["height"] == data["train_size"]
 
 
 def test_the_default_recipe_is_light() -> None:
-    assert composed("train")["data"] == composed("train", "data/augment=light")["data"]
+    assert compose_values("train")["data"] == compose_values("train", "data/augment=light")["data"]
 
 
 @pytest.mark.parametrize(("name", "rectangles"), [("medium", False), ("erasing", True)])
-def test_erasing_covers_part_of_half_of_the_images(name: str, rectangles: bool) -> None:
-    """A uniform image stays uniform under every other transform."""
+def test_erasing_changes_about_half_of_the_images(name: str, rectangles: bool) -> None:
+    # A uniform image stays uniform under every other transform.
     grey = np.full((64, 64, 3), 128, np.uint8)
     transform = recipe(name, 64)
     images = [transform(grey, (0, number, 0)) for number in range(200)]

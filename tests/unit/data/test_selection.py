@@ -1,4 +1,4 @@
-"""Which records a split holds: whole splits, joined ones, folds; and the weights that balance them."""
+"""A split's records are selected as stored, joined or by fold, with weights that balance them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flowers.data.selection import SelectionSettings, select_records
 from flowers.errors import InputError
 
 CATALOG = Catalog(np.array([0, 1, 3, 4, 5, 6]), list("abdefg"), np.array([0, 0, 0, 1, 1, 0]), ["c: unreadable"])
-"""Of seven records, of which number 2 cannot be read."""
+"""The catalog of seven records, of which number 2 is unreadable."""
 
 
 def settings(**changed: Any) -> SelectionSettings:
@@ -35,7 +35,7 @@ def test_a_final_fit_joins_train_and_val() -> None:
     assert [final.sources(split) for split in SPLITS] == [("train", "val"), ("val",), ("test",)]
 
 
-def test_folds_part_what_can_be_read() -> None:
+def test_folds_divide_the_readable_records() -> None:
     held_out = []
     for fold in range(3):
         cut = settings(folds=3, fold=fold)
@@ -59,11 +59,11 @@ def test_only_training_is_balanced_by_its_own_labels(folds: dict[str, int]) -> N
 
 
 @pytest.mark.parametrize("changed", [{"folds": 5}, {"fold": 0}, {"folds": 5, "fold": 5}])
-def test_folds_and_fold_go_together(changed: dict[str, int]) -> None:
+def test_folds_and_fold_must_fit_together(changed: dict[str, int]) -> None:
     with pytest.raises(InputError, match=r"data\.fold"):
         settings(**changed)
 
 
-def test_a_final_fit_has_no_folds() -> None:
+def test_a_final_fit_with_folds_is_refused() -> None:
     with pytest.raises(InputError, match=r"data\.train_on"):
         settings(train_on="train+val", folds=5, fold=0)

@@ -1,4 +1,4 @@
-"""The pool: slots come back when nothing looks at them any more, and never before."""
+"""A slot of the shared-memory pool is free again once nothing refers to it, and never before."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flowers.data.shared_memory import SharedMemoryPool
 SHAPE = (2, 3)
 
 
-def test_a_slot_is_given_back_with_the_last_tensor_that_looks_at_it() -> None:
+def test_a_slot_is_freed_with_its_last_view() -> None:
     pool = SharedMemoryPool(workers=1, slots=1, slot_bytes=6)
     slot = pool.take(0)
     assert slot is not None
@@ -30,7 +30,7 @@ def test_a_slot_is_given_back_with_the_last_tensor_that_looks_at_it() -> None:
     assert pool.take(0) == slot
 
 
-def test_each_worker_has_slots_of_its_own() -> None:
+def test_each_worker_has_its_own_slots() -> None:
     pool = SharedMemoryPool(workers=3, slots=2, slot_bytes=6)
     taken = [pool.take(worker) for worker in (0, 1, 2) for _ in range(2)]
     assert sorted(slot for slot in taken if slot is not None) == list(range(6))

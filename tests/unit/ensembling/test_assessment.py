@@ -1,4 +1,4 @@
-"""The reported metrics agree with a truth that is known."""
+"""The reported metrics agree with a known truth."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from flowers.ensembling.methods import Method
-from tests.helpers.simulation import World, assessed
+from tests.helpers.simulation import World, assess_members
 
 CLASSES = 12
 
 
-def test_a_blend_of_members_with_errors_of_their_own_gains() -> None:
+def test_a_blend_of_members_with_independent_errors_gains() -> None:
     rng = np.random.default_rng(0)
-    found = assessed(*World.random(rng, CLASSES, 4).draw(rng, 2000))
+    found = assess_members(*World.random(rng, CLASSES, 4).draw(rng, 2000))
     assert found.ensemble.gain.low > 0
     assert found.ensemble.gain.value == pytest.approx(
         found.ensemble.validated.value - found.members[found.best].macro_f1.value, abs=1e-6
@@ -21,11 +21,11 @@ def test_a_blend_of_members_with_errors_of_their_own_gains() -> None:
 
 
 @pytest.mark.parametrize("method", ["weights", "greedy", "stacked"])
-def test_a_copy_adds_nothing_and_a_member_of_its_own_kind_does(method: Method) -> None:
+def test_a_copy_has_no_leave_one_out_gain_and_a_different_member_has(method: Method) -> None:
     rng = np.random.default_rng(1)
     labels, members = World.random(rng, CLASSES, 2).draw(rng, 3000)
-    found = assessed(labels, np.concatenate([members, members[:1]]), method=method)
-    first, own, copy = (figures.adds or 0.0 for figures in found.members)
+    found = assess_members(labels, np.concatenate([members, members[:1]]), method=method)
+    first, own, copy = (member.adds or 0.0 for member in found.members)
     assert first == pytest.approx(0, abs=0.005)
     assert copy == pytest.approx(0, abs=0.005)
     assert own > 0.02
@@ -33,18 +33,18 @@ def test_a_copy_adds_nothing_and_a_member_of_its_own_kind_does(method: Method) -
     np.testing.assert_allclose(found.correlations[0], [1, np.corrcoef(truths)[0, 1], 1], rtol=1e-4)
 
 
-def test_a_single_member_is_all_there_is() -> None:
+def test_a_single_member_has_weight_one_and_no_leave_one_out_gain() -> None:
     rng = np.random.default_rng(1)
-    single = assessed(*World.random(rng, CLASSES, 1).draw(rng, 300))
+    single = assess_members(*World.random(rng, CLASSES, 1).draw(rng, 300))
     assert single.members[0].adds is None
     assert single.members[0].weight == 1
 
 
-def test_a_member_that_guesses_is_weighted_down_and_adds_nothing() -> None:
+def test_a_guessing_member_gets_little_weight_and_has_no_gain() -> None:
     rng = np.random.default_rng(2)
     labels, members = World.random(rng, CLASSES, 2).draw(rng, 2000)
     guess = rng.dirichlet(np.ones(CLASSES), 2000).astype(np.float32)
-    found = assessed(labels, np.concatenate([members, guess[None]]), method="weights")
+    found = assess_members(labels, np.concatenate([members, guess[None]]), method="weights")
     assert found.members[2].weight < 0.01
     assert found.members[2].adds == pytest.approx(0, abs=0.003)
     assert found.best != 2

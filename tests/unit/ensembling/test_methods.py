@@ -1,4 +1,4 @@
-"""The methods find what other optimisers, or an exhaustive search, find."""
+"""The blending methods agree with other optimisers and with an exhaustive search."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from flowers.ensembling.scores import Labels, Probabilities, log_loss, log_proba
 from tests.helpers.simulation import World
 
 
-def drawn(rows: int, classes: int = 6, members: int = 4, seed: int = 0) -> tuple[Labels, Probabilities]:
+def draw_members(rows: int, classes: int = 6, members: int = 4, seed: int = 0) -> tuple[Labels, Probabilities]:
     rng = np.random.default_rng(seed)
     return World.random(rng, classes, members).draw(rng, rows)
 
 
-def test_weights_are_the_least_log_loss_on_the_simplex() -> None:
-    labels, members = drawn(800)
+def test_weights_minimise_the_log_loss_on_the_simplex() -> None:
+    labels, members = draw_members(800)
     truth = members[:, np.arange(800), labels].astype(np.float64)
 
     def loss(weights: np.ndarray) -> float:
@@ -44,15 +44,15 @@ def test_weights_are_the_least_log_loss_on_the_simplex() -> None:
     np.testing.assert_allclose(weights, best.x, atol=2e-3)
 
 
-def test_weights_leave_out_a_member_that_guesses() -> None:
-    labels, members = drawn(2000)
+def test_a_guessing_member_gets_almost_no_weight() -> None:
+    labels, members = draw_members(2000)
     noise = np.random.default_rng(1).dirichlet(np.ones(6), 2000).astype(np.float32)
     assert fit_weights(np.concatenate([members, noise[None]]), labels).weights[-1] < 0.01
 
 
 def test_greedy_is_forward_selection() -> None:
-    """Written down plainly, without a thought for speed, it takes the same members as often."""
-    labels, members = drawn(300)
+    """A plain, slow implementation selects the same members equally often."""
+    labels, members = draw_members(300)
     best, best_taken, taken = (-1.0, -np.inf), list[int](), list[int]()
     total = np.zeros_like(members[0])
     for _ in range(GREEDY_STEPS):
@@ -63,20 +63,20 @@ def test_greedy_is_forward_selection() -> None:
         total = sums[winner]
         if merits[winner] > best:
             best, best_taken = merits[winner], list(taken)
-    shares = np.bincount(best_taken, minlength=4) / len(best_taken)
-    assert 0 < shares.max() < 1  # not of one member only
-    np.testing.assert_allclose(fit_greedy(members, labels).weights, shares)
+    fractions = np.bincount(best_taken, minlength=4) / len(best_taken)
+    assert 0 < fractions.max() < 1  # more than one member is selected
+    np.testing.assert_allclose(fit_greedy(members, labels).weights, fractions)
 
 
-def test_greedy_is_at_least_the_best_member_where_it_was_fitted() -> None:
+def test_greedy_is_at_least_as_good_as_the_best_member_on_its_rows() -> None:
     for seed in range(5):
-        labels, members = drawn(200, seed=seed)
+        labels, members = draw_members(200, seed=seed)
         blended = macro_f1(labels, fit_greedy(members, labels)(members).argmax(1), 6)
         assert blended >= max(macro_f1(labels, member.argmax(1), 6) for member in members) - 1e-12
 
 
-def test_stacked_is_scikit_learns_with_its_penalty_lifted() -> None:
-    """With two classes and one member the model is a logistic regression on the log-odds: the same fit."""
+def test_stacked_matches_scikit_learn_without_a_penalty() -> None:
+    """With two classes and one member, the model is a logistic regression on the log-odds."""
     rng = np.random.default_rng(3)
     labels = rng.integers(0, 2, 60000)
     odds = 1.5 * (2 * labels - 1) + rng.normal(size=60000) * 1.2 + 0.4
@@ -88,9 +88,9 @@ def test_stacked_is_scikit_learns_with_its_penalty_lifted() -> None:
     np.testing.assert_allclose(found, expected, atol=5e-3)
 
 
-def test_stacked_is_the_maximum_of_its_posterior() -> None:
-    """The same model in double precision by another optimiser, from the definition, without a gradient of ours."""
-    labels, members = drawn(150, classes=4, members=3)
+def test_stacked_maximises_its_posterior() -> None:
+    """The same model is fitted from its definition in double precision, by another optimiser without our gradient."""
+    labels, members = draw_members(150, classes=4, members=3)
     log_p = log_probabilities(members).astype(np.float64)
     shapes = (3, 1), (3, 4), (4,)
     scales = (SHARED_SCALE, OWN_SCALE, BIAS_SCALE)
@@ -113,9 +113,9 @@ def test_stacked_is_the_maximum_of_its_posterior() -> None:
     assert np.abs(found - METHODS["geometric"](members, labels)(members)).max() > 0.05
 
 
-def test_stacked_learns_that_a_class_is_never_named() -> None:
+def test_stacked_corrects_a_class_that_is_predicted_too_rarely() -> None:
     """A constant for each class corrects members that ignore how rare a class is."""
-    labels, members = drawn(4000)
+    labels, members = draw_members(4000)
     skewed = members * np.array([1, 1, 1, 1, 1, 0.02], np.float32)
     skewed /= skewed.sum(-1, keepdims=True)
     blended = {method: METHODS[method](skewed, labels)(skewed) for method in ("mean", "geometric", "stacked")}
@@ -124,12 +124,12 @@ def test_stacked_learns_that_a_class_is_never_named() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_any_method_stands_probabilities_of_zero_and_a_single_member(method: Method) -> None:
+def test_any_method_accepts_zero_probabilities_and_a_single_member(method: Method) -> None:
     labels = np.arange(30) % 3
-    sure = np.eye(3, dtype=np.float32)[labels]
+    certain = np.eye(3, dtype=np.float32)[labels]
     wrong = np.eye(3, dtype=np.float32)[(labels + 1) % 3]
-    for members in (sure[None], np.stack([sure, wrong])):
+    for members in (certain[None], np.stack([certain, wrong])):
         blended = METHODS[method](members, labels)(members)
         assert np.isfinite(log_probabilities(blended)).all()
         np.testing.assert_allclose(blended.sum(1), 1, rtol=1e-5)
-    np.testing.assert_array_equal(METHODS[method](sure[None], labels)(sure[None]).argmax(1), labels)
+    np.testing.assert_array_equal(METHODS[method](certain[None], labels)(certain[None]).argmax(1), labels)

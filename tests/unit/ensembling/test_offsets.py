@@ -1,4 +1,4 @@
-"""Class offsets raise macro F1 where that is to be had, and are none where it is not."""
+"""Class offsets raise macro F1 where possible, and are zero otherwise."""
 
 from __future__ import annotations
 

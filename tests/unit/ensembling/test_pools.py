@@ -32,20 +32,20 @@ def test_the_bias_multiplies_the_odds() -> None:
     np.testing.assert_allclose(biased[:, 0] / biased[:, 1], 4 * plain[:, 0] / plain[:, 1], rtol=1e-3)
 
 
-def test_the_rank_pool_counts_places() -> None:
+def test_the_rank_pool_is_the_mean_of_reciprocal_ranks() -> None:
     ranks = scipy.stats.rankdata(-MEMBERS, axis=2)
     expected = np.average(1 / ranks, axis=0, weights=WEIGHTS)
     np.testing.assert_allclose(RankPool(WEIGHTS)(MEMBERS), expected / expected.sum(1, keepdims=True), rtol=1e-3)
 
 
-def test_members_that_contradict_each_other_are_told_apart_by_how_sure_they_are() -> None:
+def test_the_rank_pool_breaks_ties_by_probability() -> None:
     two = np.array([[[0.9, 0.08, 0.02]], [[0.45, 0.55, 0.0]]], np.float32)
     for members in (two, two[::-1]):
         assert RankPool(equal_weights(2))(members).argmax() == 0
 
 
 @pytest.mark.parametrize("pool", POOLS, ids=["linear", "logarithmic", "rank"])
-def test_rows_sum_to_one_and_do_not_know_of_each_other(pool: Pool) -> None:
+def test_rows_sum_to_one_and_do_not_affect_each_other(pool: Pool) -> None:
     blended = pool(MEMBERS)
     assert blended.dtype == np.float32
     np.testing.assert_allclose(blended.sum(1), 1, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""No row's label has a part in its own decision."""
+"""The label of a row has no influence on its own prediction."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tests.helpers.simulation import World
 ALL: list[Method] = list(METHODS)
 
 
-def drawn(rows: int = 240) -> tuple[Labels, Probabilities, Labels]:
+def draw_members(rows: int = 240) -> tuple[Labels, Probabilities, Labels]:
     rng = np.random.default_rng(0)
     labels, members = World.random(rng, 6, 3).draw(rng, rows)
     return labels, members, assign_folds([str(row) for row in range(rows)], labels, folds=4, seed=0)
 
 
-def test_a_rows_own_label_changes_nothing_about_it() -> None:
-    """With the labels of a fold turned about, everything that is said of this fold stays, and of others changes."""
-    labels, members, folds = drawn()
-    turned = np.where(folds == 1, (labels + 1) % 6, labels)
+def test_the_labels_of_a_fold_do_not_affect_its_predictions() -> None:
+    """Changing the labels of one fold changes the predictions for the other folds, and not for this one."""
+    labels, members, folds = draw_members()
+    changed = np.where(folds == 1, (labels + 1) % 6, labels)
     found = []
-    for each in (labels, turned):
+    for each in (labels, changed):
         rows = Rows(log_probabilities(members), each, folds)
         validated = cross_validate(rows, ALL)
         found.append({**validated, "auto": cross_validate_choice(rows, validated, offsets=True)})
@@ -35,36 +35,36 @@ def test_a_rows_own_label_changes_nothing_about_it() -> None:
         before, after = found[0][name], found[1][name]
         np.testing.assert_array_equal(before.probabilities[own], after.probabilities[own])
         np.testing.assert_array_equal(before.predicted[own], after.predicted[own])
-    for name in ("mean", "weights", "stacked", "auto"):  # the mean by its temperatures
+    for name in ("mean", "weights", "stacked", "auto"):  # the mean changes through its temperatures
         assert not np.allclose(found[0][name].probabilities[others], found[1][name].probabilities[others])
 
 
 @pytest.mark.parametrize("method", ALL)
-def test_a_fold_is_what_a_fit_on_the_others_says(method: Method) -> None:
-    labels, members, folds = drawn()
+def test_a_fold_is_predicted_by_a_fit_on_the_other_folds(method: Method) -> None:
+    labels, members, folds = draw_members()
     log_p = log_probabilities(members)
     validated = cross_validate(Rows(log_p, labels, folds), [method])[method]
     for fold in range(4):
-        kept, held_out = folds != fold, folds == fold
-        alone = Rows(log_p[:, kept], labels[kept], np.unique(folds[kept], return_inverse=True)[1])
+        others, held_out = folds != fold, folds == fold
+        alone = Rows(log_p[:, others], labels[others], np.unique(folds[others], return_inverse=True)[1])
         pool = alone.fit([method])[method]
         expected = pool(Rows(log_p, labels, folds).calibrate(held_out, {fold}))
         np.testing.assert_allclose(validated.probabilities[held_out], expected, atol=1e-5)
 
 
-def test_a_fit_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    labels, members, folds = drawn()
+def test_each_fit_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, members, folds = draw_members()
     calls = []
 
-    def counted(calibrated: Probabilities, known: Labels) -> object:
+    def count_fit(calibrated: Probabilities, known: Labels) -> object:
         calls.append(len(known))
         return METHODS["mean"](calibrated, known)
 
-    monkeypatch.setitem(METHODS, "weights", counted)
+    monkeypatch.setitem(METHODS, "weights", count_fit)
     rows = Rows(log_probabilities(members), labels, folds)
     validated = cross_validate(rows, ["weights"])
     cross_validate_choice(rows, validated, offsets=True)
-    assert len(calls) == 4 + 6  # a fold left out, and two
+    assert len(calls) == 4 + 6  # fits with one fold left out, and with two
 
 
 def test_the_choice_is_by_macro_f1_then_log_loss_then_simplicity() -> None:
@@ -77,9 +77,9 @@ def test_the_choice_is_by_macro_f1_then_log_loss_then_simplicity() -> None:
     assert choose({"mean": right, "rank": right}, labels) == "mean"
 
 
-def test_for_a_row_that_a_member_lacks_the_mean_of_the_others_stands() -> None:
-    """The mean of what they say once they are calibrated: at its own temperature it would be another."""
-    labels, members, folds = drawn()
+def test_a_missing_row_is_replaced_by_the_mean_of_the_other_members() -> None:
+    """The mean is taken over calibrated probabilities, and is not calibrated again."""
+    labels, members, folds = draw_members()
     rows = Rows(log_probabilities(members), labels, folds)
     blend = Blend(np.array([0.2, 1.0, 3.0]), rows.fit(["stacked"])["stacked"])
     there = np.ones((3, len(labels)), bool)

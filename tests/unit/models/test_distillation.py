@@ -1,4 +1,4 @@
-"""The loss of a teacher against torch's own, and the look-up of its probabilities."""
+"""The distillation loss matches torch's, and a teacher's probabilities are looked up by id."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def logits_of(rows: int, seed: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5, 4.0])
-def test_probabilities_are_softened_as_the_logits_would_be(temperature: float) -> None:
+def test_softened_probabilities_match_softened_logits(temperature: float) -> None:
     logits = logits_of(8, 0)
     torch.testing.assert_close(soften(logits.softmax(1), temperature), (logits / temperature).softmax(1))
 
@@ -31,10 +31,10 @@ def test_the_loss_is_torchs_divergence_times_the_squared_temperature(temperature
     torch.testing.assert_close(soft_loss(student, same, temperature), torch.zeros(8), atol=1e-5, rtol=0)
 
 
-def test_a_sure_teacher_is_a_label() -> None:
+def test_a_certain_teacher_is_equal_to_a_label() -> None:
     student, labels = logits_of(8, 0), torch.arange(8) % 5
-    sure = F.one_hot(labels, 5).float()
-    torch.testing.assert_close(soft_loss(student, sure, 1.0), F.cross_entropy(student, labels, reduction="none"))
+    certain = F.one_hot(labels, 5).float()
+    torch.testing.assert_close(soft_loss(student, certain, 1.0), F.cross_entropy(student, labels, reduction="none"))
 
 
 def test_the_gradient_is_the_difference_of_the_probabilities() -> None:
@@ -54,7 +54,7 @@ def test_the_weight_is_the_teachers_part_of_the_loss(weight: float) -> None:
     torch.testing.assert_close(found, (1 - weight) * labels + weight * soft_loss(student, teacher, 1.0))
 
 
-def test_rows_without_a_teacher_stay_finite() -> None:
+def test_rows_without_a_teacher_have_finite_gradients() -> None:
     student = logits_of(2, 0).requires_grad_()
     soft_loss(student, soften(torch.zeros(2, 5), 2.0), 2.0).sum().backward()
     assert torch.isfinite(student.grad).all()  # type: ignore[arg-type]
@@ -66,11 +66,11 @@ def test_probabilities_are_looked_up_by_id() -> None:
     found = teacher.look_up(["d", "b", ""])
     np.testing.assert_array_equal(found.numpy(), np.stack([table[3], table[1], np.zeros(3)]))
     assert found.dtype == torch.float32
-    with pytest.raises(InputError, match=r"train\.parquet: .* found none of x"):
+    with pytest.raises(InputError, match=r"train\.parquet: .*\bx\b"):
         teacher.look_up(["a", "x"])
 
 
-def test_a_live_teacher_is_frozen_and_evaluates() -> None:
+def test_a_live_teacher_is_frozen_and_in_evaluation_mode() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.9), nn.Linear(12, 3)).train()
 
     class Net(nn.Module):

@@ -1,4 +1,4 @@
-"""A head that is fitted to features: against scikit-learn's probabilities."""
+"""A linear head fitted to features matches scikit-learn's logistic regression."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from flowers.models.features import PENALTY, compute_features, find_linear_head, fit_linear_head
 
 
-def clusters(classes: list[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def make_clusters(classes: list[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     rng = np.random.default_rng(0)
     labels = np.repeat(classes, 20)
     centres = rng.normal(size=(max(classes) + 1, 8))
@@ -20,8 +20,8 @@ def clusters(classes: list[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]
 
 
 @pytest.mark.parametrize("classes", [[0, 1, 2], [0, 1]])
-def test_the_heads_probabilities_are_the_regressions(classes: list[int]) -> None:
-    features, labels = clusters(classes)
+def test_the_probabilities_of_the_head_match_logistic_regression(classes: list[int]) -> None:
+    features, labels = make_clusters(classes)
     weight, bias = fit_linear_head(features, labels, len(classes))
     scaled = (features - features.mean(0)) / features.std()
     expected = LogisticRegression(C=1 / PENALTY, max_iter=1000).fit(scaled, labels).predict_proba(scaled)
@@ -30,7 +30,7 @@ def test_the_heads_probabilities_are_the_regressions(classes: list[int]) -> None
 
 
 def test_a_class_without_images_is_not_preferred() -> None:
-    features, labels = clusters([0, 2])
+    features, labels = make_clusters([0, 2])
     weight, bias = fit_linear_head(features, labels, 4)
     logits = torch.from_numpy(features) @ weight.T + bias
     assert (logits.argmax(1).numpy() == labels).mean() > 0.9

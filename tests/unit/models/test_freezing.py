@@ -1,4 +1,4 @@
-"""What is trained, and what stays as it came."""
+"""Settings decide which parameters are trained and which statistics stay fixed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def trained_names(trained: Trained) -> list[str]:
     return sorted(name for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
-def test_the_parts_that_are_trained() -> None:
+def test_trained_selects_the_head_norm_layers_or_all_parameters() -> None:
     names = {trained: trained_names(trained) for trained in get_args(Trained)}
     assert names["head"] == HEAD
     others = set(names["head_and_norm"]) - set(HEAD)
@@ -43,4 +43,4 @@ def test_frozen_batch_norm_keeps_the_statistics_of_pretrained_weights(
     model.backbone(torch.randn(2, 3, 64, 64))
     after = model.backbone.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items()) == (frozen and pretrained)
-    assert model.backbone.training  # drop path and dropout go on
+    assert model.backbone.training  # drop path and dropout stay active

@@ -1,4 +1,4 @@
-"""Backbones of fixed size: other sizes work where timm can, and are refused before training where it cannot."""
+"""Image sizes that a backbone cannot take are refused before training."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from flowers.errors import InputError
 from flowers.models.backbone import create_backbone
 from flowers.models.image_sizes import check_image_sizes, explain_size, nearest_sizes
 
-FIXED = "mixer_s32_224"  # takes the size that it was made for, and no other
+FIXED = "mixer_s32_224"  # accepts only the size that it was created for
 
 
-def test_a_backbone_of_fixed_size_is_made_for_the_training_images() -> None:
+def test_a_backbone_of_fixed_size_is_created_for_the_training_size() -> None:
     backbone = create_backbone(FIXED, 3, False, image_size=96)
     check_image_sizes(backbone, {"data.train_size": [96]})
     assert backbone(torch.zeros(1, 3, 96, 96)).shape == (1, 3)
@@ -25,7 +25,7 @@ def test_a_backbone_of_fixed_size_is_made_for_the_training_images() -> None:
     ("name", "arguments"),
     [("test_vit", {}), ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1), "embed_dim": 24})],
 )
-def test_other_sizes_work_where_timm_can(name: str, arguments: dict[str, Any]) -> None:
+def test_other_sizes_work_if_timm_supports_them(name: str, arguments: dict[str, Any]) -> None:
     backbone = create_backbone(name, 3, False, arguments, image_size=64)
     for side in (64, 96):
         assert backbone(torch.zeros(1, 3, side, side)).shape == (1, 3)
@@ -45,7 +45,7 @@ def test_images_too_small_for_a_network_are_refused() -> None:
     assert explain_size(create_backbone("inception_v3", 3, False), 32) is not None
 
 
-def test_looking_at_sizes_leaves_a_model_as_it_is() -> None:
+def test_checking_sizes_does_not_change_the_model() -> None:
     backbone = create_backbone("test_vit", 3, False, image_size=64)
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     torch.manual_seed(1)
@@ -58,7 +58,7 @@ def test_looking_at_sizes_leaves_a_model_as_it_is() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
 
 
-def test_a_model_that_needs_values_is_tried_with_them() -> None:
+def test_a_model_that_reads_values_is_checked_with_real_tensors() -> None:
     class Picky(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             if float(images.sum()) or images.shape[-1] > 32:
@@ -74,17 +74,17 @@ def test_weights_of_another_image_size_are_resampled(tmp_path: Path) -> None:
     torch.save(source.state_dict(), tmp_path / "weights.pth")
     backbone = create_backbone("test_vit", 5, str(tmp_path / "weights.pth"), image_size=64)
     images = torch.rand(2, 3, 64, 64)
-    with torch.no_grad():  # timm resamples in the network as it does weights
+    with torch.no_grad():  # timm resamples inside the network as it resamples weights
         found, expected = (model.eval().forward_features(images) for model in (backbone, source))  # type: ignore[operator]
     torch.testing.assert_close(found, expected)
 
 
-def test_arguments_of_the_user_come_first() -> None:
+def test_arguments_of_the_user_take_precedence() -> None:
     backbone = create_backbone("test_vit", 3, False, {"img_size": 96, "dynamic_img_size": False}, image_size=64)
     assert backbone.patch_embed.img_size == (96, 96)  # type: ignore[union-attr]
     assert explain_size(backbone, 64) is not None
 
 
-def test_a_size_that_a_backbone_cannot_be_made_for_is_refused() -> None:
-    with pytest.raises(InputError, match=r"model\.backbone=mixer_s32_224: cannot be made .*'img_size': -1"):
+def test_a_size_that_a_backbone_cannot_be_created_for_is_refused() -> None:
+    with pytest.raises(InputError, match=r"model\.backbone=mixer_s32_224: .*'img_size': -1"):
         create_backbone(FIXED, 3, False, image_size=-1)

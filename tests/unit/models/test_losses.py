@@ -1,4 +1,4 @@
-"""Targets and loss against torch's own."""
+"""Targets and losses match torch's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flowers.models.losses import LabelLoss, class_weights, cross_entropy, maske
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
-def test_equals_torchs_label_smoothing(smoothing: float) -> None:
+def test_smoothed_targets_match_torchs_label_smoothing(smoothing: float) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(8, 5, generator=generator)
     labels = torch.randint(0, 5, (8,), generator=generator)
@@ -22,7 +22,7 @@ def test_targets_sum_to_one() -> None:
     torch.testing.assert_close(smooth_targets(torch.arange(4), 4, 0.3).sum(1), torch.ones(4))
 
 
-def test_rows_that_are_not_valid_count_nothing() -> None:
+def test_invalid_rows_are_left_out_of_the_mean() -> None:
     values, valid = torch.tensor([1.0, 100.0, 3.0]), torch.tensor([True, False, True])
     assert float(masked_mean(values, valid)) == 2
     assert float(masked_mean(values, torch.zeros(3, dtype=torch.bool))) == 0
@@ -53,7 +53,7 @@ def test_logit_adjustment_adds_the_log_of_the_frequencies() -> None:
     torch.testing.assert_close(losses, -torch.tensor([0.1, 0.9]).log())
 
 
-def test_without_class_settings_the_loss_is_the_cross_entropy_to_the_last_bit() -> None:
+def test_without_class_settings_the_loss_is_the_cross_entropy_bit_for_bit() -> None:
     loss = LabelLoss(3, label_smoothing=0.1)
     loss.set_class_sizes([1, 2, 3])
     logits, targets = torch.randn(4, 3), loss.targets(torch.tensor([0, 1, 2, 0]))

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: targets keep the share of the pixels that are theirs."""
+"""Mixup and CutMix mix targets in the same fractions as pixels."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ ALPHAS = [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)]
 
 @pytest.mark.parametrize(("mixup_alpha", "cutmix_alpha"), ALPHAS)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_targets_follow_the_pixels(mixup_alpha: float, cutmix_alpha: float, seed: int) -> None:
-    # Row i is an image all of value i and a target for class i: the mix of one must be the mix of the other.
+def test_targets_are_mixed_like_the_pixels(mixup_alpha: float, cutmix_alpha: float, seed: int) -> None:
+    # Image i has the value i everywhere and target i is class i, so both must be mixed alike.
     size, height, width = 6, 9, 7
     images = torch.arange(size, dtype=torch.float32).view(-1, 1, 1, 1).expand(size, 3, height, width)
     targets = torch.eye(size)
@@ -32,30 +32,30 @@ def test_targets_follow_the_pixels(mixup_alpha: float, cutmix_alpha: float, seed
         assert set(mixed.unique().tolist()) <= set(range(size))
 
 
-def test_the_seed_decides() -> None:
-    def drawn(seed: int) -> list[float]:
+def test_mixing_depends_only_on_the_seed() -> None:
+    def draw(seed: int) -> list[float]:
         mixing = draw_mixing(np.random.default_rng(seed), 8, 32, 32, mixup_alpha=0.2, cutmix_alpha=1.0)
         return [*mixing.partner.tolist(), float(mixing.fraction), *mixing.box.tolist()]
 
-    assert drawn(1) == drawn(1)
-    assert len({tuple(drawn(seed)) for seed in range(20)}) == 20
-    shares = [drawn(seed)[8] for seed in range(200)]
-    assert 60 < sum(share == 1.0 for share in shares) < 140  # CutMix half of the time
+    assert draw(1) == draw(1)
+    assert len({tuple(draw(seed)) for seed in range(20)}) == 20
+    fractions = [draw(seed)[8] for seed in range(200)]
+    assert 60 < sum(fraction == 1.0 for fraction in fractions) < 140  # CutMix half of the time
 
 
-def test_a_partner_that_is_not_valid_makes_a_row_not_valid() -> None:
+def test_an_invalid_partner_makes_a_row_invalid() -> None:
     mixing = draw_mixing(np.random.default_rng(0), 4, 8, 8, mixup_alpha=1.0, cutmix_alpha=0.0)
     valid = torch.tensor([True, False, True, True])
     _, _, mixed = mix(torch.zeros(4, 3, 8, 8), torch.eye(4), valid, mixing)
     assert mixed.tolist() == [bool(valid[row] and valid[mixing.partner[row]]) for row in range(4)]
 
 
-def test_after_its_last_epoch_mixing_changes_nothing() -> None:
+def test_mixing_has_no_effect_after_its_last_epoch() -> None:
     mixer = Mixer(mixup_alpha=0.4, cutmix_alpha=1.0, epochs=2, seed=1)
     images, targets, valid = torch.rand(16, 3, 8, 8), torch.eye(16), torch.arange(16) < 15
     for epoch in range(4):
         mixing = mixer.draw(16, 8, 8, epoch=epoch, batch_idx=0)
-        assert mixing is not None  # on a compiling device the same program
+        assert mixing is not None  # so that a compiling device runs the same program
         mixed = mix(images, targets, valid, mixing)
         unchanged = all(torch.equal(new, old) for new, old in zip(mixed, (images, targets, valid), strict=True))
         assert unchanged == (epoch >= 2)

@@ -1,4 +1,4 @@
-"""Parameter groups: rates by layer, weight decay that does not follow them. Optimizers by timm's name."""
+"""Parameter groups scale rates by layer but not weight decay, and optimizers are created by timm's names."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def backbone() -> nn.Module:
     return timm.create_model("test_efficientnet", num_classes=3)
 
 
-def test_rates_decay_layer_by_layer_as_timms(backbone: nn.Module) -> None:
+def test_rates_decay_by_layer_as_in_timm(backbone: nn.Module) -> None:
     from timm.optim import param_groups_layer_decay
 
     expected = {
@@ -55,26 +55,28 @@ def test_every_trained_parameter_is_in_one_group(backbone: nn.Module) -> None:
         assert sorted(found) == sorted(id(parameter) for parameter in backbone.parameters())
 
 
-def test_the_heads_rate_is_scaled_alone(backbone: nn.Module) -> None:
+def test_head_lr_scale_affects_only_the_head(backbone: nn.Module) -> None:
     groups = parameter_groups(backbone, ["classifier"], head_lr_scale=10.0)
     fast = {id(parameter) for group in groups if group.get("lr_scale") == 10 for parameter in group["params"]}
     assert fast == {id(parameter) for parameter in backbone.get_submodule("classifier").parameters()}
 
 
-def test_a_weight_decays_as_much_at_any_rate(backbone: nn.Module) -> None:
-    made = configure(ADAMW, None, parameter_groups(backbone, layer_decay=0.5))
-    assert isinstance(made, torch.optim.Optimizer)
-    assert len({group["lr"] for group in made.param_groups}) > 2
-    decayed = {round(group["lr"] * group["weight_decay"], 12) for group in made.param_groups if group["weight_decay"]}
+def test_weight_decay_does_not_depend_on_the_rate_of_a_layer(backbone: nn.Module) -> None:
+    configured = configure(ADAMW, None, parameter_groups(backbone, layer_decay=0.5))
+    assert isinstance(configured, torch.optim.Optimizer)
+    assert len({group["lr"] for group in configured.param_groups}) > 2
+    decayed = {
+        round(group["lr"] * group["weight_decay"], 12) for group in configured.param_groups if group["weight_decay"]
+    }
     assert decayed == {round(1e-2 * 0.02, 12)}
 
 
-def test_a_schedule_keeps_the_rates_apart(backbone: nn.Module) -> None:
-    made = configure(
+def test_a_schedule_keeps_the_ratios_of_the_rates(backbone: nn.Module) -> None:
+    configured = configure(
         ADAMW, lambda optimizer: LambdaLR(optimizer, lambda step: 0.5), parameter_groups(backbone, (), 0.5)
     )
-    assert isinstance(made, dict)
-    rates = {group["lr"] / group.get("lr_scale", 1.0) for group in made["optimizer"].param_groups}
+    assert isinstance(configured, dict)
+    rates = {group["lr"] / group.get("lr_scale", 1.0) for group in configured["optimizer"].param_groups}
     assert rates == {0.5e-2}
 
 
@@ -96,7 +98,7 @@ def network() -> nn.Module:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_of_timms_optimizers_takes_our_groups_and_trains(name: str) -> None:
+def test_every_timm_optimizer_trains_with_our_groups(name: str) -> None:
     model = network()
     before = [parameter.detach().clone() for parameter in model.parameters()]
     factory = functools.partial(make_timm_optimizer, opt=name, lr=0.01, weight_decay=0.1)
@@ -112,10 +114,10 @@ def test_each_of_timms_optimizers_takes_our_groups_and_trains(name: str) -> None
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     file.seek(0)
-    torch.load(file, weights_only=True)  # as every command reads a checkpoint
+    torch.load(file, weights_only=True)  # as every command loads a checkpoint
 
 
-def test_a_name_gives_what_torch_has_of_that_name() -> None:
+def test_a_name_gives_torchs_optimizer_of_that_name() -> None:
     steps = []
     for make in (
         functools.partial(make_timm_optimizer, opt="adamw", lr=0.01, weight_decay=0.1, betas=(0.8, 0.9)),
@@ -132,12 +134,12 @@ def test_a_name_gives_what_torch_has_of_that_name() -> None:
 @pytest.mark.parametrize(
     ("name", "hint"), [("adamW2", "adamw"), ("momentun", "momentum"), ("nothing-like-it", "lists")]
 )
-def test_an_unknown_name_is_refused_with_names_like_it(name: str, hint: str) -> None:
+def test_an_unknown_name_is_refused_with_similar_names(name: str, hint: str) -> None:
     with pytest.raises(InputError, match=rf"optimizer\.opt={name}: .*{hint}"):
         check_optimizer_name(name)
 
 
-def test_second_derivatives_are_refused() -> None:
+def test_an_optimizer_that_needs_second_derivatives_is_refused() -> None:
     with pytest.raises(InputError, match=r"optimizer\.opt=adahessian: "):
         check_optimizer_name("adahessian")
 

@@ -1,4 +1,4 @@
-"""Prediction sets hold the truth as often as they say, and wrong labels are found."""
+"""Prediction sets have their nominal coverage, and wrong labels are found."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import pytest
 
 from flowers.reporting.analysis import CONFIDENCE, prediction_sets, suspected_label_errors
 from flowers.training.outcomes import Outcomes
-from tests.unit.training.test_outcomes import made
+from tests.unit.training.test_outcomes import make_outcomes
 
 
 @pytest.mark.parametrize("sharpness", [1.0, 4.0])
-def test_sets_hold_the_truth_as_often_as_they_say(sharpness: float) -> None:
-    sets = prediction_sets(made(4000, sharpness=sharpness))
+def test_prediction_sets_have_their_nominal_coverage(sharpness: float) -> None:
+    sets = prediction_sets(make_outcomes(4000, sharpness=sharpness))
     assert sets is not None
     assert sets.coverage == pytest.approx(CONFIDENCE, abs=0.02)
     assert sets.sizes.shape == (4000,)
 
 
 def test_a_better_model_has_smaller_sets() -> None:
-    better, worse = (prediction_sets(made(sharpness=sharpness)) for sharpness in (4.0, 1.0))
+    better, worse = (prediction_sets(make_outcomes(sharpness=sharpness)) for sharpness in (4.0, 1.0))
     assert better and worse and better.sizes.mean() < worse.sizes.mean()
 
 
 def test_wrong_labels_are_found_first() -> None:
-    outcomes = made(600, sharpness=9.0)
+    outcomes = make_outcomes(600, sharpness=9.0)
     wrong = np.random.default_rng(1).choice(600, 12, replace=False)
     labels = outcomes.labels.copy()
     labels[wrong] = (labels[wrong] + 1) % 6

@@ -1,4 +1,4 @@
-"""Charts hold the numbers that they are drawn from."""
+"""Charts hold the numbers that they are made from."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_learning_curves_have_a_panel_for_each_metric(panels: int) -> None:
 
 
 @pytest.mark.parametrize("colour", [charts.NEUTRAL["text"], *charts.COLOURS])
-def test_colours_can_be_seen_on_white_and_on_dark(colour: str) -> None:
+def test_colours_have_enough_contrast_on_white_and_on_dark(colour: str) -> None:
     """The contrast of WCAG 2.2 is at least 3 to 1, with white and with the report's dark background."""
     for background in ("#ffffff", "#14181f"):
         dark, light = sorted([luminance(colour), luminance(background)])

@@ -19,7 +19,7 @@ from flowers.training.pair import make_data
 from tests.conftest import TINY
 
 
-def data_of(root: Path, *settings: str) -> FlowersDataModule:
+def make_data_module(root: Path, *settings: str) -> FlowersDataModule:
     datamodule = make_data(compose("train", ["data=tfrecords", f"data.root={root}", *settings]).data)
     assert isinstance(datamodule, FlowersDataModule)
     return datamodule
@@ -34,17 +34,20 @@ def test_every_split_is_listed_at_every_resolution(garden: Path) -> None:
     assert all(len(list(Path(part.directory).glob("*.tfrec"))) == part.shards for part in stored)
 
 
-def test_nothing_is_listed_where_there_is_no_data_set(tmp_path: Path) -> None:
+def test_nothing_is_listed_without_a_data_set(tmp_path: Path) -> None:
     assert list_stored_splits(tmp_path) == []
 
 
 def test_classes_are_counted(garden: Path) -> None:
     expected = Counter(split_labels(TINY, "train"))
-    assert count_classes(data_of(garden), "train").tolist() == [expected[label] for label in range(104)]
+    assert count_classes(make_data_module(garden), "train").tolist() == [expected[label] for label in range(104)]
 
 
 def test_folds_are_counted_by_their_own_records(garden: Path) -> None:
-    parts = [count_classes(data_of(garden, "data.folds=4", "data.fold=1"), split).sum() for split in ("train", "val")]
+    parts = [
+        count_classes(make_data_module(garden, "data.folds=4", "data.fold=1"), split).sum()
+        for split in ("train", "val")
+    ]
     assert sum(parts) == TINY.train + TINY.val and 0 < parts[1] < parts[0]
 
 
@@ -55,17 +58,17 @@ def test_one_image_is_found_at_all_resolutions(garden: Path, tmp_path: Path, mov
     if moved:
         reverse_shards(root, 224)
     number = 5
-    images = read_at_all_sizes(data_of(root), "val", number)
+    images = read_at_all_sizes(make_data_module(root), "val", number)
     assert {size: image.shape for size, image in images.items()} == {size: (size, size, 3) for size in TINY.sizes}
     small, large = (np.array([part.mean() for part in halves(image)]) for image in images.values())
     assert np.abs(small - large).max() < 3  # the same pattern; those of other images differ by more
-    others = read_at_all_sizes(data_of(root), "val", number + 1)
+    others = read_at_all_sizes(make_data_module(root), "val", number + 1)
     assert np.abs(small - [part.mean() for part in halves(others[192])]).max() > 3
 
 
 def reverse_shards(root: Path, size: int) -> None:
     """Store the validation records of one resolution in reverse order, in a single shard."""
-    dataset = data_of(root, f"data.image_size={size}").dataset("val")
+    dataset = make_data_module(root, f"data.image_size={size}").dataset("val")
     payloads = [dataset.reader[number] for number in reversed(range(len(dataset)))]
     directory = find_shards(root, "val", size)[0].local.parent
     for path in directory.iterdir():

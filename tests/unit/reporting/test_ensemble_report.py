@@ -1,4 +1,4 @@
-"""The report of an ensemble, without images: the runs of its members are not there."""
+"""The report of an ensemble has no images if the runs of its members are missing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flowers.reporting.ensemble_report import make_ensemble_report, photographs_
 from flowers.reporting.report import Report, render
 from flowers.training.predictions import read_outcomes
 from tests.helpers.ensembles import settings
-from tests.helpers.members import predicted, write_run
+from tests.helpers.members import make_rows, write_run
 
 SIZES = (192, 224, 224)
 
@@ -18,7 +18,7 @@ SIZES = (192, 224, 224)
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
     directory = tmp_path_factory.mktemp("ensemble")
-    rows = [(predicted(60, seed, skill=1), predicted(30, seed, first=1000)) for seed in range(3)]
+    rows = [(make_rows(60, seed, skill=1), make_rows(30, seed, first=1000)) for seed in range(3)]
     runs = [
         write_run(directory / f"run{at}", val, test, image_size=size, backbone="resnet18")
         for at, ((val, test), size) in enumerate(zip(rows, SIZES, strict=True))
@@ -31,7 +31,7 @@ def report(result: Ensemble) -> Report:
     return make_ensemble_report(result, "python src/ensemble.py")
 
 
-def test_its_score_is_that_of_its_predictions(result: Ensemble, report: Report) -> None:
+def test_the_reported_score_is_that_of_the_predictions(result: Ensemble, report: Report) -> None:
     outcomes = read_outcomes(result.directory / "predictions" / "val.parquet", result.class_names)
     score = f1_score(outcomes.labels, outcomes.probabilities.argmax(1), average="macro")
     assert report.headlines[0].value == f"{score:.3f}"

@@ -1,4 +1,4 @@
-"""The report is one page that needs no network, whatever a run has or lacks."""
+"""The report is one page that needs no network, for complete and for incomplete runs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from torch import Tensor
 from flowers.reporting.curves import read_curves
 from flowers.reporting.report import make_report, write_report
 from flowers.training.runs import Run
-from tests.unit.training.test_outcomes import made
+from tests.unit.training.test_outcomes import make_outcomes
 
 
 class Data(L.LightningDataModule):
-    """Shows an image of its own for each place."""
+    """Returns a different image for each place."""
 
     eval_size = 32
 
@@ -36,7 +36,7 @@ class Model(L.LightningModule):
 
 
 class Page(HTMLParser):
-    """Collects a page's ids, its sources and links, its images and its text outside of scripts and styles."""
+    """Collects a page's ids, links and images, and its text outside of scripts and styles."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -61,15 +61,15 @@ class Page(HTMLParser):
         self.text += "" if self._silent else data
 
 
-def run_in(directory: Path) -> Run:
+def write_run(directory: Path) -> Run:
     (directory / "config.yaml").write_text("data: {}\nmodel: {backbone: small_net}\n")
     (directory / "metrics-until-1.csv").write_text("epoch,step,train/loss,val/loss\n0,9,2.5,\n0,9,,2.25\n")
     (directory / "metrics.csv").write_text("epoch,step,train/loss,val/loss,train/loss_step\n1,19,1.5,1.25,\n2,25,,,9\n")
     return Run(directory)
 
 
-def page_of(run: Run, *contents: Any) -> Page:
-    """Write a report and read it."""
+def write_page(run: Run, *contents: Any) -> Page:
+    """Write a report, and read it back."""
     path = run.directory / "report" / "index.html"
     write_report(make_report(run, *contents), path)
     return Page(path)
@@ -79,8 +79,10 @@ SECTIONS = {"curves", "classes", "matrix", "pairs", "mistakes", "labels", "trust
 METRICS = {"val/macro_f1": 0.5, "train/images_per_second": 33.0}
 
 
-def test_every_section_is_there_and_nothing_is_fetched(tmp_path: Path) -> None:
-    page = page_of(run_in(tmp_path), METRICS, "val/macro_f1", made(), Model(), Data(), "python src/train.py a=1")
+def test_the_page_has_every_section_and_fetches_nothing(tmp_path: Path) -> None:
+    page = write_page(
+        write_run(tmp_path), METRICS, "val/macro_f1", make_outcomes(), Model(), Data(), "python src/train.py a=1"
+    )
     assert page.ids >= SECTIONS
     assert all(link.startswith(("#", "data:")) for link in page.links)
     assert len(page.images) > 20
@@ -91,26 +93,26 @@ def test_every_section_is_there_and_nothing_is_fetched(tmp_path: Path) -> None:
     assert targets <= page.ids
 
 
-def test_a_run_without_predictions_or_images_has_what_is_left(tmp_path: Path) -> None:
-    run = run_in(tmp_path)
-    page = page_of(run, {"val/error": 0.25}, "val/error", None, Model(), L.LightningDataModule(), "train")
+def test_a_run_without_predictions_or_images_has_the_other_sections(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    page = write_page(run, {"val/error": 0.25}, "val/error", None, Model(), L.LightningDataModule(), "train")
     assert page.ids & SECTIONS == {"curves", "again"}
     assert "val/error" in page.text and "0.2500" in page.text
-    page = page_of(run, METRICS, "val/loss", made(), Model(), L.LightningDataModule(), "train")
+    page = write_page(run, METRICS, "val/loss", make_outcomes(), Model(), L.LightningDataModule(), "train")
     assert page.images == []
     assert page.ids >= {"classes", "matrix", "mistakes", "trust"}
 
 
-def test_names_are_text_and_not_markup(tmp_path: Path) -> None:
-    names = ["<script>alert(1)</script>", *made().class_names[1:]]
-    outcomes = dataclasses.replace(made(), class_names=names)
-    page = page_of(run_in(tmp_path), METRICS, "val/loss", outcomes, Model(), Data(), "a && b")
+def test_class_names_are_escaped(tmp_path: Path) -> None:
+    names = ["<script>alert(1)</script>", *make_outcomes().class_names[1:]]
+    outcomes = dataclasses.replace(make_outcomes(), class_names=names)
+    page = write_page(write_run(tmp_path), METRICS, "val/loss", outcomes, Model(), Data(), "a && b")
     assert "<script>alert" not in (tmp_path / "report" / "index.html").read_text()
     assert "a && b" in page.text
 
 
-def test_curves_go_on_where_a_run_was_resumed(tmp_path: Path) -> None:
-    curves = read_curves(run_in(tmp_path))
+def test_curves_continue_after_a_run_is_resumed(tmp_path: Path) -> None:
+    curves = read_curves(write_run(tmp_path))
     assert (curves["loss"]["train"].epochs, curves["loss"]["train"].values) == ([1, 2], [2.5, 1.5])
     assert curves["loss"]["val"].values == [2.25, 1.25]
     assert re.match("loss_step", next(name for name in curves if name.endswith("_step")))

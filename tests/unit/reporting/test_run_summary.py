@@ -1,4 +1,4 @@
-"""FLOPs are counted as closed forms have them, and counting changes nothing."""
+"""Counted FLOPs match the closed form, and counting does not change the model."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class Convolution(L.LightningModule):
 
 
 class Reading(Convolution):
-    """A model that reads a value of its input, which has none when it is counted."""
+    """A model that reads a value of its input, which has none while FLOPs are counted."""
 
     def forward(self, image: Tensor) -> Tensor:
         return super().forward(image) * float(image.sum())
 
 
 @pytest.mark.parametrize("side", [8, 32])
-def test_flops_are_those_of_the_closed_form(side: int) -> None:
+def test_flops_match_the_closed_form(side: int) -> None:
     assert count_flops(Convolution(), side) == 2 * (side * side * 8 * 3 * 9) + 2 * 8 * 5
 
 
-def test_counting_leaves_the_model_as_it_was() -> None:
+def test_counting_does_not_change_the_model() -> None:
     model = Convolution().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     count_flops(model, 16)
@@ -46,7 +46,7 @@ def test_counting_leaves_the_model_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(("model", "side"), [(Reading(), 8), (L.LightningModule(), 8), (Convolution(), None)])
-def test_what_cannot_be_counted_is_left_out(model: L.LightningModule, side: int | None) -> None:
+def test_flops_that_cannot_be_counted_are_none(model: L.LightningModule, side: int | None) -> None:
     assert count_flops(model, side) is None
 
 

@@ -1,4 +1,4 @@
-"""Saliency lies where the prediction comes from."""
+"""Saliency is high in the part of the image that the prediction depends on."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 from flowers.reporting.saliency import overlay, saliency_maps
 
 
-class LooksAtACorner(L.LightningModule):
-    """Its logits are the mean brightness of the first 16 rows and columns, and minus that."""
+class CornerModel(L.LightningModule):
+    """Returns the mean brightness of the first 16 rows and columns, and its negative, as logits."""
 
     def forward(self, image: Tensor) -> Tensor:
         brightness = image[:, :16, :16].float().mean(dim=(1, 2, 3)) / 255
         return torch.stack([brightness, -brightness], dim=1)
 
 
-def test_the_corner_that_decides_is_bright() -> None:
+def test_the_deciding_corner_has_high_saliency() -> None:
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    for found in saliency_maps(LooksAtACorner(), [image, image], [0, 1]):
+    for found in saliency_maps(CornerModel(), [image, image], [0, 1]):
         assert (found.shape, found.dtype) == ((64, 64), np.float32)
         assert 0 <= found.min() <= found.max() <= 1
         assert found[:14, :14].mean() > 0.9

@@ -1,4 +1,4 @@
-"""`.wandb` files are read up to where they can be, and are written as W&B writes them."""
+"""`.wandb` files are read up to the first damage, and written as W&B writes them."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import pytest
 from wandb.proto.wandb_internal_pb2 import Record
 
 from flowers.reporting.wandb_log import BLOCK, CHUNK, HEADER, item_name, merge_logs, read_log, write_log
-from tests.helpers.wandb_runs import file_of, log_run
+from tests.helpers.wandb_runs import find_wandb_file, log_run
 from tests.helpers.wandb_server import read_records
 
 
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a few blocks, one of its records longer than a block. Not to be changed."""
+    """Return a run of a few blocks, with a record longer than a block. Read only."""
     return log_run(tmp_path_factory.mktemp("offline"), "abc00001", range(300), config={"long": "x" * 3 * BLOCK})
 
 
-def record(number: int, size: int = 0) -> Record:
-    made = Record(num=number, uuid="x" * size)
-    made.run.run_id = "abc00001"
-    return made
+def make_record(number: int, size: int = 0) -> Record:
+    record = Record(num=number, uuid="x" * size)
+    record.run.run_id = "abc00001"
+    return record
 
 
-def test_a_whole_file_is_read_as_by_another_reader(offline: Path) -> None:
-    log = read_log(file_of(offline))
+def test_an_intact_file_is_read_as_by_another_reader(offline: Path) -> None:
+    log = read_log(find_wandb_file(offline))
     assert log.records == read_records(offline)
     assert log.damage is None and log.has_run and log.ended
 
@@ -34,16 +34,16 @@ def test_a_whole_file_is_read_as_by_another_reader(offline: Path) -> None:
 def test_a_written_file_is_read_by_another_reader(offline: Path, tmp_path: Path) -> None:
     write_log(tmp_path / "run-a.wandb", read_records(offline))
     assert read_records(tmp_path) == read_records(offline)
-    size = file_of(offline).stat().st_size
+    size = find_wandb_file(offline).stat().st_size
     assert size > 3 * BLOCK and (tmp_path / "run-a.wandb").stat().st_size == size
 
 
 @pytest.mark.parametrize("blocks", [1, 2])
-def test_records_that_end_anywhere_near_the_end_of_a_block_come_back(blocks: int, tmp_path: Path) -> None:
+def test_records_that_end_near_the_end_of_a_block_are_read_back(blocks: int, tmp_path: Path) -> None:
     path = tmp_path / "run-a.wandb"
     ends = set()
     for size in range(blocks * BLOCK - 100, blocks * BLOCK + 10):
-        records = [record(1, size), record(2), record(3, 2 * BLOCK)]
+        records = [make_record(1, size), make_record(2), make_record(3, 2 * BLOCK)]
         write_log(path, records[:1])
         ends.add(path.stat().st_size % BLOCK - BLOCK)
         write_log(path, records)
@@ -51,9 +51,9 @@ def test_records_that_end_anywhere_near_the_end_of_a_block_come_back(blocks: int
     assert {-2 * CHUNK.size, -CHUNK.size - 1, -CHUNK.size, -CHUNK.size + 1, -1} <= ends
 
 
-def test_a_file_cut_anywhere_is_read_up_to_there(tmp_path: Path) -> None:
+def test_a_truncated_file_is_read_up_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "run-a.wandb"
-    records = [record(1, 100), record(2, BLOCK), record(3, 100)]
+    records = [make_record(1, 100), make_record(2, BLOCK), make_record(3, 100)]
     write_log(path, records)
     data = path.read_bytes()
     counts = []
@@ -65,10 +65,10 @@ def test_a_file_cut_anywhere_is_read_up_to_there(tmp_path: Path) -> None:
     assert counts == sorted(counts) and set(counts) == {0, 1, 2, 3}
 
 
-def test_a_file_damaged_anywhere_is_read_up_to_there(tmp_path: Path) -> None:
+def test_a_damaged_file_is_read_up_to_the_damage(tmp_path: Path) -> None:
     path = tmp_path / "run-a.wandb"
     # In the last block, a length that is too large looks as if the end were missing.
-    records = [record(1, 100), record(2, BLOCK), record(3, 2 * BLOCK)]
+    records = [make_record(1, 100), make_record(2, BLOCK), make_record(3, 2 * BLOCK)]
     write_log(path, records)
     data = path.read_bytes()
     for position in [*range(len(HEADER), 300), *range(BLOCK - 20, BLOCK + 20)]:
@@ -82,7 +82,7 @@ def test_a_file_damaged_anywhere_is_read_up_to_there(tmp_path: Path) -> None:
 
 def test_zeros_at_the_end_are_no_damage(tmp_path: Path) -> None:
     path = tmp_path / "run-a.wandb"
-    write_log(path, [record(1, 100), record(2, BLOCK)])
+    write_log(path, [make_record(1, 100), make_record(2, BLOCK)])
     data = path.read_bytes()
     for end in (150, BLOCK, len(data)):
         path.write_bytes(data[:end] + bytes(5000))
@@ -91,14 +91,14 @@ def test_zeros_at_the_end_are_no_damage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", bytes(100), b"not W&B's", HEADER[:4]])
-def test_what_is_no_log_is_damaged(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_no_log_counts_as_damaged(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "run-a.wandb"
     path.write_bytes(content)
     log = read_log(path)
     assert log.damage and not log.records and not log.has_run
 
 
-def rows(records: list[Record]) -> list[dict[str, float]]:
+def read_history(records: list[Record]) -> list[dict[str, float]]:
     return [
         {item_name(item): json.loads(item.value_json) for item in entry.history.item}
         for entry in records
@@ -106,10 +106,10 @@ def rows(records: list[Record]) -> list[dict[str, float]]:
     ]
 
 
-def test_merged_logs_count_on(offline: Path) -> None:
+def test_merged_logs_continue_steps_and_runtime(offline: Path) -> None:
     part = read_records(offline)
     merged = merge_logs([part, part, part], append=False)
-    found, single = rows(merged), rows(part)
+    found, single = read_history(merged), read_history(part)
     assert [row["_step"] for row in found] == list(range(3 * len(single)))
     assert [entry.history.step.num for entry in merged if entry.HasField("history")] == list(range(3 * len(single)))
     last = single[-1]["_runtime"]

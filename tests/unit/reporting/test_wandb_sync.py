@@ -1,4 +1,4 @@
-"""Which offline runs there are, what they lack, and whether an upload went well."""
+"""Offline runs are found, staged and repaired, and the problems of an upload are detected."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from flowers.reporting.wandb_sync import Part, find_problem, find_runs, repair, 
 from tests.helpers.wandb_runs import AXIS
 
 
-def make(
+def write_offline_run(
     directory: Path, *, marked: bool = False, starting_step: int | None = None, steps: int = 1, ended: bool = False
 ) -> Path:
-    """Make a run's W&B directory with a log of as many rows."""
+    """Write a run's W&B directory with a log of `steps` rows."""
     run_id = directory.name.rpartition("-")[2]
     records = [Record(), *(Record() for _ in range(steps))]
     records[0].run.run_id = run_id
@@ -40,15 +40,15 @@ def make(
     return directory
 
 
-def names(parts: object) -> list[str]:
+def directory_names(parts: object) -> list[str]:
     return [part.directory.name for part in parts]  # type: ignore[attr-defined]
 
 
-def test_runs_are_found_anywhere_below_in_order_of_time(tmp_path: Path) -> None:
-    make(tmp_path / "a/b/wandb/offline-run-20260103_000000-c")
-    make(tmp_path / "z/wandb/offline-run-20260101_000000-a")
-    make(tmp_path / "z/wandb/run-20260102_000000-b")  # online
-    make(tmp_path / "z/other/offline-run-20260102_000000-b")  # not W&B's
+def test_runs_are_found_at_any_depth_in_order_of_time(tmp_path: Path) -> None:
+    write_offline_run(tmp_path / "a/b/wandb/offline-run-20260103_000000-c")
+    write_offline_run(tmp_path / "z/wandb/offline-run-20260101_000000-a")
+    write_offline_run(tmp_path / "z/wandb/run-20260102_000000-b")  # online
+    write_offline_run(tmp_path / "z/other/offline-run-20260102_000000-b")  # not W&B's
     (tmp_path / "z/wandb/latest-run").symlink_to("offline-run-20260101_000000-a")
     expected = ["offline-run-20260101_000000-a", "offline-run-20260103_000000-c"]
     assert [run.directory.name for run in find_runs(str(tmp_path))] == expected
@@ -56,21 +56,21 @@ def test_runs_are_found_anywhere_below_in_order_of_time(tmp_path: Path) -> None:
     assert [run.directory.name for run in find_runs([str(tmp_path)] * 2)] == expected
 
 
-def test_a_place_may_be_a_directory_of_wandb(tmp_path: Path) -> None:
-    directory = make(tmp_path / "wandb/offline-run-20260101_000000-a")
+def test_a_place_may_be_a_wandb_directory(tmp_path: Path) -> None:
+    directory = write_offline_run(tmp_path / "wandb/offline-run-20260101_000000-a")
     (tmp_path / "wandb/latest-run").symlink_to(directory.name)
     for place in (tmp_path, tmp_path / "wandb", directory, tmp_path / "wandb/latest-run"):
         (run,) = find_runs(str(place))
         assert run.directory == directory
 
 
-def test_an_online_run_is_wanted_only_if_it_is_named(tmp_path: Path) -> None:
-    online = make(tmp_path / "wandb/run-20260101_000000-a")
-    offline = make(tmp_path / "wandb/offline-run-20260102_000000-a")
+def test_an_online_run_is_synced_only_if_it_is_named(tmp_path: Path) -> None:
+    online = write_offline_run(tmp_path / "wandb/run-20260101_000000-a")
+    offline = write_offline_run(tmp_path / "wandb/offline-run-20260102_000000-a")
     (run,) = find_runs(str(tmp_path))
-    assert names(run.parts) == [online.name, offline.name] and names(run.wanted) == [offline.name]
+    assert directory_names(run.parts) == [online.name, offline.name] and directory_names(run.wanted) == [offline.name]
     (run,) = find_runs(str(online))
-    assert names(run.wanted) == [online.name, offline.name]
+    assert directory_names(run.wanted) == [online.name, offline.name]
 
 
 def test_a_place_that_does_not_exist_is_an_input_error(tmp_path: Path) -> None:
@@ -78,8 +78,8 @@ def test_a_place_that_does_not_exist_is_an_input_error(tmp_path: Path) -> None:
         find_runs(str(tmp_path / "nowhere"))
 
 
-def staged_steps(tmp_path: Path) -> tuple[list[int], bool]:
-    """Stage the one run in `tmp_path`; its steps, and whether they are to be appended to what the server has."""
+def stage_steps(tmp_path: Path) -> tuple[list[int], bool]:
+    """Stage the one run in `tmp_path`. Return its steps, and whether they are appended to those on the server."""
     (run,) = find_runs(str(tmp_path))
     out = tmp_path / "out"
     out.mkdir()
@@ -88,45 +88,45 @@ def staged_steps(tmp_path: Path) -> tuple[list[int], bool]:
     return steps, any(record.run.resume for record in records)
 
 
-def test_at_first_wandb_decides_where_a_run_begins(tmp_path: Path) -> None:
-    make(tmp_path / "wandb/offline-run-20260101_000000-a", steps=2)
-    make(tmp_path / "wandb/offline-run-20260102_000000-a", steps=3)
-    assert staged_steps(tmp_path) == ([0, 1, 2, 3, 4], True)
+def test_on_a_first_upload_wandb_decides_where_a_run_begins(tmp_path: Path) -> None:
+    write_offline_run(tmp_path / "wandb/offline-run-20260101_000000-a", steps=2)
+    write_offline_run(tmp_path / "wandb/offline-run-20260102_000000-a", steps=3)
+    assert stage_steps(tmp_path) == ([0, 1, 2, 3, 4], True)
 
 
-def test_a_run_that_is_whole_here_is_written_again_from_its_start(tmp_path: Path) -> None:
-    make(tmp_path / "wandb/offline-run-20260101_000000-a", steps=2, marked=True, starting_step=0)
-    make(tmp_path / "wandb/offline-run-20260102_000000-a", steps=3)
-    assert staged_steps(tmp_path) == ([0, 1, 2, 3, 4], False)
+def test_a_run_that_is_complete_here_is_rewritten_from_its_start(tmp_path: Path) -> None:
+    write_offline_run(tmp_path / "wandb/offline-run-20260101_000000-a", steps=2, marked=True, starting_step=0)
+    write_offline_run(tmp_path / "wandb/offline-run-20260102_000000-a", steps=3)
+    assert stage_steps(tmp_path) == ([0, 1, 2, 3, 4], False)
 
 
 def test_a_run_that_began_elsewhere_is_appended(tmp_path: Path) -> None:
-    make(tmp_path / "wandb/offline-run-20260101_000000-a", steps=2, marked=True, starting_step=7)
-    make(tmp_path / "wandb/offline-run-20260102_000000-a", steps=3)
-    assert staged_steps(tmp_path) == ([0, 1, 2], True)
+    write_offline_run(tmp_path / "wandb/offline-run-20260101_000000-a", steps=2, marked=True, starting_step=7)
+    write_offline_run(tmp_path / "wandb/offline-run-20260102_000000-a", steps=3)
+    assert stage_steps(tmp_path) == ([0, 1, 2], True)
 
 
 @pytest.mark.parametrize(("ended", "expected"), [(True, ([0, 1, 2, 3, 4], False)), (False, ([0, 1, 2], True))])
-def test_an_online_part_is_written_again_only_if_it_is_whole(
+def test_an_online_part_is_rewritten_only_if_it_is_complete(
     ended: bool, expected: tuple[list[int], bool], tmp_path: Path
 ) -> None:
-    make(tmp_path / "wandb/run-20260101_000000-a", steps=2, starting_step=0, ended=ended)
-    make(tmp_path / "wandb/run-20260101_120000-a", steps=2)
+    write_offline_run(tmp_path / "wandb/run-20260101_000000-a", steps=2, starting_step=0, ended=ended)
+    write_offline_run(tmp_path / "wandb/run-20260101_120000-a", steps=2)
     Part(tmp_path / "wandb/run-20260101_120000-a").file.unlink()  # of a run that could not be created online
-    make(tmp_path / "wandb/offline-run-20260102_000000-a", steps=3)
-    assert staged_steps(tmp_path) == expected
+    write_offline_run(tmp_path / "wandb/offline-run-20260102_000000-a", steps=3)
+    assert stage_steps(tmp_path) == expected
 
 
-def test_an_uploaded_part_that_is_damaged_since_is_not_written_again(tmp_path: Path) -> None:
-    first = make(tmp_path / "wandb/offline-run-20260101_000000-a", steps=2, marked=True, starting_step=0)
-    make(tmp_path / "wandb/offline-run-20260102_000000-a", steps=3)
+def test_an_uploaded_part_that_was_damaged_later_is_not_rewritten(tmp_path: Path) -> None:
+    first = write_offline_run(tmp_path / "wandb/offline-run-20260101_000000-a", steps=2, marked=True, starting_step=0)
+    write_offline_run(tmp_path / "wandb/offline-run-20260102_000000-a", steps=3)
     Part(first).file.write_bytes(Part(first).file.read_bytes()[:-3] + b"\xff" * 3)
-    assert staged_steps(tmp_path) == ([0, 1, 2], True)
+    assert stage_steps(tmp_path) == ([0, 1, 2], True)
 
 
-def test_the_files_of_all_parts_are_staged_the_last_ones_first(tmp_path: Path) -> None:
-    first = make(tmp_path / "wandb/offline-run-20260101_000000-a")
-    last = make(tmp_path / "wandb/offline-run-20260102_000000-a")
+def test_staged_files_come_from_all_parts_and_later_ones_take_precedence(tmp_path: Path) -> None:
+    first = write_offline_run(tmp_path / "wandb/offline-run-20260101_000000-a")
+    last = write_offline_run(tmp_path / "wandb/offline-run-20260102_000000-a")
     (run,) = find_runs(str(tmp_path))
     file = stage(run, tmp_path / "out")
     assert {path.name for path in file.parent.glob("files/media/*")} == {f"{first.name}.txt", f"{last.name}.txt"}
@@ -136,20 +136,20 @@ def test_the_files_of_all_parts_are_staged_the_last_ones_first(tmp_path: Path) -
     assert not list(tmp_path.glob("wandb/*/*.synced"))
 
 
-def test_what_can_be_read_of_a_damaged_file_is_kept(tmp_path: Path) -> None:
-    directory = make(tmp_path / "wandb/offline-run-20260101_000000-a", steps=5)
+def test_the_readable_part_of_a_damaged_file_is_kept(tmp_path: Path) -> None:
+    directory = write_offline_run(tmp_path / "wandb/offline-run-20260101_000000-a", steps=5)
     file = Part(directory).file
     before = file.read_bytes()
     damaged = before[:-10] + b"\xff" * 10
     file.write_bytes(damaged)
     (run,) = find_runs(str(tmp_path))
     _, reason = repair(run)
-    assert "config.yaml" in reason  # there is none to rebuild the rest from
+    assert "config.yaml" in reason  # it is missing, so the rest cannot be rebuilt
     assert read_log(file).damage is None and len(read_log(file).records) == 5
     assert file.with_name(f"{file.name}.damaged").read_bytes() == damaged
 
 
-def test_nothing_that_was_set_aside_is_replaced(tmp_path: Path) -> None:
+def test_setting_a_file_aside_replaces_no_earlier_one(tmp_path: Path) -> None:
     file = tmp_path / "run-a.wandb"
     for content in ("first", "second", "third"):
         file.write_text(content)
@@ -185,7 +185,7 @@ def test_missing_rows_are_those_that_were_not_logged() -> None:
         ("", "no JSON", None),
     ],
 )
-def test_a_problem_is_found_wherever_it_is_reported(output: str, log: str, expected: str | None) -> None:
+def test_a_problem_is_found_in_output_and_log(output: str, log: str, expected: str | None) -> None:
     found = find_problem(output, [log])
     assert (found is None) == (expected is None)
     assert expected is None or expected in str(found)

@@ -1,4 +1,4 @@
-"""The garden: deterministic, in Kaggle's layout, imbalanced as the real set, with pairs that blur."""
+"""The garden is deterministic, in Kaggle's layout, imbalanced like the real data set, and has lookalike pairs."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ SMALL = Garden(seed=0, train=16, val=16, test=16, sizes=(32, 48))
 
 @pytest.fixture(scope="module")
 def small_garden(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A garden of few small images. Not to be changed."""
+    """Return a garden of a few small images. Read only."""
     root = tmp_path_factory.mktemp("gardens") / "small"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generation, "map_on_processes", map)  # to start them would take longer than to draw
+        patch.setattr(generation, "map_on_processes", map)  # starting processes takes longer than drawing
         generate(SMALL, root)
     return root
 
 
-def test_the_same_seed_draws_the_same_and_another_does_not() -> None:
+def test_species_and_images_depend_only_on_the_seed() -> None:
     first, again, other = draw_species(3, 104), draw_species(3, 104), draw_species(4, 104)
     assert first == again != other
-    picture = draw_image(first[5], np.random.default_rng(1))
-    np.testing.assert_array_equal(picture, draw_image(first[5], np.random.default_rng(1)))
-    assert (picture.shape, picture.dtype) == ((512, 512, 3), np.uint8)
-    assert (picture != draw_image(first[5], np.random.default_rng(2))).any()
+    image = draw_image(first[5], np.random.default_rng(1))
+    np.testing.assert_array_equal(image, draw_image(first[5], np.random.default_rng(1)))
+    assert (image.shape, image.dtype) == ((512, 512, 3), np.uint8)
+    assert (image != draw_image(first[5], np.random.default_rng(2))).any()
 
 
 def test_all_species_differ() -> None:
@@ -73,7 +73,7 @@ def test_counts_add_up_and_keep_the_proportions(weights: list[int], total: int) 
     assert sum(counts) == total
     floor = min(3, total // len(weights))
     exact = [floor + weight / sum(weights) * (total - floor * len(weights)) for weight in weights]
-    assert all(abs(count - share) < 1 for count, share in zip(counts, exact, strict=True))
+    assert all(abs(count - expected) < 1 for count, expected in zip(counts, exact, strict=True))
 
 
 def test_every_split_has_every_class_and_the_real_imbalance() -> None:
@@ -92,7 +92,7 @@ def test_ids_are_distinct_hex_of_nine_digits() -> None:
     assert all(len(identity) == 9 and int(identity, 16) >= 0 for identity in ids)
 
 
-def test_shards_hold_what_was_planted_with_the_same_ids_at_every_size(small_garden: Path) -> None:
+def test_shards_hold_the_same_records_at_every_size(small_garden: Path) -> None:
     for split in SPLITS:
         by_size = []
         for size in SMALL.sizes:
@@ -105,18 +105,18 @@ def test_shards_hold_what_was_planted_with_the_same_ids_at_every_size(small_gard
     assert sorted(label for _, label in by_size[0] if label is not None) == []
 
 
-def test_planted_once_and_only_over_its_own(small_garden: Path, tmp_path: Path) -> None:
+def test_the_garden_is_generated_once_and_replaces_nothing_else(small_garden: Path, tmp_path: Path) -> None:
     before = sorted((path, path.stat().st_mtime_ns) for path in small_garden.rglob("*"))
     generate(SMALL, small_garden)
     assert sorted((path, path.stat().st_mtime_ns) for path in small_garden.rglob("*")) == before
-    with pytest.raises(InputError, match=r"expected the garden .*found .*Remove that directory"):
+    with pytest.raises(InputError, match=rf'^{small_garden}: .*"seed": 1\b.*found .*"seed": 0\b'):
         generate(dataclasses.replace(SMALL, seed=1), small_garden)
     (tmp_path / "mine").mkdir()
-    with pytest.raises(InputError, match=r"without garden.json. If it is a data set, read it with data=tfrecords"):
+    with pytest.raises(InputError, match=r"garden\.json.*data=tfrecords"):
         generate(SMALL, tmp_path / "mine")
 
 
-def test_a_garden_that_cannot_be_finished_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_garden_that_cannot_be_completed_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: Garden, root: Path) -> None:
         root.mkdir()
         (root / "classes.txt").write_text("half")
@@ -130,7 +130,9 @@ def test_a_garden_that_cannot_be_finished_leaves_nothing(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
-def test_a_garden_without_room_says_where(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_space_is_reported_with_the_directory(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise OSError(code, os.strerror(code), "shard")
 
@@ -139,7 +141,7 @@ def test_a_garden_without_room_says_where(code: int, tmp_path: Path, monkeypatch
         generate(Garden(0, 1, 1, 1, [8]), tmp_path / "garden")
 
 
-def test_a_garden_below_a_file_says_where(tmp_path: Path) -> None:
+def test_a_directory_below_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=rf"^{tmp_path}/file/garden: "):
         generate(Garden(0, 1, 1, 1, [8]), tmp_path / "file" / "garden")

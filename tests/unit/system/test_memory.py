@@ -1,4 +1,4 @@
-"""How much memory there is, in a container as on a machine."""
+"""The limit and the available memory are found in a container as on a machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def large_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_free", lambda: 60 * GIB)
 
 
-def group(directory: Path, version: int, limit: object, used: int, inactive: int, active: int = 0) -> None:
+def write_group(directory: Path, version: int, limit: object, used: int, inactive: int, active: int = 0) -> None:
     names = {1: ("limit_in_bytes", "usage_in_bytes", "total_"), 2: ("max", "current", "")}
     limit_name, use_name, total = names[version]
     directory.mkdir(parents=True, exist_ok=True)
@@ -37,12 +37,12 @@ def group(directory: Path, version: int, limit: object, used: int, inactive: int
         (2, ".", "0::/docker/a\n"),
     ],
 )
-@pytest.mark.parametrize("limited", ["docker/a", "docker", "."])  # itself, one above it, or the container's own root
-def test_a_containers_limit_counts(
+@pytest.mark.parametrize("limited", ["docker/a", "docker", "."])  # the group itself, its parent, or the root
+def test_the_limit_of_a_container_applies(
     version: int, top: str, own: str, limited: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "_own_groups", lambda: own)
-    group(tmp_path / top / limited, version, 8 * GIB, 3 * GIB, GIB)
+    write_group(tmp_path / top / limited, version, 8 * GIB, 3 * GIB, GIB)
     assert memory_limit(tmp_path) == 8 * GIB
     assert available_memory(tmp_path) == 6 * GIB
 
@@ -52,20 +52,22 @@ def test_all_cached_files_count_as_available(
     version: int, top: str, own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "_own_groups", lambda: own)
-    group(tmp_path / top, version, 16 * GIB, 15 * GIB, inactive=GIB, active=10 * GIB)
+    write_group(tmp_path / top, version, 16 * GIB, 15 * GIB, inactive=GIB, active=10 * GIB)
     assert available_memory(tmp_path) == 12 * GIB
 
 
 @pytest.mark.parametrize(("version", "top", "limit"), [(1, "memory", 9223372036854771712), (2, ".", "max")])
-def test_without_a_limit_the_machines_memory_counts(
+def test_without_a_limit_the_memory_of_the_machine_applies(
     version: int, top: str, limit: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "_own_groups", lambda: "0::/\n4:memory:/\n")
-    group(tmp_path / top, version, limit, 3 * GIB, GIB)
+    write_group(tmp_path / top, version, limit, 3 * GIB, GIB)
     assert memory_limit(tmp_path) == 64 * GIB
     assert available_memory(tmp_path) == 60 * GIB
 
 
-def test_without_control_groups_the_machines_memory_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_control_groups_the_memory_of_the_machine_applies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(memory, "_own_groups", lambda: "")
     assert (memory_limit(tmp_path), available_memory(tmp_path)) == (64 * GIB, 60 * GIB)

@@ -1,4 +1,4 @@
-"""Tasks on processes: results come in order, and a task that fails ends the rest."""
+"""Tasks on processes return their results in order, and a task that fails ends the others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def refuse_or_wait(file: Path) -> None:
     file.touch()
 
 
-def be_killed(task: int) -> int:
+def kill_itself(task: int) -> int:
     os.kill(os.getpid(), signal.SIGKILL)
     return task
 
@@ -49,6 +49,6 @@ def test_a_caller_that_stops_ends_the_remaining_tasks(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) < 50
 
 
-def test_a_killed_worker_is_an_error_of_its_own() -> None:
+def test_a_killed_worker_raises_an_input_error() -> None:
     with pytest.raises(InputError):
-        list(map_on_processes(be_killed, [1, 2]))
+        list(map_on_processes(kill_itself, [1, 2]))

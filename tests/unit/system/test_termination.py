@@ -1,4 +1,4 @@
-"""A signal that ends a command has the exit status which shells expect; one that is ignored stays so."""
+"""A signal ends a command with the exit status that shells expect, and an ignored signal stays ignored."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @pytest.fixture(autouse=True)
-def restored_handlers() -> Iterator[None]:
+def restore_handlers() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # though the tests may run in a script's background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell script's background jobs ignore SIGINT
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -30,7 +30,7 @@ def test_a_signal_ends_a_command_with_its_status(number: signal.Signals) -> None
     assert end.value.code == 128 + number
 
 
-def test_a_background_job_of_a_script_goes_on_ignoring_ctrl_c() -> None:
+def test_a_background_job_of_a_script_keeps_ignoring_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     handle_signals(lambda number, frame: None)
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN

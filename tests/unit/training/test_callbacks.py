@@ -1,4 +1,4 @@
-"""The callbacks of a training, without one."""
+"""The callbacks of a training are tested without one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flowers.training.callbacks import NonFiniteGuard
 
 
 @pytest.mark.parametrize(("bad", "found"), [(range(4, 11), 4), ([10], 10), ([4], None)])
-def test_where_reading_the_loss_takes_time_the_first_bad_step_is_found_later(
+def test_the_first_non_finite_step_is_reported_when_the_loss_is_read_later(
     bad: Sequence[int], found: int | None
 ) -> None:
     guard = NonFiniteGuard()

@@ -1,4 +1,4 @@
-"""Batches come in order, each once, and errors come with them; a pass that is broken off leaves nothing behind."""
+"""The device loader yields each batch once and in order, passes errors on, and leaves no threads or workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flowers.training.device_loader import PREFETCHED_BATCHES, DeviceLoader
 from tests.helpers.numbers import Numbers, first
 
 
-def numbers(count: int, *, workers: int = 0, bad: int | None = None) -> DataLoader[Any]:
+def make_loader(count: int, *, workers: int = 0, bad: int | None = None) -> DataLoader[Any]:
     return DataLoader(
         Numbers(count, bad),
         collate_fn=first,
@@ -25,71 +25,71 @@ def numbers(count: int, *, workers: int = 0, bad: int | None = None) -> DataLoad
     )
 
 
-def twice(number: Any) -> Any:
+def double(number: Any) -> Any:
     return 2 * number
 
 
-def threads() -> int:
+def count_threads() -> int:
     return sum(thread.name == "DeviceLoader" for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_each_batch_once_and_in_order_in_every_pass(workers: int) -> None:
-    loader = DeviceLoader(numbers(20, workers=workers), lambda: twice)
+def test_every_pass_yields_each_batch_once_and_in_order(workers: int) -> None:
+    loader = DeviceLoader(make_loader(20, workers=workers), lambda: double)
     assert len(loader) == 20
     for _ in range(2):
         assert list(loader) == [2 * number for number in range(20)]
-    assert threads() == 0
+    assert count_threads() == 0
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_pass_may_be_broken_off(workers: int) -> None:
-    loader = DeviceLoader(numbers(50, workers=workers), lambda: twice)
+def test_an_interrupted_pass_leaves_no_thread(workers: int) -> None:
+    loader = DeviceLoader(make_loader(50, workers=workers), lambda: double)
     for _ in range(3):
         batches = iter(loader)
         assert [next(batches) for _ in range(3)] == [0, 2, 4]
     assert list(loader) == [2 * number for number in range(50)]
-    assert threads() == 0
+    assert count_threads() == 0
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_record_is_raised_after_the_batches_before_it(workers: int) -> None:
-    loader = DeviceLoader(numbers(10, workers=workers, bad=3), lambda: twice)
+    loader = DeviceLoader(make_loader(10, workers=workers, bad=3), lambda: double)
     batches = iter(loader)
     assert [next(batches) for _ in range(3)] == [0, 2, 4]
     with pytest.raises(BadRecord, match="record 3: expected a good one"):
         next(batches)
-    assert threads() == 0
+    assert count_threads() == 0
     loader.close()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_closing_leaves_no_thread_and_no_worker(workers: int) -> None:
     before = set(multiprocessing.active_children())
-    loader = DeviceLoader(numbers(50, workers=workers), lambda: twice)
+    loader = DeviceLoader(make_loader(50, workers=workers), lambda: double)
     next(iter(loader))
-    assert threads() == 1
+    assert count_threads() == 1
     started = set(multiprocessing.active_children()) - before
     assert len(started) == workers
     loader.close()
-    assert threads() == 0
+    assert count_threads() == 0
     assert not any(worker.is_alive() for worker in started)
-    loader.close()  # nothing more to do
+    loader.close()  # closing twice is allowed
 
 
-def test_no_more_than_what_is_allowed_is_sent_ahead() -> None:
+def test_no_more_than_the_allowed_batches_are_sent_ahead() -> None:
     sent: list[int] = []
 
     def send(number: Any) -> Any:
         sent.append(number)
         return number
 
-    batches = iter(DeviceLoader(numbers(50), lambda: send))
+    batches = iter(DeviceLoader(make_loader(50), lambda: send))
     next(batches)
     time.sleep(0.3)
-    assert len(sent) == 1 + PREFETCHED_BATCHES + 1  # taken, waiting, and the one in the thread's hand
+    assert len(sent) == 1 + PREFETCHED_BATCHES + 1  # one taken, those waiting, and one held by the thread
 
 
 def test_lightning_finds_the_sampler() -> None:
-    loader = numbers(3)
-    assert DeviceLoader(loader, lambda: twice).sampler is loader.sampler
+    loader = make_loader(3)
+    assert DeviceLoader(loader, lambda: double).sampler is loader.sampler

@@ -1,4 +1,4 @@
-"""The description of predictions agrees with scikit-learn's."""
+"""The scores of predictions match scikit-learn's."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from flowers.training.outcomes import Outcomes, reliability
 NAMES = [f"class {label}" for label in range(7)]
 
 
-def made(rows: int = 300, seed: int = 0, classes: int = 7, sharpness: float = 2.0) -> Outcomes:
-    """Return outcomes of a model that is often right; class 6 is never a label."""
+def make_outcomes(rows: int = 300, seed: int = 0, classes: int = 7, sharpness: float = 2.0) -> Outcomes:
+    """Return outcomes of a model that is often right. Class 6 is never a label."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes - 1, rows)
     logits = rng.normal(size=(rows, classes))
@@ -25,8 +25,8 @@ def made(rows: int = 300, seed: int = 0, classes: int = 7, sharpness: float = 2.
     return Outcomes([f"{row:x}" for row in range(rows)], np.arange(rows), labels, probabilities, NAMES[:classes])
 
 
-def test_scores_are_scikit_learns() -> None:
-    outcomes = made()
+def test_scores_match_scikit_learn() -> None:
+    outcomes = make_outcomes()
     expected = precision_recall_fscore_support(outcomes.labels, outcomes.predicted, labels=range(7), zero_division=0.0)
     for label, score in enumerate(outcomes.class_scores()):
         assert (score.name, score.count) == (NAMES[label], expected[3][label])
@@ -42,8 +42,8 @@ def test_confused_pairs_count_both_directions() -> None:
     assert len(outcomes.confused_pairs(1)) == 1
 
 
-def test_the_worst_mistake_gives_the_truth_the_least() -> None:
-    outcomes = made()
+def test_the_worst_mistakes_give_the_truth_the_lowest_probability() -> None:
+    outcomes = make_outcomes()
     rows = outcomes.worst_mistakes(10)
     assert (outcomes.predicted[rows] != outcomes.labels[rows]).all()
     wrong = outcomes.true_probability[outcomes.predicted != outcomes.labels]
@@ -53,7 +53,7 @@ def test_the_worst_mistake_gives_the_truth_the_least() -> None:
 def test_a_calibrated_model_has_no_calibration_error() -> None:
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.5, 1, 200_000).astype(np.float32)
-    labels = (rng.random(200_000) > confidence).astype(np.int64)  # class 0 as often as it is said to be
+    labels = (rng.random(200_000) > confidence).astype(np.int64)  # class 0 as often as predicted
     outcomes = Outcomes([""] * 200_000, labels, labels, np.stack([confidence, 1 - confidence], axis=1), NAMES[:2])
     bins, error = reliability(outcomes)
     assert error < 0.01
@@ -61,7 +61,7 @@ def test_a_calibrated_model_has_no_calibration_error() -> None:
     assert all(part.low <= part.confidence <= part.high for part in bins)
 
 
-def test_an_overconfident_model_errs_by_its_excess() -> None:
+def test_the_calibration_error_of_an_overconfident_model_is_its_excess() -> None:
     labels = np.array([0, 1] * 50)
     probabilities = np.tile(np.array([[0.9, 0.1]], np.float32), (100, 1))
     _, error = reliability(Outcomes([""] * 100, labels, labels, probabilities, NAMES[:2]))
@@ -69,7 +69,7 @@ def test_an_overconfident_model_errs_by_its_excess() -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_rows_of_all_processes_come_in_the_order_of_one(ranks: int) -> None:
+def test_rows_of_all_processes_are_in_the_order_of_one_process(ranks: int) -> None:
     logits = torch.randn(12, 4)
     labels = torch.arange(12) % 4
     labels[7] = NO_LABEL
@@ -83,8 +83,8 @@ def test_rows_of_all_processes_come_in_the_order_of_one(ranks: int) -> None:
         parts.append(_join(batches, rank, ranks))
     assert sum(len(part.ids) for part in parts) == 10
     outcomes = _gather(parts, NAMES[:4])
-    kept = [row for row in range(12) if row not in (5, 7)]  # 5: padding, or a record that could not be read
-    assert list(outcomes.ids) == [str(row) for row in kept]
-    assert outcomes.places.tolist() == kept
-    assert outcomes.labels.tolist() == [row % 4 for row in kept]
-    np.testing.assert_allclose(outcomes.probabilities, logits[kept].softmax(dim=1), rtol=1e-5)
+    valid_rows = [row for row in range(12) if row not in (5, 7)]  # 5: padding, or a record that could not be read
+    assert list(outcomes.ids) == [str(row) for row in valid_rows]
+    assert outcomes.places.tolist() == valid_rows
+    assert outcomes.labels.tolist() == [row % 4 for row in valid_rows]
+    np.testing.assert_allclose(outcomes.probabilities, logits[valid_rows].softmax(dim=1), rtol=1e-5)

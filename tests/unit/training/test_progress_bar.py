@@ -1,4 +1,4 @@
-"""The line of an epoch."""
+"""The progress bar shows durations in whole seconds."""
 
 from __future__ import annotations
 

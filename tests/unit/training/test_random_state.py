@@ -1,4 +1,4 @@
-"""What is drawn in a training step."""
+"""Random numbers drawn in a training step are reproducible."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flowers.training.random_state import SeedSteps, step_seed
 
 
 class Drawing(L.LightningModule):
-    """Keeps what it draws in each step."""
+    """Stores the random number that it draws in each step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Drawing(L.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def test_what_a_step_draws_depends_on_seed_epoch_and_batch_alone() -> None:
+def test_the_random_numbers_of_a_step_depend_only_on_seed_epoch_and_batch() -> None:
     drawn = []
     for seed, before in ((1, 0), (1, 5), (2, 0)):
         torch.manual_seed(before)

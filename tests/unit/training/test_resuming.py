@@ -1,4 +1,4 @@
-"""What a resumed training takes from its checkpoint, and what it is refused."""
+"""A resumed training continues from its checkpoint, and settings that contradict it are refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from flowers.training.resuming import (
 )
 
 
-def test_a_timer_s_state_is_neither_saved_nor_loaded() -> None:
+def test_the_state_of_a_timer_is_neither_saved_nor_loaded() -> None:
     callback, trainer, module = TimeEachProcess(), L.Trainer(logger=False), L.LightningModule()
     for hook in (callback.on_save_checkpoint, callback.on_load_checkpoint):
         checkpoint = {"callbacks": {"Timer": {}, "EMA": {}}}
@@ -32,7 +32,7 @@ def test_a_timer_s_state_is_neither_saved_nor_loaded() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "stopped", "logged"), [(0, True, 1), (0, False, 0), (3600, True, 0)])
-def test_a_run_whose_time_is_up_says_so(
+def test_a_run_that_is_out_of_time_logs_the_setting(
     seconds: int, stopped: bool, logged: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer = SimpleNamespace(callbacks=[Timer({"seconds": seconds})], should_stop=stopped, global_step=7)
@@ -40,7 +40,7 @@ def test_a_run_whose_time_is_up_says_so(
     assert sum("trainer.max_time" in record.getMessage() for record in caplog.records) == logged
 
 
-def optimizer_of(kind: Any, **settings: Any) -> torch.optim.Optimizer:
+def make_optimizer(kind: Any, **settings: Any) -> torch.optim.Optimizer:
     optimizer: torch.optim.Optimizer = kind(nn.Linear(2, 2).parameters(), **{"lr": 0.1, **settings})
     LambdaLR(optimizer, lambda step: 0.5)  # the step's rate is half of the configured one
     return optimizer
@@ -58,16 +58,16 @@ def saved_groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
         ({"lr": torch.tensor(0.5)}, {"lr": 0.5}),
     ],
 )
-def test_an_optimizer_configured_alike_is_accepted(before: dict[str, Any], now: dict[str, Any]) -> None:
+def test_an_equally_configured_optimizer_is_accepted(before: dict[str, Any], now: dict[str, Any]) -> None:
     adam = torch.optim.AdamW
-    saved, optimizer = saved_groups(optimizer_of(adam, **before)), optimizer_of(adam, **now)
+    saved, optimizer = saved_groups(make_optimizer(adam, **before)), make_optimizer(adam, **now)
     own = saved_groups(optimizer)
     check_same_optimizer(Path("a.ckpt"), saved, optimizer)
     assert saved_groups(optimizer) == own
 
 
-def test_a_schedule_that_cycles_the_momentum_is_no_contradiction() -> None:
-    optimizer = optimizer_of(torch.optim.SGD, momentum=0.9)
+def test_a_schedule_may_change_the_momentum() -> None:
+    optimizer = make_optimizer(torch.optim.SGD, momentum=0.9)
     schedule = OneCycleLR(optimizer, 1.0, total_steps=10)
     before = saved_groups(optimizer)
     optimizer.step()
@@ -77,40 +77,40 @@ def test_a_schedule_that_cycles_the_momentum_is_no_contradiction() -> None:
 
 
 def test_other_parameter_groups_are_refused() -> None:
-    groups = saved_groups(optimizer_of(torch.optim.AdamW))
-    with pytest.raises(InputError, match=r"a\.ckpt: expected the parameter groups"):
-        check_same_optimizer(Path("a.ckpt"), groups * 2, optimizer_of(torch.optim.AdamW))
+    groups = saved_groups(make_optimizer(torch.optim.AdamW))
+    with pytest.raises(InputError, match=r"a\.ckpt: .*parameter groups"):
+        check_same_optimizer(Path("a.ckpt"), groups * 2, make_optimizer(torch.optim.AdamW))
     groups[0]["params"] = [0]
-    with pytest.raises(InputError, match=r"a\.ckpt: expected the parameter groups"):
-        check_same_optimizer(Path("a.ckpt"), groups, optimizer_of(torch.optim.AdamW))
+    with pytest.raises(InputError, match=r"a\.ckpt: .*parameter groups"):
+        check_same_optimizer(Path("a.ckpt"), groups, make_optimizer(torch.optim.AdamW))
 
 
-def test_arguments_of_a_schedule_that_the_checkpoint_replaces_are_named() -> None:
-    before, now = (CosineAnnealingLR(optimizer_of(torch.optim.SGD), T_max=steps) for steps in (10, 20))
+def test_arguments_of_a_schedule_that_the_checkpoint_replaces_are_found() -> None:
+    before, now = (CosineAnnealingLR(make_optimizer(torch.optim.SGD), T_max=steps) for steps in (10, 20))
     assert find_replaced_arguments(before.state_dict(), now) == ["T_max"]
     assert find_replaced_arguments(before.state_dict(), before) == []
-    schedule = LambdaLR(optimizer_of(torch.optim.SGD), lambda step: 1.0)
+    schedule = LambdaLR(make_optimizer(torch.optim.SGD), lambda step: 1.0)
     assert find_replaced_arguments(schedule.state_dict() | {"last_epoch": 7}, schedule) == []
 
 
 def test_a_schedule_of_another_kind_or_length_is_refused() -> None:
-    saved = OneCycleLR(optimizer_of(torch.optim.SGD), 1.0, total_steps=10).state_dict()
-    check_same_schedule(Path("a.ckpt"), saved, OneCycleLR(optimizer_of(torch.optim.SGD), 1.0, total_steps=10))
+    saved = OneCycleLR(make_optimizer(torch.optim.SGD), 1.0, total_steps=10).state_dict()
+    check_same_schedule(Path("a.ckpt"), saved, OneCycleLR(make_optimizer(torch.optim.SGD), 1.0, total_steps=10))
     for schedule in (
-        OneCycleLR(optimizer_of(torch.optim.SGD), 1.0, total_steps=20),
-        CosineAnnealingLR(optimizer_of(torch.optim.SGD), T_max=10),
+        OneCycleLR(make_optimizer(torch.optim.SGD), 1.0, total_steps=20),
+        CosineAnnealingLR(make_optimizer(torch.optim.SGD), T_max=10),
     ):
         with pytest.raises(InputError, match=r"^scheduler.*a\.ckpt"):
             check_same_schedule(Path("a.ckpt"), saved, schedule)
 
 
-def test_an_optimizer_whose_settings_are_some_of_the_others_is_refused() -> None:
-    with pytest.raises(InputError, match=r"optimizer: expected the one that a\.ckpt"):
-        saved = saved_groups(optimizer_of(torch.optim.Adamax))
-        check_same_optimizer(Path("a.ckpt"), saved, optimizer_of(torch.optim.RAdam))
+def test_an_optimizer_with_a_subset_of_the_settings_is_refused() -> None:
+    with pytest.raises(InputError, match=r"optimizer: .*a\.ckpt"):
+        saved = saved_groups(make_optimizer(torch.optim.Adamax))
+        check_same_optimizer(Path("a.ckpt"), saved, make_optimizer(torch.optim.RAdam))
     with pytest.raises(InputError, match="decoupled_weight_decay"):
-        saved = saved_groups(optimizer_of(torch.optim.Adam, weight_decay=0.1))
-        check_same_optimizer(Path("a.ckpt"), saved, optimizer_of(torch.optim.AdamW, weight_decay=0.1))
+        saved = saved_groups(make_optimizer(torch.optim.Adam, weight_decay=0.1))
+        check_same_optimizer(Path("a.ckpt"), saved, make_optimizer(torch.optim.AdamW, weight_decay=0.1))
 
 
 ORDER = {"records": 100, "data.train_on": "train", "data.folds": None, "data.fold": None, "data.seed": 1, "x": 1}
@@ -142,6 +142,6 @@ def test_folds_of_other_records_are_refused_at_any_batch() -> None:
 def test_an_order_of_another_version_is_refused(batch: int) -> None:
     with pytest.raises(InputError, match=r"ckpt_path: .*data\.shuffle_buffer"):
         check_same_order(Position(1, batch, {**ORDER, "data.shuffle_buffer": 3}), ORDER)
-    check_same_order(Position(1, batch, {"data.seed": 1}), ORDER)  # an earlier one knew fewer keys
+    check_same_order(Position(1, batch, {"data.seed": 1}), ORDER)  # an earlier version stored fewer keys
     with pytest.raises(InputError, match=r"ckpt_path: .*records_seen"):
         read_position({"epoch": 1, "batch": 2, "order": {}, "records_seen": 3})

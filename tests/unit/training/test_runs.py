@@ -1,4 +1,4 @@
-"""A run's directory: whose it is, and what is read from it and written into it."""
+"""A run's directory belongs to one run, and its files are written and read back."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_directory_with_the_results_of_another_run_is_refused(tmp_path: Path) 
     "content",
     [b"", b"- 1\n", b"word", b"data: 3\nmodel: null\n", b"data:\n\troot: x\n", b"a: [1\n", b"\x00\x01", b"\xff\xfe"],
 )
-def test_a_configuration_that_is_none_is_one_line(tmp_path: Path, content: bytes) -> None:
+def test_an_invalid_configuration_is_reported_in_one_line(tmp_path: Path, content: bytes) -> None:
     run = Run(tmp_path)
     run.config_path.write_bytes(content)
     with pytest.raises(InputError) as error:
@@ -53,7 +53,9 @@ def test_a_configuration_that_is_none_is_one_line(tmp_path: Path, content: bytes
     assert "\n" not in str(error.value)
 
 
-def test_only_under_slurm_its_newest_checkpoint_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_newest_checkpoint_of_slurm_is_resumed_only_under_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("hpc_ckpt_2.ckpt", "hpc_ckpt_10.ckpt", "hpc_ckpt_old.ckpt"):
         (tmp_path / name).touch()
     assert Run(tmp_path).find_slurm_checkpoint() is None
@@ -65,7 +67,7 @@ def test_only_under_slurm_its_newest_checkpoint_is_resumed(tmp_path: Path, monke
 
 @pytest.fixture(scope="module")
 def default() -> DictConfig:
-    """The default configuration of a training. Not to be changed."""
+    """Return the default configuration of a training. Read only."""
     return compose_config("train")
 
 
@@ -85,7 +87,7 @@ def default() -> DictConfig:
         ("callbacks.model_checkpoint.monitor", "val/loss", False),
     ],
 )
-def test_siblings_have_the_same_recipe_and_others_another(
+def test_only_fold_paths_tags_and_display_are_no_part_of_the_recipe(
     default: DictConfig, tmp_path: Path, key: str, value: Any, same: bool
 ) -> None:
     config = copy.deepcopy(default)
@@ -116,7 +118,7 @@ def test_the_newest_run_has_the_newest_best_checkpoint(tmp_path: Path) -> None:
     assert find_newest_run(tmp_path).directory == tmp_path / "b"
 
 
-def test_no_run_with_a_checkpoint_is_an_error(tmp_path: Path) -> None:
+def test_a_directory_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "stopped").mkdir()
     for directory in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match=f"{directory}: .*src/train.py"):

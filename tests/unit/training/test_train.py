@@ -1,4 +1,4 @@
-"""How long a run is, for the schedule of its learning rate."""
+"""The length of a run is computed for the schedule of its learning rate."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from flowers.training.length import limit_batches, run_length
 @pytest.mark.parametrize(
     ("max_epochs", "max_steps", "epochs"), [(3, -1, 3), (-1, 50, 5), (3, 50, 3), (10, 25, 2.5), (0, -1, 0)]
 )
-def test_a_run_ends_at_the_first_of_its_bounds(max_epochs: int, max_steps: int, epochs: float) -> None:
+def test_a_run_ends_at_its_first_limit(max_epochs: int, max_steps: int, epochs: float) -> None:
     assert run_length(max_epochs, max_steps, steps_per_epoch=10) == epochs
 
 
 def test_a_run_without_an_end_is_refused() -> None:
-    with pytest.raises(InputError, match="expected an end"):
+    with pytest.raises(InputError, match=r"trainer\.max_epochs=-1: "):
         run_length(-1, -1, 10)
 
 
 @pytest.mark.parametrize(("limit", "batches"), [(None, 75), (5, 5), (500, 75), (0.1, 7), (1.0, 75)])
-def test_limited_batches(limit: float | None, batches: int) -> None:
+def test_limit_batches_takes_a_count_or_a_fraction(limit: float | None, batches: int) -> None:
     assert limit_batches(75, limit) == batches

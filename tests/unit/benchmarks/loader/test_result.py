@@ -1,4 +1,4 @@
-"""Medians and ratios from known figures, and the file they are kept in."""
+"""Medians and ratios are computed from known rates, and written with them to a file."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from pathlib import Path
 
 from benchmarks.loader.result import Comparison, LoaderBenchmark, write_benchmark
 
-# The machine is twice as slow in the second round, for everyone.
+# In the second round, the machine is twice as slow for every loader.
 SLOWED = Comparison(
     "decode", 192, {"flowers": [300, 150, 330], "tf.data": [200, 100, 150], "decode_only": [400, 200, 400]}
 )
 
 
-def test_medians_and_ratios_are_over_rounds() -> None:
+def test_medians_and_ratios_are_taken_over_rounds() -> None:
     assert SLOWED.medians() == {"flowers": 300, "tf.data": 150, "decode_only": 400}
-    # Not 300 / 150: a round's figures are compared with each other.
+    # Not 300 / 150: rates are compared within a round.
     assert SLOWED.ratios() == {"tf.data": 1.5, "decode_only": 0.75}
 
 
-def test_without_flowers_there_is_nothing_to_compare() -> None:
+def test_without_flowers_there_are_no_ratios() -> None:
     assert Comparison("full", 192, {"tf.data": [1.0], "tfrecord": [2.0]}).ratios() == {}
 
 
-def test_the_file_holds_every_figure(tmp_path: Path) -> None:
+def test_the_result_file_holds_every_rate(tmp_path: Path) -> None:
     result = LoaderBenchmark("now", "a cpu", 2, "3.11", {"numpy": "2"}, {"rounds": 3}, {"tfrecord": "why"}, [SLOWED])
     write_benchmark(tmp_path / "new" / "result.json", result)
     written = json.loads((tmp_path / "new" / "result.json").read_text())

@@ -1,4 +1,4 @@
-"""Work that was not done is found out, and a measurement counts what it should."""
+"""Wrong or incomplete work is refused, and a measurement counts whole batches."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from benchmarks.loader.work import Work
 WORK = Work(Path(), "decode", image_size=8, batch_size=4, workers=1, seed=0)
 
 
-def measured(shape: tuple[int, ...] = (4, 8, 8, 3), dtype: str = "uint8", different: int = 40) -> Measured:
+def make_measurement(shape: tuple[int, ...] = (4, 8, 8, 3), dtype: str = "uint8", different: int = 40) -> Measured:
     return Measured(20, 1.0, frozenset({(dtype, shape)}), pulled=40, different=different)
 
 
-def test_work_that_was_done_passes() -> None:
-    check_work("tf.data", [measured(), measured(different=25)], WORK, records=1000)
-    check_work("tf.data", [measured(different=6)], WORK, records=8)  # there are no more
+def test_complete_work_passes() -> None:
+    check_work("tf.data", [make_measurement(), make_measurement(different=25)], WORK, records=1000)
+    check_work("tf.data", [make_measurement(different=6)], WORK, records=8)  # the data set has no more ids
     with pytest.raises(RuntimeError, match="different ids"):
-        check_work("tf.data", [measured(different=6)], WORK, records=1000)
+        check_work("tf.data", [make_measurement(different=6)], WORK, records=1000)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (measured(shape=(3, 8, 8, 3)), "tf.data: expected batches of .*found .*3, 8, 8, 3"),
-        (measured(dtype="float32"), "tf.data: expected batches of .*found .*float32"),
-        (measured(different=4), "tf.data: expected at least 20 different ids, found 4"),
+        (make_measurement(shape=(3, 8, 8, 3)), "tf.data: .*found .*3, 8, 8, 3"),
+        (make_measurement(dtype="float32"), "tf.data: .*found .*float32"),
+        (make_measurement(different=4), "tf.data: .* 20 .*found 4"),
     ],
 )
-def test_other_work_is_refused(wrong: Measured, message: str) -> None:
+def test_wrong_or_incomplete_work_is_refused(wrong: Measured, message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
-        check_work("tf.data", [measured(), wrong], WORK, records=1000)
+        check_work("tf.data", [make_measurement(), wrong], WORK, records=1000)
 
 
 def test_a_measurement_counts_whole_batches_after_its_warm_up() -> None:

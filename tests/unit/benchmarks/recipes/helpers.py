@@ -1,4 +1,4 @@
-"""Results without any training."""
+"""Results of recipes, made without training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def make_task(name: str = "plain_loop", seed: int = 1, overrides: tuple[str, ...
 
 
 def make_predictions(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> Predictions:
-    """Return predictions with the ids 0, 1, ..., as text."""
+    """Return predictions with the ids 0, 1, ... as text."""
     return Predictions([str(row) for row in range(len(labels))], labels, np.eye(classes, dtype=np.float32)[predicted])
 
 

@@ -1,4 +1,4 @@
-"""Which trainings a configuration asks for, and which are run again."""
+"""A configuration is planned as a list of trainings, and finished ones are not repeated."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_plan_goes_through_all_recipes_seed_by_seed(settings: RecipeSettings) 
     assert plan.reference == "plain_loop"
 
 
-def test_an_ablation_adds_to_its_base(settings: RecipeSettings) -> None:
+def test_an_ablation_adds_its_overrides_to_the_base(settings: RecipeSettings) -> None:
     chosen = replace(settings, recipes=[], overrides=[], seeds=[1])
     plan = make_plan(replace(chosen, ablation=Ablation(["a=1"], {"b": ["b=2"]})), "mine")
     assert {task.name: list(task.overrides) for task in plan.tasks} == {"mine.base": ["a=1"], "mine.b": ["a=1", "b=2"]}
@@ -76,12 +76,12 @@ def test_an_ablation_adds_to_its_base(settings: RecipeSettings) -> None:
         ({"variants": {"a/b": []}}, "variants.a/b"),
     ],
 )
-def test_what_cannot_be_run_is_refused(settings: RecipeSettings, change: dict[str, object], named: str) -> None:
+def test_a_plan_that_cannot_run_is_refused(settings: RecipeSettings, change: dict[str, object], named: str) -> None:
     with pytest.raises(InputError, match=named):
         make_plan(replace(settings, **change), None)  # type: ignore[arg-type]
 
 
-def test_fastai_is_left_out_where_it_cannot_run(settings: RecipeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fastai_is_skipped_if_it_cannot_run(settings: RecipeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = replace(settings, recipes=["plain_loop", "fastai"], seeds=[1])
     for found, epochs, reason in ((None, 2, "pip install fastai"), (object(), 1, "epochs=2"), (object(), 2, None)):
         monkeypatch.setattr("importlib.util.find_spec", lambda name, found=found: found)
@@ -91,7 +91,7 @@ def test_fastai_is_left_out_where_it_cannot_run(settings: RecipeSettings, monkey
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "ablation").glob("*.yaml")), ids=lambda path: path.stem)
-def test_ablations_are_made_of_settings_that_exist(path: Path, garden: Path) -> None:
+def test_ablations_consist_of_valid_settings(path: Path, garden: Path) -> None:
     config = compose(
         "benchmark_recipes", [f"ablation={path.stem}", f"data.root={garden}", "recipes=[]", "paths.output_dir=x"]
     )
@@ -104,7 +104,7 @@ def test_ablations_are_made_of_settings_that_exist(path: Path, garden: Path) -> 
 
 
 class Training:
-    """Stands for a training's process."""
+    """Replaces the process of a training."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.trained: list[str] = []
@@ -132,7 +132,7 @@ def statuses(outcomes: list[Outcome]) -> list[str]:
     return [outcome.status for outcome in outcomes]
 
 
-def test_what_is_finished_is_not_run_again(tmp_path: Path, training: Training) -> None:
+def test_a_finished_training_is_not_repeated(tmp_path: Path, training: Training) -> None:
     tasks = [make_task(seed=1), make_task(seed=2)]
     write(tmp_path, tasks[0], _predictions())
     outcomes = list(run_tasks(tasks, tmp_path, force=False))
@@ -151,7 +151,7 @@ def test_a_failure_does_not_stop_the_others(tmp_path: Path, training: Training) 
     assert statuses(list(run_tasks(tasks, tmp_path, force=False))) == ["trained", "finished before"]
 
 
-def test_a_training_that_runs_elsewhere_is_passed_over(tmp_path: Path, training: Training) -> None:
+def test_a_training_that_runs_elsewhere_is_skipped(tmp_path: Path, training: Training) -> None:
     tasks = [make_task("one"), make_task("other")]
     path = result_path(tmp_path, tasks[0])
     path.parent.mkdir()
@@ -160,7 +160,7 @@ def test_a_training_that_runs_elsewhere_is_passed_over(tmp_path: Path, training:
     assert training.trained == [tasks[1].key]
 
 
-def test_a_name_stands_for_the_same_overrides(tmp_path: Path, training: Training) -> None:
+def test_a_name_with_other_overrides_is_refused(tmp_path: Path, training: Training) -> None:
     write(tmp_path, make_task("b", overrides=("x=1",)), _predictions())
     with pytest.raises(InputError, match="b-seed-1"):
         list(run_tasks([make_task("a"), make_task("b", overrides=("x=2",))], tmp_path, force=False))

@@ -1,4 +1,4 @@
-"""What a training leaves, and how it is read again."""
+"""The result of a training is written and read back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_scores_are_those_of_the_last_epoch() -> None:
     assert (result.macro_f1, result.accuracy) == (result.by_epoch[1].macro_f1, result.by_epoch[1].accuracy)
 
 
-def test_a_training_without_predictions_is_no_result() -> None:
+def test_a_training_without_predictions_has_no_result() -> None:
     with pytest.raises(RuntimeError):
         Recorder(began=0.0).finish(make_task(), {}, ended=1.0)
 
@@ -45,7 +45,7 @@ def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".json", ".npz"])
 @pytest.mark.parametrize("content", [None, b"", b"{}", b"PK\x03\x04"])
-def test_a_damaged_file_is_named(tmp_path: Path, suffix: str, content: bytes | None) -> None:
+def test_a_damaged_file_is_reported(tmp_path: Path, suffix: str, content: bytes | None) -> None:
     path = write(tmp_path, make_task(), make_predictions(LABELS, BETTER, 3))
     damaged = path.with_suffix(suffix)
     damaged.unlink()
@@ -56,6 +56,6 @@ def test_a_damaged_file_is_named(tmp_path: Path, suffix: str, content: bytes | N
         read_predictions(path)
 
 
-def test_names_tell_trainings_apart() -> None:
+def test_each_training_has_its_own_file() -> None:
     tasks = [make_task(), make_task(seed=2), make_task(name="default")]
     assert len({result_path(Path(), task) for task in tasks}) == 3

@@ -1,4 +1,4 @@
-"""Means over seeds and paired differences, against closed forms and simulations."""
+"""Means over seeds and paired differences agree with closed forms and simulations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LABELS = np.arange(120) % 4
 
 
 def wrong_at(*rows: int) -> NDArray[np.int64]:
-    """Return predictions that are right but for some rows."""
+    """Return predictions that are wrong at these rows only."""
     predicted = LABELS.copy()
     predicted[list(rows)] = (predicted[list(rows)] + 1) % 4
     return predicted
@@ -40,15 +40,15 @@ def test_the_gain_is_the_mean_difference_over_seeds() -> None:
     assert back.high < 0
 
 
-def test_equal_predictions_differ_by_nothing() -> None:
+def test_equal_predictions_have_no_gain() -> None:
     same = [wrong_at(1, 2, 3), wrong_at(4, 5)]
     gain = paired_gain(LABELS, same, same, 4)
     assert gain.value == 0
     assert gain.low <= 0 <= gain.high
 
 
-def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
-    """Two recipes alike: each seed of each has its own errors, and some images are hard for all of them."""
+def test_the_interval_covers_the_truth_as_often_as_it_claims() -> None:
+    # Two equal recipes: each seed has its own errors, and some images are hard for all seeds.
     rng = np.random.default_rng(0)
     held = 0
     for _ in range(60):
@@ -60,7 +60,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
             runs.append(wrong_at(*errors))
         gain = paired_gain(LABELS, runs[:3], runs[3:], 4)
         held += gain.low <= 0 <= gain.high
-    assert held >= 52  # of 60; with 95 %, fewer come once in 150 times
+    assert held >= 52  # of 60: with 95 %, fewer occur once in 150 times
 
 
 def test_curves_are_means_over_seeds() -> None:
@@ -74,7 +74,7 @@ def test_curves_are_means_over_seeds() -> None:
     assert seconds_until([first, second], 0.9) is None
 
 
-def test_a_summary_of_files(tmp_path: Path) -> None:
+def test_a_summary_compares_recipes_with_the_reference(tmp_path: Path) -> None:
     for seed in (1, 2):
         weak = [make_predictions(LABELS, wrong_at(*range(seed, 40)), 4) for _ in range(2)]
         strong = [make_predictions(LABELS, one, 4) for one in (wrong_at(*range(seed, 30)), wrong_at(seed))]
@@ -96,25 +96,25 @@ def test_a_summary_of_files(tmp_path: Path) -> None:
     assert not list(directory.glob("*.part"))
 
 
-def test_names_and_groups_are_chosen(tmp_path: Path) -> None:
+def test_summaries_can_be_limited_to_names_and_groups(tmp_path: Path) -> None:
     for name in ("plain_loop", "one", "other"):
         write(tmp_path, make_task(name), make_predictions(LABELS, LABELS, 4))
     assert not list(read_summaries(tmp_path, "plain_loop", {"elsewhere"}, None))
     assert not list(read_summaries(tmp_path / "nowhere", "plain_loop", None, None))
     ((_, summary),) = read_summaries(tmp_path, "plain_loop", None, {"one"})
     assert {row.name for row in summary.rows} == {"one", "plain_loop"}
-    ((_, without),) = read_summaries(tmp_path, "nobody", None, None)
+    ((_, without),) = read_summaries(tmp_path, "unknown", None, None)
     assert all(row.gain is None and row.seconds_to_reference is None for row in without.rows)
 
 
 def test_images_in_another_order_are_aligned(tmp_path: Path) -> None:
     predictions = make_predictions(LABELS, wrong_at(0, 1), 4)
     back = slice(None, None, -1)
-    turned = type(predictions)(predictions.ids[back], predictions.labels[back], predictions.probabilities[back])
+    reordered = type(predictions)(predictions.ids[back], predictions.labels[back], predictions.probabilities[back])
     write(tmp_path, make_task("plain_loop"), predictions)
-    write(tmp_path, make_task("turned"), turned)
+    write(tmp_path, make_task("reordered"), reordered)
     ((_, summary),) = read_summaries(tmp_path, "plain_loop", None, None)
-    gain = next(row.gain for row in summary.rows if row.name == "turned")
+    gain = next(row.gain for row in summary.rows if row.name == "reordered")
     assert gain is not None and gain.value == 0
 
 

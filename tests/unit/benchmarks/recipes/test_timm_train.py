@@ -1,4 +1,4 @@
-"""What the recipes of other libraries are given: the stored images in folders, and the project's weights."""
+"""The recipes of other libraries get the stored images in folders, and the project's weights."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def test_folders_hold_the_stored_images(task: Task, tmp_path: Path) -> None:
         assert [names.index(path.parent.name) for path in files] == [record.label for record in records]
 
 
-def test_missing_checkpoints_are_named(tmp_path: Path) -> None:
+def test_missing_checkpoints_are_reported(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-1.pth.tar").touch()
     with pytest.raises(InputError, match="timm_script"):
         find_checkpoints(tmp_path, 2)
 
 
-def test_the_weights_are_those_that_the_project_trains_from() -> None:
+def test_the_weights_are_those_that_the_project_starts_from() -> None:
     from flowers.models.backbone import create_backbone
 
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8))

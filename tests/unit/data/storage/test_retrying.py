@@ -1,4 +1,4 @@
-"""Which errors of remote storage are retried, decided by their types and statuses, not by their names."""
+"""Errors of remote storage are retried or not by type and status, not by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLACE = UPath("memory://bucket/garden")
 
 
 class NameOnly(Exception):
-    """Called as a permanent error is, and none."""
+    """Has the name of a permanent error, but is none."""
 
 
 NameOnly.__name__ = "PermissionError"
@@ -29,22 +29,22 @@ def client_error(status: int) -> ClientError:
     return ClientError({"ResponseMetadata": {"HTTPStatusCode": status}}, "GetObject")  # type: ignore[typeddict-item]
 
 
-def caused(error: Exception) -> Exception:
+def wrap(error: Exception) -> Exception:
     outer = OSError("the file system's own")
     outer.__cause__ = error
     return outer
 
 
-def failing(error: Exception, times: int) -> tuple[Callable[[], str], list[int]]:
+def fail_first(error: Exception, times: int) -> tuple[Callable[[], str], list[int]]:
     tries: list[int] = []
 
-    def ask() -> str:
+    def request() -> str:
         tries.append(1)
         if len(tries) <= times:
             raise error
         return "fine"
 
-    return ask, tries
+    return request, tries
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +57,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     [ConnectionError("reset"), TimeoutError(), OSError("busy"), client_error(503), client_error(429), NameOnly("odd")],
 )
 def test_transient_errors_are_retried(error: Exception) -> None:
-    ask, tries = failing(error, 2)
-    assert retry(PLACE, ask) == "fine"
+    request, tries = fail_first(error, 2)
+    assert retry(PLACE, request) == "fine"
     assert len(tries) == 3
 
 
@@ -79,20 +79,20 @@ def test_transient_errors_are_retried(error: Exception) -> None:
     ],
 )
 def test_permanent_errors_are_reported_at_once(error: Exception, key: str, wrapped: bool) -> None:
-    ask, tries = failing(caused(error) if wrapped else error, 9)
+    request, tries = fail_first(wrap(error) if wrapped else error, 9)
     with pytest.raises(InputError, match=f"^{PLACE}: .*{key}"):
-        retry(PLACE, ask)
+        retry(PLACE, request)
     assert len(tries) == 1
 
 
-def test_a_missing_file_may_be_expected() -> None:
-    ask, tries = failing(FileNotFoundError("gone"), 9)
+def test_an_expected_missing_file_raises_file_not_found() -> None:
+    request, tries = fail_first(FileNotFoundError("gone"), 9)
     with pytest.raises(FileNotFoundError):
-        retry(PLACE, ask, missing=True)
+        retry(PLACE, request, missing=True)
     assert len(tries) == 1
 
 
-def test_no_optional_package_is_imported() -> None:
+def test_explaining_an_error_imports_no_optional_package() -> None:
     script = (
         "import sys; from flowers.data.storage.retrying import _explain_permanent; from upath import UPath\n"
         "_explain_permanent(UPath('memory://bucket'), OSError('busy'))\n"

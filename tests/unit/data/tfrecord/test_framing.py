@@ -1,4 +1,4 @@
-"""TFRecord framing: round trips, golden values of TensorFlow, the `tfrecord` package as another reader, damage."""
+"""TFRecord framing agrees with TensorFlow bit for bit, and damage is detected."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def payloads_of(path: Path) -> list[bytes]:
     return [reader[number] for number in range(len(reader))]
 
 
-def test_crc_is_the_published_one() -> None:
+def test_masked_crc_matches_the_published_value() -> None:
     # CRC-32C of "123456789" is 0xE3069283 (RFC 3720, B.4); the mask as TensorFlow's crc32c.h defines it.
     crc = 0xE3069283
     assert masked_crc(b"123456789") == (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
@@ -56,7 +56,9 @@ def test_writes_what_tensorflow_would_write(tmp_path: Path) -> None:
 
 
 @given(shards=st.lists(st.lists(st.binary(max_size=300), min_size=1, max_size=6), min_size=1, max_size=4))
-def test_records_by_number_over_all_shards(tmp_path_factory: pytest.TempPathFactory, shards: list[list[bytes]]) -> None:
+def test_records_are_numbered_across_shards(
+    tmp_path_factory: pytest.TempPathFactory, shards: list[list[bytes]]
+) -> None:
     directory = tmp_path_factory.mktemp("shards")
     paths = [directory / f"{number}.tfrec" for number in range(len(shards))]
     for path, payloads in zip(paths, shards, strict=True):
@@ -70,7 +72,7 @@ def test_records_by_number_over_all_shards(tmp_path_factory: pytest.TempPathFact
 
 
 @given(position=st.integers(0, 10_000), bit=st.integers(0, 7))
-def test_no_flipped_bit_is_passed_on(tmp_path_factory: pytest.TempPathFactory, position: int, bit: int) -> None:
+def test_every_flipped_bit_is_detected(tmp_path_factory: pytest.TempPathFactory, position: int, bit: int) -> None:
     original = SHARD.read_bytes()
     damaged = bytearray(original)
     damaged[position % len(original)] ^= 1 << bit
@@ -87,10 +89,10 @@ def test_no_flipped_bit_is_passed_on(tmp_path_factory: pytest.TempPathFactory, p
     assert refused
 
 
-@pytest.mark.parametrize("kept", [5, 11, 12, 400])
-def test_a_truncated_shard_names_file_record_and_byte(tmp_path: Path, kept: int) -> None:
+@pytest.mark.parametrize("length", [5, 11, 12, 400])
+def test_a_truncated_shard_is_reported_with_file_record_and_byte(tmp_path: Path, length: int) -> None:
     path = tmp_path / "00.tfrec"
-    path.write_bytes(SHARD.read_bytes()[:kept])
+    path.write_bytes(SHARD.read_bytes()[:length])
     index = index_shard(path)
     assert len(index) == 0
     assert index.problem is not None
@@ -102,6 +104,6 @@ def test_a_length_beyond_the_file_is_refused(tmp_path: Path) -> None:
     length = struct.pack("<Q", 2**63)
     path = tmp_path / "00.tfrec"
     path.write_bytes(length + struct.pack("<I", masked_crc(length)) + b"x" * 100)
-    fault = index_shard(path).problem
-    assert fault is not None
-    assert str(2**63) in fault
+    problem = index_shard(path).problem
+    assert problem is not None
+    assert str(2**63) in problem

@@ -1,4 +1,4 @@
-"""Kept indexes: right or made anew, the tfrecord package's own, quick to open."""
+"""Index files are valid or rebuilt, have the tfrecord package's format, and open quickly."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def same(first: ShardIndex, second: ShardIndex) -> bool:
     return np.array_equal(first.offsets, second.offsets) and np.array_equal(first.lengths, second.lengths)
 
 
-def test_a_kept_index_is_read_instead_of_the_shard(
+def test_a_cached_index_is_read_instead_of_the_shard(
     shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = open_indexes([shard], tmp_path)[0]
     monkeypatch.setattr(index_module, "index_shard", lambda path: pytest.fail("the shard was read again"))
-    kept = open_indexes([shard], tmp_path)[0]
+    cached_index = open_indexes([shard], tmp_path)[0]
     assert len(made) == 6
-    assert same(made, kept)
+    assert same(made, cached_index)
     assert same(made, index_shard(shard))
 
 
-def test_a_kept_index_is_what_the_tfrecord_package_makes(shard: Path, tmp_path: Path) -> None:
+def test_an_index_file_matches_the_tfrecord_packages(shard: Path, tmp_path: Path) -> None:
     open_indexes([shard], tmp_path)
     create_index(str(shard), str(tmp_path / "theirs"))
     ours = np.loadtxt(shard.with_suffix(".tfindex"), dtype=np.int64)  # as tfrecord.reader reads it
@@ -61,7 +61,7 @@ def grow(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [touch, grow])
-def test_an_index_of_another_size_or_time_is_made_anew(
+def test_an_index_is_rebuilt_if_the_shards_size_or_time_changes(
     shard: Path, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
     open_indexes([shard], tmp_path)
@@ -72,15 +72,15 @@ def test_an_index_of_another_size_or_time_is_made_anew(
 
 
 @pytest.mark.parametrize("damage", ["", "0 17\n17 x\n", "0 400\n", "16 384\n", "0 -5\n-5 405\n", f"0 {2**70}\n"])
-def test_a_damaged_index_is_made_anew(shard: Path, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_index_is_rebuilt(shard: Path, tmp_path: Path, damage: str) -> None:
     right = open_indexes([shard], tmp_path)[0]
-    kept = shard.with_suffix(".tfindex")
-    kept.write_text(damage + kept.read_text().splitlines()[-1] + "\n")
+    cached_index = shard.with_suffix(".tfindex")
+    cached_index.write_text(damage + cached_index.read_text().splitlines()[-1] + "\n")
     assert load_index(shard, tmp_path) is None
     assert same(open_indexes([shard], tmp_path)[0], right)
 
 
-def test_beside_read_only_data_the_cache_keeps_the_index(shard: Path, tmp_path: Path) -> None:
+def test_the_index_of_read_only_data_is_in_the_cache(shard: Path, tmp_path: Path) -> None:
     shard.parent.chmod(0o555)
     open_indexes([shard], tmp_path / "cache")
     beside, cached = index_paths(shard, tmp_path / "cache")
@@ -105,7 +105,7 @@ def test_an_empty_shard_has_an_empty_index(tmp_path: Path) -> None:
         assert len(open_indexes([tmp_path / "00.tfrec"], tmp_path)[0]) == 0
 
 
-def test_opening_the_competitions_64_shards_takes_less_than_the_bar(tmp_path: Path) -> None:
+def test_opening_the_indexes_of_64_shards_takes_less_than_0_3_seconds(tmp_path: Path) -> None:
     paths = [tmp_path / f"{number:02d}.tfrec" for number in range(64)]
     for path in paths:
         write_shard(path, [b"a record"] * 798)

@@ -1,4 +1,4 @@
-"""Two independent readers, ours and the `tfrecord` package's, read the same records."""
+"""Two independent readers, the native one and the `tfrecord` package's, read the same records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flowers.errors import BadRecord, InputError
 GOLDEN = Path(__file__).parents[3] / "golden" / "00-48x48-6.tfrec"
 
 
-def both(paths: list[Path], cache: Path) -> tuple[ShardReader, ShardReader]:
+def open_both(paths: list[Path], cache: Path) -> tuple[ShardReader, ShardReader]:
     return open_reader(paths, cache), open_reader(paths, cache, "tfrecord")
 
 
@@ -29,24 +29,24 @@ def shard(tmp_path: Path) -> Path:
     return Path(shutil.copy(GOLDEN, tmp_path))
 
 
-def test_records_are_equal_in_any_order(garden: Path, shard: Path, tmp_path: Path) -> None:
+def test_both_readers_read_equal_records_in_any_order(garden: Path, shard: Path, tmp_path: Path) -> None:
     for paths in ([shard], *(sorted(split.glob("*.tfrec")) for split in garden.glob("*/*") if split.is_dir())):
-        ours, theirs = both(paths, tmp_path)
+        ours, theirs = open_both(paths, tmp_path)
         assert isinstance(theirs, TFRecordPackageReader)
         numbers = np.random.default_rng(0).permutation(len(ours)).tolist()
         assert [theirs[number] for number in numbers] == [ours[number] for number in numbers]
 
 
-def test_shards_of_any_number_and_size_of_records(tmp_path: Path) -> None:
+def test_shards_may_hold_any_number_and_size_of_records(tmp_path: Path) -> None:
     payloads = [[b"alone"], [], [b"", b"x" * (3 << 20), b""]]
     for number, records in enumerate(payloads):
         write_shard(tmp_path / f"{number}.tfrec", records)
-    _, theirs = both(sorted(tmp_path.glob("*.tfrec")), tmp_path)
+    _, theirs = open_both(sorted(tmp_path.glob("*.tfrec")), tmp_path)
     assert list(pickle.loads(pickle.dumps(theirs))) == [payload for records in payloads for payload in records]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_epochs_are_equal(garden: Path, workers: int) -> None:
+def test_both_readers_give_equal_epochs(garden: Path, workers: int) -> None:
     def epoch(reader: ReaderName, workers: int) -> list[tuple[list[str], bytes, list[int]]]:
         settings: dict[str, Any] = {"balance": "sqrt", "num_workers": workers, "reader": reader}
         data = FlowersDataModule(str(garden), 192, 192, 192, 16, [], [], **settings)
@@ -56,18 +56,18 @@ def test_epochs_are_equal(garden: Path, workers: int) -> None:
     assert epoch("tfrecord", workers) == epoch("native", 0)
 
 
-def test_checksums_are_compared_unless_told_not_to(shard: Path, tmp_path: Path) -> None:
+def test_checksums_are_compared_unless_disabled(shard: Path, tmp_path: Path) -> None:
     data = bytearray(shard.read_bytes())
     data[100] ^= 1
     shard.write_bytes(data)
-    _, theirs = both([shard], tmp_path)
+    _, theirs = open_both([shard], tmp_path)
     with pytest.raises(BadRecord, match=f"{shard}: record 0"):
         theirs[0]
     assert theirs.read(0, check=False) != theirs[1]
 
 
-def test_a_shard_that_is_cut_off_or_gone_after_it_was_opened(shard: Path, tmp_path: Path) -> None:
-    _, theirs = both([shard], tmp_path)
+def test_a_shard_truncated_or_deleted_after_opening_is_reported(shard: Path, tmp_path: Path) -> None:
+    _, theirs = open_both([shard], tmp_path)
     data = shard.read_bytes()
     for length in (0, len(data) // 2, len(data) - 1):
         shard.write_bytes(data[:length])
@@ -79,7 +79,7 @@ def test_a_shard_that_is_cut_off_or_gone_after_it_was_opened(shard: Path, tmp_pa
     assert not isinstance(error.value, BadRecord)
 
 
-def test_what_it_cannot_read_is_refused_with_its_key(shard: Path, tmp_path: Path) -> None:
+def test_remote_and_damaged_shards_are_refused_with_the_key(shard: Path, tmp_path: Path) -> None:
     from upath import UPath
 
     with pytest.raises(InputError, match=r"data\.reader"):

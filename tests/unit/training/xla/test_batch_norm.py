@@ -1,4 +1,4 @@
-"""Batch norm with fixed statistics, against torch's."""
+"""Batch norm with fixed statistics matches torch's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flowers.training.xla.batch_norm import normalise
 
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5, 6)])
-def test_values_and_gradients_are_torchs(shape: tuple[int, ...], affine: bool) -> None:
+def test_values_and_gradients_match_torch(shape: tuple[int, ...], affine: bool) -> None:
     torch.manual_seed(0)
     inputs = torch.randn(shape, dtype=torch.float32, requires_grad=True)
     mean, variance = torch.randn(3), torch.rand(3) + 0.5

@@ -1,4 +1,4 @@
-"""`trainer=tpu` on XLA's own compiler and runtime, on 1, 2 and 4 of the CPU's virtual devices. No TPU was ever seen."""
+"""The parts of `trainer=tpu` are tested on XLA's CPU runtime. Not tested: a TPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flowers.training.xla.strategy import AutocastPrecision, check_batch_size, c
 
 
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD])
-def test_moments_made_beforehand_change_no_update(kind: type[torch.optim.Optimizer]) -> None:
+def test_moments_created_in_advance_do_not_change_the_updates(kind: type[torch.optim.Optimizer]) -> None:
     weights = [torch.nn.Parameter(torch.ones(3, 2)) for _ in range(2)]
     optimizers = [kind([weight], lr=0.1, weight_decay=0.01) for weight in weights]  # type: ignore[call-arg]
     create_moments(optimizers[1])
@@ -27,28 +27,28 @@ def test_moments_made_beforehand_change_no_update(kind: type[torch.optim.Optimiz
 
 
 @pytest.mark.parametrize(("size", "fitting"), [(30, "28 or 32"), (3, "4"), (None, "4")])
-def test_a_batch_that_devices_cannot_share(size: int | None, fitting: str) -> None:
+def test_a_batch_size_that_devices_cannot_divide_is_refused(size: int | None, fitting: str) -> None:
     check_batch_size(32, 4)
     with pytest.raises(InputError, match=f"Set it to {fitting}."):
         check_batch_size(size, 4)
 
 
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16-true", "16-true", "64-true", 64])
-def test_precisions_that_xla_has_not(precision: str | int) -> None:
-    with pytest.raises(InputError, match=f"trainer.precision={precision}: .* Set trainer.precision=bf16-mixed."):
+def test_precisions_that_xla_lacks_are_refused(precision: str | int) -> None:
+    with pytest.raises(InputError, match=rf"trainer\.precision={precision}: .*trainer\.precision=bf16-mixed"):
         AutocastPrecision(precision)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"detect_anomaly": True}, "trainer.detect_anomaly=true: expected false"),
-        ({"log_every_n_steps": 1}, "trainer.log_every_n_steps=1: expected 10 or more"),
+        ({"detect_anomaly": True}, "trainer.detect_anomaly=true: "),
+        ({"log_every_n_steps": 1}, "trainer.log_every_n_steps=1: .* 10 "),
     ],
 )
-def test_what_would_stall_a_device(settings: dict[str, Any], message: str) -> None:
+def test_settings_that_stall_a_device_are_refused_in_training(settings: dict[str, Any], message: str) -> None:
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **settings)
-    check_trainer(trainer)  # not when it evaluates
+    check_trainer(trainer)  # accepted in evaluation
     trainer.state.fn = TrainerFn.FITTING
     with pytest.raises(InputError, match=message):
         check_trainer(trainer)
@@ -61,4 +61,4 @@ def test_a_pods_hosts_are_nodes_of_one_process_each(monkeypatch: pytest.MonkeyPa
     for name, value in (("process_count", 64), ("process_index", 3), ("global_runtime_device_count", 256)):
         monkeypatch.setattr(strategy_module.xr, name, lambda value=value: value)
     strategy = strategy_module.SPMDStrategy(hosts=None)
-    assert (strategy.world_size, strategy.num_nodes) == (64, 64)  # what a host's share of cores is reckoned by
+    assert (strategy.world_size, strategy.num_nodes) == (64, 64)  # these decide how many cores a process gets

@@ -1,4 +1,4 @@
-"""Versions that do not go together are refused before torch_xla is imported, with the command that fixes it."""
+"""Incompatible versions are refused before torch_xla is imported, with the command that fixes them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flowers.training.xla import versions
 from flowers.training.xla.versions import TESTED, Versions, check_versions, explain_libtpu, find_versions, release_of
 
 
-def test_the_installed_versions_are_found_and_go_together() -> None:
+def test_the_installed_versions_are_found_and_compatible() -> None:
     found = find_versions()
     assert (found.torch, found.torch_xla) == (version("torch"), version("torch_xla"))
     assert found.expected_libtpu is not None
@@ -36,7 +36,7 @@ def test_torch_of_another_release_than_torch_xla_is_refused(torch: str, torch_xl
     check_versions(Versions("2.8.1+cpu", "2.8.0"))
 
 
-def test_without_torch_xla_there_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_torch_xla_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "_find", lambda package: None)
     with pytest.raises(InputError, match="torch_xla"):
         find_versions()
@@ -46,7 +46,7 @@ def test_without_torch_xla_there_is_a_message(monkeypatch: pytest.MonkeyPatch) -
     ("libtpu", "problem"),
     [("0.0.17", False), ("0.0.17.1", False), ("0.0.21", True), ("0.0.170", True), (None, True)],
 )
-def test_a_libtpu_that_torch_xla_was_not_built_for_is_named(libtpu: str | None, problem: bool) -> None:
+def test_a_libtpu_that_torch_xla_was_not_built_for_is_reported(libtpu: str | None, problem: bool) -> None:
     found = explain_libtpu(Versions("2.8.0", "2.8.0", libtpu, "0.0.17"))
     assert (found is not None) == problem
     assert found is None or found.endswith("pip install libtpu==0.0.17")
