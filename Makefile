@@ -16,6 +16,8 @@ XLA_VENV := .venv-xla-$(XLA)
 MEMBERS := logs/train/multiruns/members_$(shell date +%Y-%m-%d_%H-%M-%S)
 RESOLUTIONS := $(MEMBERS)/192,$(MEMBERS)/224,$(MEMBERS)/331,$(MEMBERS)/512
 
+SITE_SCRIPTS := build/npm/mermaid.min.js build/npm/iframe-worker.js
+
 # A process for each core. The tests of a file of commands stay together, as they share what they have trained.
 IN_PARALLEL := -n auto --dist loadfile
 BALANCED := -n auto --dist worksteal
@@ -23,7 +25,7 @@ BALANCED := -n auto --dist worksteal
 ALONE := tests/slow/benchmarks tests/slow/test_memory.py tests/slow/test_start.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train ensemble test test-unit test-slow test-xla lint format clean
+.PHONY: help setup train ensemble test test-unit test-slow test-xla lint format docs clean
 
 help:  ## List the commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,7 +70,19 @@ test-xla:  ## Run the tests of trainer=tpu on another release of torch_xla: XLA=
 lint: $(DEV)  ## Check style, types and files, as pre-commit does.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pre-commit run --all-files
 
-format: $(DEV)  ## Mend what ruff can mend.
+docs: $(DEV) $(SITE_SCRIPTS)  ## Build the documentation as a site in build/site. Needs npm, for two scripts.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+
+# They draw the diagrams and search without a server. The theme would load them from one.
+build/npm/mermaid.min.js:
+	mkdir -p $(@D) && cd $(@D) && npm pack --silent mermaid@11.17.2
+	tar xzOf $(@D)/mermaid-11.17.2.tgz package/dist/mermaid.min.js > $@
+
+build/npm/iframe-worker.js:
+	mkdir -p $(@D) && cd $(@D) && npm pack --silent iframe-worker@1.0.4
+	tar xzOf $(@D)/iframe-worker-1.0.4.tgz package/shim/index.js > $@
+
+format: $(DEV)  ## Fix what ruff can fix.
 	$(BIN)/ruff check --fix --exit-zero --quiet .
 	$(BIN)/ruff format .
 

@@ -1,8 +1,7 @@
-"""Hooks for mkdocs.yml: show the files outside docs/ that a page links to, and bring Mermaid's script."""
+"""Hooks for mkdocs.yml: add the files outside docs/ that pages link to, and the scripts that the site needs."""
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from posixpath import dirname, normpath, relpath
@@ -16,15 +15,21 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS, OUTSIDE = "docs", "project"
 PAGES = ("CONTRIBUTING.md", "CHANGELOG.md")
 LINK = re.compile(r"(\]\()(?!https?:|#|mailto:)([^)\s#]+)")
-MERMAID = "javascripts/mermaid.min.js"
+SCRIPTS = ("mermaid.min.js", "iframe-worker.js")
+"""Of npm packages: they draw diagrams, and let the search work without a server."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the files of the repository that pages link to, below `project/`, and Mermaid's script."""
-    script = Path(os.environ.get("MERMAID", ""))
-    if not script.is_file():
-        raise PluginError(f"MERMAID={script}: expected the path of mermaid.min.js. Build with make docs.")
-    files.append(File.generated(config, MERMAID, abs_src_path=str(script)))
+    """Add the files of the repository that pages link to, below `project/`, and the scripts.
+
+    Raises:
+        PluginError: a script is missing.
+    """
+    for name in SCRIPTS:
+        script = ROOT / "build" / "npm" / name
+        if not script.is_file():
+            raise PluginError(f"{script}: no such file. Build the site with make docs.")
+        files.append(File.generated(config, f"javascripts/{name}", abs_src_path=str(script)))
     pages = [path.relative_to(ROOT).as_posix() for path in (ROOT / DOCS).glob("*.md")]
     for path in sorted({target for page in [*pages, *PAGES] for target in linked_files(page)}.union(PAGES)):
         files.append(File.generated(config, f"{OUTSIDE}/{path}", abs_src_path=str(ROOT / path)))

@@ -24,7 +24,7 @@ PAGES = [
     *ROOT.glob("benchmarks/*/__main__.py"),
     *ROOT.glob("notebooks/*.ipynb"),
 ]
-COMMAND = r"python (?:src/(\w+)\.py|-m benchmarks\.(step|loader)\b)([^`\n]*)"
+COMMAND = r"python (?:src/(\w+)\.py|-m benchmarks\.(step|loader|recipes)\b)([^`\n]*)"
 PLACEHOLDERS = {"=SIZE": "=224", "=BATCH": "=32", "=MODEL": "=resnet50", "${RUNS%,}": "DIR", "{RUN}": "DIR"}
 # The reader of a notebook writes this model. tests/commands/test_notebooks.py does so, and trains it.
 PLACEHOLDERS["=small_net"] = "=resnet50"

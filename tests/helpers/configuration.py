@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.loader.run import LoaderSettings
+from benchmarks.recipes.plan import RecipeSettings
 from benchmarks.step.run import StepSettings
 from flowers.ensembling.ensemble import EnsembleSettings
 from flowers.inference.choose import ChooseSettings
@@ -55,6 +56,7 @@ COMMANDS: dict[str, type[Any]] = {
     "prepare_verify": VerifySettings,
     "benchmark_step": StepSettings,
     "benchmark_loader": LoaderSettings,
+    "benchmark_recipes": RecipeSettings,
 }
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from benchmarks import wandb_overhead
 from benchmarks.wandb_overhead import NONE, SERVERS, WITHOUT, fault_table, main, measure_faults, time_kind
+from tests.helpers.commands import run_module_interpreter
 
 FIRST_STEPS = ("++trainer.limit_train_batches=2", "++trainer.limit_val_batches=1")
 
@@ -37,3 +41,11 @@ def test_a_training_that_cannot_start_ends_the_measurement(capfd: pytest.Capture
     with pytest.raises(SystemExit, match=r"error: .* exit status 1: optimiser"):
         main(["logging", "1", "optimiser=sgd"])
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_the_calls_of_a_training_are_timed(tiny_settings: list[str], tmp_path: Path) -> None:
+    settings = [*tiny_settings, *FIRST_STEPS, "logger=wandb", f"hydra.run.dir={tmp_path}/run"]
+    done = run_module_interpreter("benchmarks.wandb_calls", *settings, WANDB_MODE="offline")
+    assert done.returncode == 0, done.stderr
+    assert {"log_hyperparams", "log_metrics", "log_results"} <= set(re.findall(r"\.(log_\w+)` \|", done.stdout))
+    assert re.search(r"\d s of [\d.]+ s: ", done.stdout)
