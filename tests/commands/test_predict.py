@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -23,6 +24,7 @@ from flowers.errors import InputError
 from flowers.inference.evaluate import evaluate
 from flowers.inference.predict import predict
 from flowers.models.classifier import FlowerClassifier
+from flowers.preparation.reader import PhotographReader
 from flowers.training.predictions import read_provenance, read_rows
 from flowers.training.runs import Run
 from tests.conftest import damage_first_record
@@ -200,3 +202,30 @@ def test_a_run_with_an_average_predicts_with_it(tiny_settings: list[str], tmp_pa
     np.testing.assert_allclose(found, model(batch["image"]).softmax(1).numpy(), atol=1e-5)
     model.load_state_dict(torch.load(run.best, weights_only=True)["ema"]["weights"], strict=False)
     assert np.abs(found - model(batch["image"]).softmax(1).numpy()).max() > 1e-4  # the weights before averaging
+
+
+def test_photographs_are_predicted_with_the_classes_by_name(run: Run, photographs: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    shutil.copytree(photographs, new)
+    (new / "bad.jpg").write_bytes(b"text")
+    refused = run_script("predict", f"run={run.directory}", "trainer=cpu", f"photographs={new}")
+    assert refused.returncode == 1 and f"{new}/bad.jpg" in refused.stderr and "Traceback" not in refused.stderr
+    done = run_script("predict", f"run={run.directory}", "trainer=cpu", f"photographs={new}", "data.on_bad_record=skip")
+    assert done.returncode == 0, done.stderr
+    assert f"{new}/bad.jpg" in done.stdout + done.stderr
+
+    datamodule, model = load_run(run)
+    reader = PhotographReader(str(photographs), datamodule.image_size)
+    batches = datamodule.loader_of(reader, threaded=False)
+    expected = torch.cat([model(batch["image"]).softmax(1)[batch["valid"]] for batch in batches]).numpy()
+    path = run.predictions("photographs")
+    parts = list(read_rows(path, datamodule.class_names))
+    np.testing.assert_allclose(np.concatenate([part.probabilities for part in parts]), expected, atol=1e-5)
+    rows = list(csv.DictReader(path.with_suffix(".csv").open()))
+    assert [row["file"] for row in rows] == reader.paths
+    order = np.argsort(-expected, axis=1)
+    for row, probabilities, best in zip(rows, expected, order, strict=True):
+        names = [datamodule.class_names[label] for label in best[:3]]
+        assert [row[name] for name in ("class", "second", "third")] == names
+        assert float(row["second_probability"]) == pytest.approx(probabilities[best[1]], abs=1e-4)
+    assert not run.submission.exists()

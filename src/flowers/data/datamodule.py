@@ -24,6 +24,7 @@ from flowers.data.records import SplitRecords
 from flowers.data.sampler import Balance, EpochSampler, FixedSampler
 from flowers.data.selection import Selection, SelectionSettings, TrainOn
 from flowers.data.storage.cache import ReaderName
+from flowers.data.tfrecord.reader import ShardReader
 from flowers.data.transforms import SeededTransform
 from flowers.data.workers import default_workers
 from flowers.errors import InputError
@@ -183,17 +184,32 @@ class FlowersDataModule(L.LightningDataModule):
             numbers = np.sort(np.random.default_rng(self.seed).choice(numbers, count, replace=False))
         return self._loader(split, Selection(numbers), training=False)
 
+    def loader_of(self, reader: ShardReader, *, threaded: bool) -> DataLoader[Batch]:
+        """Return batches of another reader's records in order, without labels, transformed as in evaluation.
+
+        Args:
+            reader: the reader of the records.
+            threaded: whether reading uses threads, as for remote files.
+        """
+        dataset = self._records.dataset_of(reader, self._eval_transform, labelled=False)
+        return self._batches(dataset, Selection(np.arange(len(reader))), training=False, threaded=threaded)
+
     def _loader(self, split: Split, selection: Selection, *, training: bool) -> DataLoader[Batch]:
         dataset = self.dataset(split, training=training)
         if training and self.decoded_cache and dataset.decoded is None:
             dataset.decoded = self._open_image_cache(dataset)
+        return self._batches(dataset, selection, training=training, threaded=not isinstance(self.root, Path))
+
+    def _batches(
+        self, dataset: FlowersDataset, selection: Selection, *, training: bool, threaded: bool
+    ) -> DataLoader[Batch]:
         return batch_loader(
             dataset,
             selection.numbers,
             self._sampler(selection, training=training),
             image_size=self.train_size if training else self.eval_size,
             workers=default_workers(self._processes) if self.num_workers is None else self.num_workers,
-            threaded=not isinstance(self.root, Path),
+            threaded=threaded,
         )
 
     def training_ids(self) -> list[str]:

@@ -64,11 +64,15 @@ class SplitRecords:
 
     def dataset(self, split: Split, transform: SeededTransform) -> FlowersDataset:
         """Return the data set that a split is selected from."""
+        return self.dataset_of(self._reader(self.settings.sources(split)), transform, labelled=split != "test")
+
+    def dataset_of(self, reader: ShardReader, transform: SeededTransform, *, labelled: bool) -> FlowersDataset:
+        """Return the data set of a reader's records, with the settings of this one."""
         return FlowersDataset(
-            self._reader(self.settings.sources(split)),
+            reader,
             image_size=self.image_size,
             class_names=self.class_names,
-            labelled=split != "test",
+            labelled=labelled,
             transform=transform,
             on_bad_record=self.on_bad_record,
             check_crc=self.check_crc,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,24 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 from torch import Tensor
 
+from flowers.data.datamodule import FlowersDataModule
 from flowers.data.layout import Split
 from flowers.errors import InputError
 from flowers.inference.evaluate import RunSettings
-from flowers.inference.submission import write_submission
+from flowers.inference.submission import write_best_classes, write_submission
 from flowers.inference.tta import TTA, View, mean_over_views
 from flowers.instantiate import instantiate
 from flowers.interfaces import NO_LABEL, Batch, ChecksImageSizes, HasLicence, LoadsSplits, valid_rows
+from flowers.preparation.reader import PhotographReader
 from flowers.settings import Node, load_settings
 from flowers.training.checkpoints import digest_weights
 from flowers.training.lightning_trainer import TRAINER, make_plain_trainer
 from flowers.training.pair import class_names_of
 from flowers.training.predictions import PredictionsWriter, Provenance
 from flowers.training.runs import Run
+
+PHOTOGRAPHS = "photographs"
+"""The name of the predictions of image files that are in no data set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +45,15 @@ class PredictionResult:
 
 @dataclass(frozen=True, slots=True)
 class PredictSettings(RunSettings):
-    """The settings of `python src/predict.py`: those of any run, the split and the test-time augmentation."""
+    """The settings of `python src/predict.py`: those of any run, and these.
+
+    split: the split to predict.
+    photographs: a directory of image files, or one of them, to predict instead; None: predict the split.
+    tta: the test-time augmentation.
+    """
 
     split: Split
+    photographs: str | None
     tta: Node
 
 
@@ -103,33 +114,50 @@ class _BatchWriter(Callback):
 def predict(config: DictConfig) -> PredictionResult:
     """Write `predictions/SPLIT.parquet` into the run's directory and, for the test split, `submission.csv`.
 
+    For photographs, write `predictions/photographs.parquet` and `photographs.csv`.
+
     Raises:
         InputError: there is no such run, bad data or weights, a repeated id, a probability that is not a finite number,
             or a limit on the batches; see the message.
     """
     settings = load_settings(PredictSettings, config, {"trainer": TRAINER})
-    run, split = Run(Path(settings.run)), settings.split
+    run, split = Run(Path(settings.run)), "test" if settings.photographs else settings.split
     recorder = _BatchWriter()
     trainer = _make_trainer(settings, run, recorder)
     datamodule, model = run.load(asdict(settings.data), split, trust=settings.trust)
     data, class_names = _check_predictable(datamodule, model)
     predictor, tta = _make_predictor(settings, datamodule, model)
     datamodule.setup("predict")
-    loader = data.loader(split)
+    loader = _photograph_loader(datamodule, settings.photographs) if settings.photographs else data.loader(split)
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         trainer.predict(predictor, loader, return_predictions=False)
         return PredictionResult([], 0, recorder.skipped)
-    provenance = _describe(run, split, datamodule, model, class_names, tta)
-    files = [run.predictions(split)]
+    name = PHOTOGRAPHS if settings.photographs else split
+    provenance = _describe(run, name, datamodule, model, class_names, tta)
+    files = [run.predictions(name)]
     with PredictionsWriter(files[0], class_names) as recorder.writer:
         trainer.predict(predictor, loader, return_predictions=False)
         skipped: set[str] = recorder.skipped | getattr(datamodule, "skipped", set())
         speed = recorder.images_per_second
         recorder.writer.finish(replace(provenance, images_per_second=speed, skipped=len(skipped)))
-    if split == "test":
+    if name == PHOTOGRAPHS:
+        files.append(files[0].with_suffix(".csv"))
+        write_best_classes(files[0], files[-1])
+    elif split == "test":
         write_submission(files[0], run.submission)
         files.append(run.submission)
     return PredictionResult(files, recorder.writer.count, skipped)
+
+
+def _photograph_loader(datamodule: L.LightningDataModule, source: str) -> Iterable[Batch]:
+    """Return batches of image files, cropped and resized as `prepare.py folder` does."""
+    if not isinstance(datamodule, FlowersDataModule):
+        raise InputError(
+            f"photographs={source}: expected a run on FlowersDataModule, found {type(datamodule).__name__}. Predict "
+            "one of its splits instead: photographs=null split=test."
+        )
+    reader = PhotographReader(source, datamodule.image_size)
+    return datamodule.loader_of(reader, threaded=reader.is_remote)
 
 
 def _check_predictable(datamodule: L.LightningDataModule, model: L.LightningModule) -> tuple[LoadsSplits, list[str]]:

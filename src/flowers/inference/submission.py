@@ -1,4 +1,4 @@
-"""Write the submission: each test id once, with a class."""
+"""Write decisions as CSV: the submission, and the most probable classes of photographs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from flowers.system.atomic import atomic_path
 from flowers.training.predictions import read_provenance, read_rows
+
+_RANKS = (("class", "probability"), ("second", "second_probability"), ("third", "third_probability"))
 
 
 def decide(probabilities: NDArray[np.float32], offsets: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -45,3 +47,24 @@ def write_submission(predictions: Path, submission: Path, offsets: NDArray[np.fl
             writer.writerows(zip(part.ids.to_pylist(), labels.tolist(), strict=True))
             rows += len(labels)
     return rows
+
+
+def write_best_classes(predictions: Path, path: Path) -> None:
+    """Write the most probable classes of each row of a predictions file by name, atomically.
+
+    The columns are `file`, `class`, `probability`, and for the next two classes `second`, `second_probability`,
+    `third`, `third_probability`.
+
+    Raises:
+        InputError: the predictions file is missing or damaged.
+    """
+    classes = read_provenance(predictions).class_names
+    ranks = _RANKS[: len(classes)]
+    with atomic_path(path) as unfinished, unfinished.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["file", *(name for rank in ranks for name in rank)])
+        for part in read_rows(predictions, classes):
+            best = np.argsort(-part.probabilities, axis=1, kind="stable")[:, : len(ranks)]
+            for identity, row, chosen in zip(part.ids.to_pylist(), part.probabilities, best, strict=True):
+                cells = ((classes[label], f"{row[label]:.4f}") for label in chosen)
+                writer.writerow([identity, *(cell for pair in cells for cell in pair)])
