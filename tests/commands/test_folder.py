@@ -272,7 +272,7 @@ def test_settings_without_a_plan_are_refused(photographs: Path, prepared: Path, 
     ):
         with pytest.raises(InputError, match=r"prepare\.json.*manifest\.csv.*plan\.csv") as raised:
             opens()
-        assert "again" not in str(raised.value)
+        assert "command again" not in str(raised.value)
     assert not (output / "plan.csv").exists()
     assert (output / "tfrecords-jpeg-48x48" / "val").is_dir()
 

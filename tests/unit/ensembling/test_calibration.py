@@ -37,7 +37,7 @@ def test_calibration_corrects_an_overconfident_member() -> None:
     labels = (rng.random(20000)[:, None] > truth.cumsum(1)).sum(1).clip(max=5)
     overconfident = truth**3 / (truth**3).sum(1, keepdims=True)
     log_p = log_probabilities(overconfident.astype(np.float32))[None]
-    temperature = Temperatures(log_p, labels, np.zeros(len(labels), np.int64)).fitted()
+    temperature = Temperatures(log_p, labels, np.zeros(len(labels), np.int64)).fit()
     assert temperature == pytest.approx([3], rel=0.05)
     calibrated_log_p = calibrate(log_p, temperature)[0]
     assert log_loss(labels, calibrated_log_p) < log_loss(labels, overconfident.astype(np.float32))

@@ -120,9 +120,9 @@ def test_a_split_that_would_be_empty_is_refused(val: float, test: float, name: s
 
 def test_val_and_test_must_leave_images_for_train() -> None:
     config = {**dataclasses.asdict(SETTINGS), "sizes": [64, 48, 64]}
-    assert Settings.of(config) == SETTINGS  # sizes are sorted, each once
+    assert Settings.from_config(config) == SETTINGS  # sizes are sorted, each once
     with pytest.raises(InputError, match=r"val=0\.5 test=0\.5: "):
-        Settings.of({**config, "val": 0.5, "test": 0.5})
+        Settings.from_config({**config, "val": 0.5, "test": 0.5})
 
 
 def make_image(path: str, label: str, sha256: str = "", group: int = 0, split: str = "train") -> PlannedImage:
