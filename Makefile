@@ -40,13 +40,13 @@ $(DEV): $(TRAIN)
 	@$(PYTHON) scripts/install.py $(VENV) dev
 	@touch $@
 
-train: $(TRAIN)  ## Train the default model on the embedded data set. ARGS="..." are passed on.
+train: $(TRAIN)  ## Train the default model on the built-in data set. ARGS="..." are passed on.
 	$(BIN)/python src/train.py $(ARGS)
 	@echo
 	@echo 'Make it your own:   python scripts/rename.py my_project    renames the package, its settings and its commands'
 	@echo 'Your data or model: docs/your-own.md                       a Python file and a YAML file for each'
 
-ensemble: $(TRAIN)  ## A member at each resolution of the embedded data set, blended. ARGS="..." go to the blend.
+ensemble: $(TRAIN)  ## A member at each resolution of the built-in data set, blended. ARGS="..." go to the blend.
 	$(BIN)/python src/train.py --multirun 'experiment=glob(member_*)' hydra.sweep.dir=$(MEMBERS) 'hydra.sweep.subdir=$${data.image_size}'
 	$(BIN)/python src/predict.py --multirun run=$(RESOLUTIONS) split=val,test tta.symmetries=flip
 	$(BIN)/python src/ensemble.py 'runs=["$(MEMBERS)/*"]' $(ARGS)

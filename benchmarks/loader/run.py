@@ -109,7 +109,7 @@ def _check_input(root: Path, settings: LoaderSettings) -> None:
     if not root.is_dir():
         raise InputError(
             f"data.root={root}: no such directory. Expected a data set in Kaggle's layout (tfrecords-jpeg-SxS/train); "
-            "leave data.root out to read the embedded garden."
+            "leave data.root out to read the garden, the built-in data set."
         )
     there = image_sizes(root)
     if there and (missing := [size for size in settings.sizes if size not in there]):

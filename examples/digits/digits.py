@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from flowers.interfaces import Batch
+from flowers.interfaces import NO_LABEL, Batch, valid_rows
 from flowers.models.optimizers import OptimizerFactory, SchedulerFactory, configure
 from flowers.settings import Positive, Seed
 
@@ -87,20 +87,23 @@ class DigitNet(L.LightningModule):
         return self.head(self.layers(image.permute(0, 3, 1, 2) / 255.0))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = cross_entropy(self(batch["image"]), batch["label"])
+        loss = cross_entropy(self(batch["image"]), batch["label"], ignore_index=NO_LABEL)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["label"]))
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._log_error("val", batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        return {"logits": self._log_error("val", batch)}  # for the report's sections on predictions
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._log_error("test", batch)
 
-    def _log_error(self, split: str, batch: Batch) -> None:
-        valid = batch.get("valid", batch["label"] >= 0)  # padding is not
-        wrong = (self(batch["image"]).argmax(1) != batch["label"])[valid].float().mean()
+    def _log_error(self, split: str, batch: Batch) -> Tensor:
+        """Log the error of a batch's valid rows, and return its logits `[B, K]`."""
+        logits: Tensor = self(batch["image"])
+        valid = valid_rows(batch)  # padding is not
+        wrong = (logits.argmax(1) != batch["label"])[valid].float().mean()
         self.log(f"{split}/error", wrong, batch_size=int(valid.sum()))
+        return logits
 
     def configure_optimizers(self) -> Any:
         return configure(self._optimizer, self._scheduler, self.parameters())

@@ -26,8 +26,14 @@ PAGES = [
 ]
 COMMAND = r"python (?:src/(\w+)\.py|-m benchmarks\.(step|loader|recipes)\b)([^`\n]*)"
 PLACEHOLDERS = {"=SIZE": "=224", "=BATCH": "=32", "=MODEL": "=resnet50", "${RUNS%,}": "DIR", "{RUN}": "DIR"}
-# The reader of a notebook writes this model. tests/commands/test_notebooks.py does so, and trains it.
-PLACEHOLDERS["=small_net"] = "=resnet50"
+# The reader writes these files: the model in a notebook, which tests/commands/test_notebooks.py trains, and the others
+# as docs/your-own.md and docs/data-howto.md show.
+PLACEHOLDERS |= {
+    "=small_net": "=resnet50",
+    "=my_net": "=resnet50",
+    "=my_data": "=garden",
+    "augment=mine": "augment=flip",
+}
 
 
 def find_commands(text: str) -> Iterator[tuple[str, list[str]]]:

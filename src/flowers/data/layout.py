@@ -160,7 +160,7 @@ def require_root(root: AnyPath) -> list[AnyPath]:
     if found is None and isinstance(root, Path):
         raise InputError(
             f"{root}: no such directory. Expected a data set in Kaggle's layout "
-            "(tfrecords-jpeg-SxS/{train,val,test}). Set data.root to one, use the embedded one with "
+            "(tfrecords-jpeg-SxS/{train,val,test}). Set data.root to one, use the built-in one with "
             f"data=garden, or download the competition's:\n  {DOWNLOAD} -p {root}\n"
             f"  unzip -q {root / 'flower-classification-with-tpus.zip'} -d {root}"
         )

@@ -81,7 +81,7 @@ def prepare_folder(source: str, output: str, settings: Settings, run_tasks: Task
     counts = Counter(image.split for image in plan)
     log.info("Wrote %s: %s images.", target, ", ".join(f"{counts[split]} {split}" for split in SPLITS))
     if isinstance(target, Path):
-        command = "python src/train.py data=tfrecords data.root=%s data.image_size=%d"
+        command = "python src/train.py experiment=small_set data.root=%s data.image_size=%d"
         log.info(f"Train on it: {command}", target, settings.sizes[0])
 
 

@@ -149,7 +149,7 @@ class CompileGuard(Callback):
             f"{self.warmup_epochs} epochs of warm-up, and only occasional reads of metrics, but the device "
             f"{' and '.join(found)}."
             " Look for shapes or Python numbers that change from step to step, and for metrics read in a step: "
-            "docs/tpu.md."
+            'docs/tpu.md, "When it is slow".'
         )
         if self.after_warmup == "fail":
             raise InputError(message)
