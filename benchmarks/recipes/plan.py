@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -103,11 +103,31 @@ def make_plan(settings: RecipeSettings, ablation_name: str | None) -> Plan:
             Path(settings.paths.cache_dir).expanduser(),
             tuple(overrides),
             script if recipe == "timm_train" else None,
+            Path(settings.results).absolute(),
         )
         for seed in settings.seeds
         for name, (recipe, overrides) in runs.items()
     ]
-    return Plan(tasks, settings.reference or base or "plain_loop", absent)
+    return Plan(_keep_needed_runs(tasks), settings.reference or base or "plain_loop", absent)
+
+
+def _keep_needed_runs(tasks: Sequence[Task]) -> list[Task]:
+    """Return the tasks, of which those that others refer to keep their runs.
+
+    Raises:
+        InputError: a task refers to a run that is not trained before it.
+    """
+    before: set[str] = set()
+    for task in tasks:
+        for name in task.needs:
+            if name not in before:
+                raise InputError(
+                    f"{task.name}: expected RUN_OF({name}) to name the default recipe or a variant that is listed "
+                    f"before, found {', '.join(sorted(before)) or 'none'}."
+                )
+        before |= {task.name} if task.recipe == "default" else set()
+    needed = {name for task in tasks for name in task.needs}
+    return [replace(task, keeps_run=task.name in needed) for task in tasks]
 
 
 def collect_variants(

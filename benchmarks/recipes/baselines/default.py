@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,23 +15,36 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from benchmarks.recipes.result import Predictions, Recorder
-from benchmarks.recipes.task import BATCH_SIZE, Task
+from benchmarks.recipes.task import BATCH_SIZE, RUN_OF, Task
+from flowers.errors import InputError
 from flowers.training.collect_outcomes import CollectOutcomes
 
 SCRIPT = Path(__file__).resolve().parents[3] / "src" / "train.py"
 
 
 def run(task: Task, recorder: Recorder) -> None:
-    """Run the command in this process. Its run directory is removed afterwards."""
+    """Run the command in this process. Its run directory is removed afterwards, unless another task needs it."""
     RecordEpochs.recorder = recorder
+    kept = task.run_of(task.name)
+    shutil.rmtree(kept, ignore_errors=True)  # of a training that was killed, or is run again
     with tempfile.TemporaryDirectory() as directory:
-        sys.argv = [str(SCRIPT), *make_overrides(task, Path(directory) / "run")]
+        sys.argv = [str(SCRIPT), *make_overrides(task, kept if task.keeps_run else Path(directory) / "run")]
         print("python", *sys.argv, flush=True)
         runpy.run_path(str(SCRIPT), run_name="__main__")
 
 
 def make_overrides(task: Task, directory: Path) -> list[str]:
-    """Return the overrides of a training. The task's own come last and take precedence."""
+    """Return the overrides of a training in a run directory. The task's own come last and so take precedence.
+
+    Raises:
+        InputError: the run that an override refers to was not kept.
+    """
+    for name in task.needs:
+        if not task.run_of(name).is_dir():
+            raise InputError(
+                f"{task.run_of(name)}: no such run. It was trained before another variant needed it: delete "
+                f"{name}-seed-{task.seed}.json beside `runs`, and run the benchmark again."
+            )
     return [
         "data=tfrecords",
         f"data.root={quote(str(task.root))}",
@@ -42,7 +56,7 @@ def make_overrides(task: Task, directory: Path) -> list[str]:
         "report=false",
         f"hydra.run.dir={quote(str(directory))}",
         f"+callbacks.record_epochs._target_={__name__}.{RecordEpochs.__name__}",
-        *task.overrides,
+        *(RUN_OF.sub(lambda match: str(task.run_of(match[1])), override) for override in task.overrides),
     ]
 
 

@@ -10,11 +10,12 @@ import pytest
 from filelock import FileLock
 
 from benchmarks.recipes import run
+from benchmarks.recipes.baselines.default import make_overrides
 from benchmarks.recipes.plan import Ablation, RecipeData, RecipeSettings, make_plan
 from benchmarks.recipes.process import TrainingFailed
 from benchmarks.recipes.result import Predictions, result_path
 from benchmarks.recipes.run import Outcome, run_tasks
-from benchmarks.recipes.task import Task
+from benchmarks.recipes.task import RUN_OF, Task
 from flowers.cli import CONFIGS, compose
 from flowers.errors import InputError
 from flowers.settings import Paths, load_settings
@@ -90,6 +91,30 @@ def test_fastai_is_skipped_if_it_cannot_run(settings: RecipeSettings, monkeypatc
         assert reason is None or reason in plan.absent["fastai"]
 
 
+def test_a_run_that_another_variant_needs_is_kept(settings: RecipeSettings, tmp_path: Path) -> None:
+    variants = {"teacher": ["model=lite2"], "student": ["model.teacher=RUN_OF(teacher)"]}
+    plan = make_plan(replace(settings, recipes=[], variants=variants, results=str(tmp_path)), None)
+    assert [(task.key, task.keeps_run) for task in plan.tasks] == [
+        ("teacher-seed-1", True),
+        ("student-seed-1", False),
+        ("teacher-seed-2", True),
+        ("student-seed-2", False),
+    ]
+    student = plan.tasks[3]
+    with pytest.raises(InputError, match=r"teacher-seed-2: no such run"):
+        make_overrides(student, tmp_path)
+    kept = tmp_path / student.group / "runs" / "teacher-seed-2"
+    kept.mkdir(parents=True)
+    assert make_overrides(student, tmp_path)[-1] == f"model.teacher={kept}"
+
+
+def test_a_run_that_is_not_trained_before_is_refused(settings: RecipeSettings) -> None:
+    for name in ("nobody", "student", "plain_loop"):
+        variants = {"student": [f"model.teacher=RUN_OF({name})"]}
+        with pytest.raises(InputError, match=rf"student: .*RUN_OF\({name}\)"):
+            make_plan(replace(settings, variants=variants), None)
+
+
 @pytest.mark.parametrize("path", sorted((CONFIGS / "ablation").glob("*.yaml")), ids=lambda path: path.stem)
 def test_ablations_consist_of_valid_settings(path: Path, garden: Path) -> None:
     config = compose(
@@ -100,7 +125,8 @@ def test_ablations_consist_of_valid_settings(path: Path, garden: Path) -> None:
     assert len(plan.tasks) >= 6 * len(settings.seeds)
     for overrides in {task.overrides for task in plan.tasks}:
         common = ["data=tfrecords", "data.root=x", "data.image_size=224", "paths.output_dir=x"]
-        load_settings(TrainSettings, compose("train", [*common, *overrides]), RULES)
+        resolved = [RUN_OF.sub("run", override) for override in overrides]
+        load_settings(TrainSettings, compose("train", [*common, *resolved]), RULES)
 
 
 class Training:
