@@ -308,7 +308,13 @@ def test_a_final_fit_has_no_validation_metrics(tiny_settings: list[str], tmp_pat
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     done = run_script("evaluate", f"run={run}", "trainer=cpu")
     assert "trained on the validation split as well" in done.stdout + done.stderr
-    done = run_script("train", *tiny_settings, "data.train_on=train+val", "callbacks=early_stopping", "logger=csv")
+    settings = [
+        "data.train_on=train+val",
+        "callbacks=early_stopping",
+        "logger=csv",
+        f"hydra.run.dir={tmp_path}/refused",
+    ]
+    done = run_script("train", *tiny_settings, *settings)
     assert done.returncode == 1
     assert done.stderr.startswith("error: callbacks.early_stopping: ")
 

@@ -1,0 +1,60 @@
+"""Options and experiments that the documentation names run one batch of each stage."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.commands import ROOT, run_script
+
+FIXRES = ["experiment=fixres", "model.pretrained=RUN/checkpoints/best.ckpt", "data.image_size=224"]
+OPTIONS = [
+    ["experiment=small_set", "data.image_size=224"],
+    ["experiment=cpu_ten_minutes"],
+    ["experiment=example"],
+    ["experiment=distill", "model.teacher=RUN"],
+    FIXRES,
+    ["optimizer=timm", "optimizer.opt=lion", "optimizer.lr=1e-4"],
+    ["optimizer=timm", "optimizer.opt=lamb", "optimizer.lr=5e-3", "+optimizer.trust_clip=true"],
+    ["optimizer=sgd"],
+    ["scheduler=competition"],
+    ["data/eval=timm"],
+    [
+        "data.train_transform=[{_target_: albumentations.RandomCrop, height: 64, width: 64}, "
+        "{_target_: albumentations.D4}]"
+    ],
+    *([f"data/augment={path.stem}"] for path in sorted((ROOT / "configs/data/augment").glob("*.yaml"))),
+]
+TINY = ["model.backbone=test_efficientnet", "data.train_size=64", "data.eval_size=64", "data.num_workers=1"]
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option[0][:40])
+def test_an_option_runs(option: list[str], garden: Path, trained: Path, tmp_path: Path) -> None:
+    settings = [setting.replace("RUN", str(trained)) for setting in option]
+    pretrained = [] if option is FIXRES else ["model.pretrained=false"]
+    sizes = ["model.train_sizes=[32,64]"] if "experiment=cpu_ten_minutes" in option else []
+    run = f"hydra.run.dir={tmp_path}/run"
+    done = run_script("train", *settings, f"data.root={garden}", *TINY, *pretrained, *sizes, "debug=fdr", run)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_augmentation_of_the_documentation_runs(garden: Path, tmp_path: Path) -> None:
+    page = (ROOT / "docs/data-howto.md").read_text()
+    shown = re.search(r"(    # @package data\n(?:    .*\n)+)", page)
+    assert shown is not None
+    (tmp_path / "data/augment").mkdir(parents=True)
+    text = re.sub("^    ", "", shown[1], flags=re.MULTILINE)
+    (tmp_path / "data/augment/mine.yaml").write_text(text)
+    settings = ["data=tfrecords", f"data.root={garden}", "data/augment=mine", *TINY, "model.pretrained=false"]
+    added = f"hydra.searchpath=[file://{tmp_path}]"
+    done = run_script("train", *settings, added, "debug=fdr", f"hydra.run.dir={tmp_path}/run")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_grid_runs_all_its_jobs(garden: Path, tmp_path: Path) -> None:
+    settings = ["data=tfrecords", f"data.root={garden}", *TINY, "model.pretrained=false"]
+    done = run_script("train", "hparams_search=grid", *settings, "debug=fdr", f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("*/.hydra"))) == 6 or len([path for path in tmp_path.iterdir() if path.is_dir()]) == 6
