@@ -289,7 +289,7 @@ def test_a_label_that_is_no_class_is_refused(tmp_path: Path, label: int | None, 
     labels = [*VAL[1].labels[:11], label]
     members = make_members(tmp_path, [VAL[0], Rows(VAL[1].ids, labels, VAL[1].probabilities)])
     message = error_on_validation(members, tmp_path)
-    assert re.search(rf"\bb \(predictions/val\.parquet\): .*\b0 to 2\b", message)
+    assert re.search(r"\bb \(predictions/val\.parquet\): .*\b0 to 2\b", message)
     assert re.search(rf"found 1 bad row .*\(00000000b: {found}\)", message)
 
 
