@@ -36,7 +36,9 @@ def test_an_option_runs(option: list[str], garden: Path, trained: Path, tmp_path
     pretrained = [] if option is FIXRES else ["model.pretrained=false"]
     sizes = ["model.train_sizes=[32,64]"] if "experiment=cpu_ten_minutes" in option else []
     run = f"hydra.run.dir={tmp_path}/run"
-    done = run_script("train", *settings, f"data.root={garden}", *TINY, *pretrained, *sizes, "debug=fdr", run)
+    done = run_script(
+        "train", "data=tfrecords", *settings, f"data.root={garden}", *TINY, *pretrained, *sizes, "debug=fdr", run
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -25,8 +25,8 @@ class CollectOutcomes(Callback):
     """Keeps the model's predictions of the last validation.
 
     The model's `validation_step` must return a mapping with `logits`, float `[B, K]`, and the batches must have ids and
-    labels: see `flowers.interfaces`. Otherwise `outcomes` stays None. On XLA, validations during training are skipped:
-    fetching a tensor that is split over several devices compiles a program each time.
+    labels: see `flowers.interfaces`. Otherwise `outcomes` stays None. On XLA, validations during training are
+    skipped: fetching a tensor that is split over several devices compiles a program each time.
     """
 
     def __init__(self) -> None:
