@@ -93,8 +93,8 @@ def run_command(main: Callable[[DictConfig], Any], name: str) -> None:
 def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """Compose `configs/NAME.yaml` with overrides, as a command does with its command line.
 
-    The settings are not checked: `flowers.settings.load_settings` does that. Hydra sets `paths.output_dir` only for
-    commands; here it has no value unless an override sets it.
+    The settings are not checked: `flowers.settings.load_settings` does that. Hydra sets `paths.output_dir` for
+    commands only; here it has no value unless an override sets it.
     """
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config: DictConfig = hydra.compose(name, list(overrides))
