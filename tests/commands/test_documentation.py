@@ -33,6 +33,7 @@ PLACEHOLDERS |= {
     "=my_net": "=resnet50",
     "=my_data": "=garden",
     "augment=mine": "augment=flip",
+    "experiment=mine": "experiment=example",
 }
 
 

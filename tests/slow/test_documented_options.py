@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,27 @@ def test_a_grid_runs_all_its_jobs(garden: Path, tmp_path: Path) -> None:
     done = run_script("train", "hparams_search=grid", *settings, "debug=fdr", f"hydra.sweep.dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("*/.hydra"))) == 6 or len([path for path in tmp_path.iterdir() if path.is_dir()]) == 6
+
+
+def test_the_model_and_the_experiment_of_the_documentation_run(
+    garden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs/your-own.md").read_text()
+    blocks = [textwrap.dedent(block) for block in re.findall(r"\n\n((?:(?:    .*)?\n)+)", page)]
+    code, settings, experiment = (
+        next(block for block in blocks if start in block)
+        for start in ("class SmallNet", "_target_: small_net.SmallNet", "override /model: small_net")
+    )
+    (tmp_path / "small_net.py").write_text(code)
+    for name, text in (("model/small_net", settings), ("experiment/mine", experiment)):
+        (tmp_path / "configs" / name).parent.mkdir(parents=True)
+        (tmp_path / "configs" / f"{name}.yaml").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run, places = tmp_path / "run", f"hydra.searchpath=[file://{tmp_path}/configs]"
+    data = ["data=tfrecords", f"data.root={garden}", "data.train_size=32", "data.eval_size=32", "data.num_workers=1"]
+    done = run_script("train", "experiment=mine", *data, "trainer.max_epochs=1", places, f"hydra.run.dir={run}")
+    assert done.returncode == 0, done.stderr
+    assert (run / "report/index.html").exists()
+    done = run_script("predict", f"run={run}", "split=test", "trust=true")
+    assert done.returncode == 0, done.stderr
+    assert (run / "submission.csv").exists()
