@@ -12,7 +12,7 @@ import sys
 import termios
 from pathlib import Path
 
-from tests.helpers.commands import ROOT
+from tests.helpers.commands import ROOT, run_script
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 EPOCH = re.compile(r"^Epoch (\d+)/(\d+)  [\d.]+ images/s  loss [\d.]+  val loss [\d.]+  macro F1 [\d.]+  \d+:\d\d$")
@@ -55,15 +55,27 @@ def test_without_a_terminal_plain_lines_are_printed(trained: Path) -> None:
     assert bars == []
 
 
-def test_the_summary_names_data_model_device_and_schedule(trained: Path) -> None:
-    lines = [line.strip() for line in (trained / "stdout.txt").read_text().splitlines()]
+def read_summary(printed: str) -> dict[str, str]:
+    """Return the rows of a training's summary, by name."""
+    lines = [line.strip() for line in printed.splitlines()]
     rows = dict(line.split("  ", maxsplit=1) for line in lines if re.match(r"[A-Z][a-z]+  ", line))
-    rows = {name: text.strip() for name, text in rows.items()}
+    return {name: text.strip() for name, text in rows.items()}
+
+
+def test_the_summary_names_data_model_device_and_schedule(trained: Path) -> None:
+    rows = read_summary((trained / "stdout.txt").read_text())
     assert {"208", "104", "192"} <= set(re.findall(r"\d+", rows["Data"]))
     assert rows["Model"].startswith("test_efficientnet, ") and "GFLOPs" in rows["Model"]
     assert rows["Device"].startswith("cpu, ")
     assert rows["Schedule"].startswith("1 epoch of ")
     assert rows["Logs"] == "CSV, Wandb"
+
+
+def test_the_summary_of_a_trial_run_has_no_loggers(tiny_settings: list[str], tmp_path: Path) -> None:
+    done = run_script("train", *tiny_settings, "debug=fdr", f"hydra.run.dir={tmp_path}/run")
+    assert done.returncode == 0, done.stderr
+    rows = read_summary(done.stdout)
+    assert rows["Logs"] == "none" and rows["Schedule"].startswith("1 epoch of 1 step, ")
 
 
 def test_no_library_warns(trained: Path) -> None:

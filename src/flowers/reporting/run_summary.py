@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich import get_console
 from rich.table import Table
@@ -46,10 +47,7 @@ def summarize(trainer: L.Trainer, model: L.LightningModule) -> dict[str, str]:
         "Model": _model(model, getattr(datamodule, "train_size", None)),
         "Device": _device(trainer),
         "Schedule": _schedule(trainer),
-        "Logs": ", ".join(
-            type(logger).__name__.removeprefix("Fallback").removesuffix("Logger") for logger in trainer.loggers
-        )
-        or "none",
+        "Logs": _loggers(trainer),
     }
     return {name: text for name, text in rows.items() if text}
 
@@ -120,13 +118,22 @@ def _device(trainer: L.Trainer) -> str:
     return f"{name}{processes}, precision {trainer.precision}"
 
 
+def _loggers(trainer: L.Trainer) -> str:
+    loggers = [logger for logger in trainer.loggers if not isinstance(logger, DummyLogger)]  # fast_dev_run's
+    names = [type(logger).__name__.removeprefix("Fallback").removesuffix("Logger") for logger in loggers]
+    return ", ".join(names) or "none"
+
+
+def _count(number: int | float, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _schedule(trainer: L.Trainer) -> str:
-    steps = trainer.num_training_batches
     parts = []
     if trainer.max_epochs not in (None, -1):
-        parts.append(f"{trainer.max_epochs} epoch{'' if trainer.max_epochs == 1 else 's'} of {steps} steps")
-    if trainer.max_steps != -1:
-        parts.append(f"at most {trainer.max_steps} steps")
+        parts.append(f"{_count(trainer.max_epochs, 'epoch')} of {_count(trainer.num_training_batches, 'step')}")
+    if trainer.max_steps != -1 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        parts.append(f"at most {_count(trainer.max_steps, 'step')}")
     if (batch := getattr(trainer.datamodule, "batch_size", None)) is not None:  # type: ignore[attr-defined]
         parts.append(f"{batch * trainer.world_size * trainer.accumulate_grad_batches} images a step")
     for optimizer in trainer.optimizers[:1]:
