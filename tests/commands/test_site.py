@@ -41,8 +41,13 @@ def test_every_page_opens_without_errors_or_requests(site: Path) -> None:
 
 def test_the_search_finds_a_setting(site: Path) -> None:
     with launch_browser() as browser, open_page(browser, site / "index.html") as page:
+        results = page.locator(".md-search-result__link")
+        assert results.count() == 0
         page.get_by_role("textbox", name="Search").fill("layer_decay")
-        page.get_by_role("link", name=re.compile("model")).first.wait_for()
+        results.first.wait_for()
+        assert {"models.html", "settings.html"} <= set(
+            results.evaluate_all("links => links.map(link => new URL(link.href).pathname.split('/').pop())")
+        )
 
 
 def test_settings_lists_every_class_of_the_configuration() -> None:
