@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from flowers.errors import FULL, UNWRITABLE, InputError, nearest
-from flowers.settings import is_node
+from flowers.settings import is_node, quote
 from flowers.system.termination import Terminated, raise_on_signals
 from flowers.targets import locate, parameters_of
 
@@ -96,23 +96,46 @@ def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     The settings are not checked: `flowers.settings.load_settings` does that. Hydra sets `paths.output_dir` for
     commands only; here it has no value unless an override sets it.
     """
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config: DictConfig = hydra.compose(name, list(overrides))
+    instance = GlobalHydra.instance()
+    running, instance.hydra = instance.hydra, None  # a running command's, which there can be one of
+    try:
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            config: DictConfig = hydra.compose(name, list(overrides))
+    finally:
+        GlobalHydra.instance().hydra = running
     return config
 
 
-def command_line() -> str:
-    """Return the shell command that runs this process's job."""
+def command_line(*, without: Sequence[str] = (), added: Sequence[str] = ()) -> str:
+    """Return the shell command that runs this process's job.
+
+    Args:
+        without: settings and groups whose overrides are left out.
+        added: further overrides.
+    """
     script = Path(sys.argv[0])
     program = script.name if script.suffix != ".py" else f"python src/{script.name}"
-    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else sys.argv[1:]
-    return " ".join([program, *map(shlex.quote, overrides)])
+    overrides = task_overrides(without) if HydraConfig.initialized() else sys.argv[1:]
+    return " ".join([program, *map(shlex.quote, [*overrides, *added])])
 
 
 def overrides_of(group: str) -> list[str]:
     """Return the job's overrides of a config group, its choice and its settings, as they were typed."""
     overrides: list[str] = list(HydraConfig.get().overrides.task)
     return [override for override in overrides if re.match(rf"[+~]*{group}[=./]", override)]
+
+
+def task_overrides(without: Sequence[str] = ()) -> list[str]:
+    """Return the job's overrides as they were typed, except those of some settings or groups."""
+    overrides: list[str] = list(HydraConfig.get().overrides.task)
+    return [override for override in overrides if override.lstrip("+~").partition("=")[0] not in without]
+
+
+def own_search_path() -> list[str]:
+    """Return the override that adds the job's own directories of configurations, as `--config-dir` did; or nothing."""
+    sources = [source for source in HydraConfig.get().runtime.config_sources if source.schema == "file"]
+    own = [source.path for source in sources if Path(source.path) != CONFIGS]
+    return [f"hydra.searchpath=[{','.join(quote(f'file://{path}') for path in own)}]"] if own else []
 
 
 def _handle_errors(main: Callable[[DictConfig], Any], name: str) -> Callable[[DictConfig], Any]:

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from flowers.cli import command_line, overrides_of, run_command, run_subcommand
+from flowers.cli import (
+    command_line,
+    compose,
+    overrides_of,
+    own_search_path,
+    run_command,
+    run_subcommand,
+    task_overrides,
+)
 
 if TYPE_CHECKING:
     from flowers.inference.evaluate import EvaluationResult
@@ -41,6 +49,11 @@ def choose() -> None:
 def ensemble() -> None:
     """Blend runs' predictions into one submission: `python src/ensemble.py`, `flowers-ensemble`."""
     run_command(_ensemble, "ensemble")
+
+
+def cross_validate() -> None:
+    """Train, predict and score all folds: `python src/cross_validate.py`, `flowers-cross-validate`."""
+    run_command(_cross_validate, "cross_validate")
 
 
 def prepare() -> None:
@@ -143,6 +156,30 @@ def _ensemble(config: DictConfig) -> float:
     print_ensemble(result, path)
     log_ensemble(result, report, settings.logger)
     return result.assessment.ensemble.validated.value
+
+
+def _cross_validate(config: DictConfig) -> float | None:
+    from flowers.cross_validation.cross_validate import cross_validate
+    from flowers.cross_validation.plan import OWN_SETTINGS, Call, make_plan
+    from flowers.reporting.cross_validation import print_cross_validation
+    from flowers.reporting.ensemble_report import make_ensemble_report
+    from flowers.reporting.report import write_report
+    from flowers.settings import quote
+    from flowers.system.paths import shorten
+
+    search = own_search_path()
+    script = Path(sys.argv[0])
+    train = script.with_name(script.name.replace("cross_validate", "train").replace("cross-validate", "train"))
+    overrides = [*task_overrides(without=(*OWN_SETTINGS, "hparams_search")), *search]
+    output = f"output={quote(str(shorten(Path(config.paths.output_dir))))}"
+    again = command_line(without=("output", "hparams_search"), added=[output, *search])
+    result = cross_validate(make_plan(config, Call(overrides, again, [sys.executable, str(train)]), compose))
+    report = result.directory / "report" / "index.html" if config.report else None
+    if report is not None:
+        write_report(make_ensemble_report(result.ensemble, command_line()), report)
+    print_cross_validation(result, report)
+    summary = result.spreads.get(result.monitored)
+    return None if summary is None else summary.mean
 
 
 def _sync(config: DictConfig) -> None:

@@ -9,6 +9,7 @@ their values against the annotations.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast, get_args, get_origin
@@ -99,6 +100,11 @@ def raise_problems(problems: Collection[str]) -> None:
 def is_node(value: object) -> bool:
     """Return whether a value describes an object."""
     return isinstance(value, Mapping) and "_target_" in value
+
+
+def quote(value: str) -> str:
+    """Quote a value for an override if Hydra would not take it as one string."""
+    return value if re.fullmatch(r"[\w./:@%+-]+", value) else "'{}'".format(value.replace("'", "\\'"))
 
 
 def find_node_problems(key: str, node: Mapping[str, Any], rule: Rule | None = None) -> list[str]:

@@ -45,6 +45,7 @@ def test_every_choice_of_every_group_is_accepted_unchanged(choice: str) -> None:
         ("benchmark_step", ["trainer=gpu"], "steps", 30),
         ("benchmark_loader", ["data.root=somewhere", "seconds=0.5"], "workers", None),
         ("ensemble", ["runs=[a,b]"], "runs", ["a", "b"]),
+        ("cross_validate", ["model=resnet50", "trainer.max_epochs=8"], "folds", 5),
         ("choose", ["data=kaggle", "backbones=[resnet18]"], "train_images", 2000),
         ("dashboard", ["logger.wandb.project=trees"], "name", "trees"),
         ("sync", [], "runs", "logs"),

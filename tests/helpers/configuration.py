@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from benchmarks.loader.run import LoaderSettings
 from benchmarks.recipes.plan import RecipeSettings
 from benchmarks.step.run import StepSettings
+from flowers.cross_validation.plan import CrossValidationSettings
 from flowers.ensembling.ensemble import EnsembleSettings
 from flowers.inference.choose import ChooseSettings
 from flowers.inference.evaluate import EvaluateSettings
@@ -50,6 +51,7 @@ COMMANDS: dict[str, type[Any]] = {
     "predict": PredictSettings,
     "choose": ChooseSettings,
     "ensemble": EnsembleSettings,
+    "cross_validate": CrossValidationSettings,
     "dashboard": DashboardSettings,
     "sync": SyncSettings,
     "prepare_folder": FolderSettings,

@@ -13,13 +13,14 @@ class Terminated(SystemExit):
     """Raised when a signal ends a command. The CLI prints `message`, and the process exits with `status`.
 
     Args:
-        number: the signal's number.
+        number: the signal's number, kept as an attribute.
         detail: text of `message` after the signal's name.
         status: the exit status; None for 128 + `number`, the convention of shells.
     """
 
     def __init__(self, number: int, detail: str = "", status: int | None = None) -> None:
         super().__init__(128 + number if status is None else status)
+        self.number = number
         self.message = f"stopped by {NAMES.get(signal.Signals(number), number)}{detail}."
 
 

@@ -87,19 +87,29 @@ def check_resumable(
             "with averaged weights. Add callbacks=ema; to start a new run from the average, set model.pretrained to "
             "this path instead."
         )
-    for name, limit, done in (
-        ("epochs", trainer.max_epochs, checkpoint.epochs),
-        ("steps", trainer.max_steps, checkpoint.steps),
-    ):
-        if limit is not None and 0 <= limit <= done:
-            raise InputError(
-                f"trainer.max_{name}={limit}: expected more than the {done} {name} that {path} has been trained for. "
-                f"Set trainer.max_{name} to {done + 1} or more."
-            )
+    if reached := find_reached_limit(checkpoint, trainer.max_epochs, trainer.max_steps):
+        name, limit, done = reached
+        raise InputError(
+            f"trainer.max_{name}={limit}: expected more than the {done} {name} that {path} has been trained for. "
+            f"Set trainer.max_{name} to {done + 1} or more."
+        )
     if isinstance(datamodule, ChecksSplit) and checkpoint.position is not None:
         datamodule.check_same_split(checkpoint.position)
     same_batch = _has_same_batch(checkpoint, trainer, datamodule)
     _check_same_settings(path, checkpoint, model, same_batch=same_batch)
+
+
+def find_reached_limit(
+    checkpoint: Checkpoint, max_epochs: int | None, max_steps: int | None
+) -> tuple[str, int, int] | None:
+    """Return the limit that a checkpoint has reached, or None if its training can continue.
+
+    Returns:
+        `epochs` or `steps`, the limit of the trainer, and how many are done.
+    """
+    limits = (("epochs", max_epochs, checkpoint.epochs), ("steps", max_steps, checkpoint.steps))
+    reached = ((name, limit, done) for name, limit, done in limits if limit is not None and 0 <= limit <= done)
+    return next(reached, None)
 
 
 def _has_same_batch(checkpoint: Checkpoint, trainer: L.Trainer, datamodule: L.LightningDataModule) -> bool:

@@ -5,6 +5,7 @@ config.yaml  checkpoints/{best,last}.ckpt  metrics.csv  metrics.json  prediction
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -180,10 +181,7 @@ class Run:
 
         `data.fold` is one of these, so all folds of a cross-validation have the same digest.
         """
-        config = self.config()
-        for key in (*_NOT_IN_RECIPE, *_PASSIVE_CALLBACKS):
-            OmegaConf.update(config, key, None, force_add=True)
-        return hashlib.sha256(OmegaConf.to_yaml(config, sort_keys=True).encode()).hexdigest()
+        return recipe_of(self.config())
 
     def monitored(self) -> str:
         """Return the name of the metric that selected the best checkpoint."""
@@ -271,6 +269,14 @@ class Run:
                 f"differ, so the {split} split would contain training images. Leave data.root out; if the data set "
                 f"was moved, link it to {own.root}."
             )
+
+
+def recipe_of(config: DictConfig) -> str:
+    """Return the digest of a training's configuration: see `Run.recipe`."""
+    kept = copy.deepcopy(config)
+    for key in (*_NOT_IN_RECIPE, *_PASSIVE_CALLBACKS):
+        OmegaConf.update(kept, key, None, force_add=True)
+    return hashlib.sha256(OmegaConf.to_yaml(kept, sort_keys=True).encode()).hexdigest()
 
 
 def find_newest_run(directory: Path) -> Run:

@@ -115,7 +115,7 @@ def train(config: DictConfig) -> TrainingResult:
         InputError: bad settings, data, weights or checkpoint; see the message.
     """
     settings = load_settings(TrainSettings, config, RULES)
-    _check_settings(settings)
+    check_settings(settings)
     run = Run(Path(settings.paths.output_dir))
     L.seed_everything(settings.seed, verbose=False)
 
@@ -134,7 +134,7 @@ def train(config: DictConfig) -> TrainingResult:
             raise InputError(" ".join(str(error).split())) from error
 
 
-def _check_settings(settings: TrainSettings) -> None:
+def check_settings(settings: TrainSettings) -> None:
     """Raise `InputError` for inconsistent settings, before any data are read or weights are loaded."""
     check_monitors(settings.monitor, settings.callbacks, settings.model)
     check_kept_checkpoints(settings.callbacks)

@@ -1,0 +1,1 @@
+"""Train, predict and score all folds of a data set."""
