@@ -121,8 +121,8 @@ def _describe_failure(plan: Plan, fold: int, status: int, console: Path, start: 
 
 def find_error(output: str) -> str:
     """Return the message that a command has ended with, or else its last line of output."""
-    before, found, message = f"\n{output}".rpartition("\nerror: ")
-    return message.strip() if found else next(reversed([line for line in before.split("\n") if line.strip()]), "")
+    _, found, end = f"\n{output}".rpartition("\nerror: ")
+    return end.strip() if found else end.rstrip().rpartition("\n")[2]
 
 
 def _check_same_recipe(plan: Plan, run: Run) -> None:

@@ -19,9 +19,7 @@ def print_cross_validation(result: CrossValidation, report: Path | None) -> None
     own, (images, tests) = result.macro_f1, result.ensemble.rows
     interval = f"{own.low:.3f} to {own.high:.3f}, 95 % by bootstrap of {images} images"
     _console.print(f"Out-of-fold macro F1: {own.value:.4f} ({interval})")
-    _console.print(
-        "The intervals over folds are too narrow, as folds share training images (docs/cross-validation.md)."
-    )
+    _console.print("The intervals over folds are too narrow, as the folds share images (docs/cross-validation.md).")
     for file in [*result.files, *([] if report is None else [report])]:
         _console.print(f"Wrote {shorten(file)}", markup=False)
     if not tests:
@@ -33,10 +31,8 @@ def _table(result: CrossValidation) -> Table:
     split = result.monitored.rpartition("/")[0]
     names = [name for name in result.spreads if name.rpartition("/")[0] == split and name != result.monitored]
     names += [result.monitored] if result.monitored in result.spreads else []
-    table = Table(
-        Column("fold", no_wrap=True),
-        *(Column(name.rpartition("/")[2], justify="right", no_wrap=True) for name in names),
-    )
+    columns = [Column(name.rpartition("/")[2], justify="right", no_wrap=True) for name in names]
+    table = Table(Column("fold", no_wrap=True), *columns)
     for fold, metrics in enumerate(result.folds):
         last = fold == len(result.folds) - 1
         table.add_row(str(fold), *(f"{metrics[name]:.4f}" for name in names), end_section=last)
