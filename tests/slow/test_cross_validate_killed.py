@@ -17,8 +17,9 @@ from tests.helpers.commands import ScriptProcess, run_script
 
 @pytest.fixture(scope="module")
 def settings(tiny_settings: list[str]) -> list[str]:
-    steps = ["data.batch_size=8", "data.num_workers=0", "callbacks.last_checkpoint.every_n_steps=1"]
-    return [*tiny_settings, *steps]
+    """Return settings whose training takes long enough to be killed within it, with a checkpoint at each step."""
+    steps = ["data.batch_size=4", "data.num_workers=0", "callbacks.last_checkpoint.every_n_steps=1"]
+    return [*tiny_settings, *steps, "trainer.max_epochs=2"]
 
 
 def start(output: Path, settings: list[str]) -> ScriptProcess:
@@ -55,6 +56,7 @@ def test_kills_while_training_between_folds_and_while_predicting_change_nothing(
     assert states == [[False, False], [True, False], [True, True]]  # the kills were at different points
     again = call(output, settings)
     assert again.returncode == 0, again.stdout + again.stderr
+    assert list(output.rglob("*.part")) == []
     assert "Resuming from" in (first / "console.log").read_text()
     assert table_of(again.stdout) == table_of(done.stdout) != []
     scores = [json.loads((tmp_path / name / "cross_validation.json").read_text()) for name in ("whole", "killed")]

@@ -20,6 +20,7 @@ from flowers.errors import InputError
 from flowers.inference.evaluate import evaluate
 from flowers.inference.predict import predict
 from flowers.settings import quote
+from flowers.system.atomic import remove_parts
 from flowers.system.paths import shorten
 from flowers.system.programs import run_program
 from flowers.system.termination import Terminated
@@ -84,7 +85,7 @@ def _train(plan: Plan, fold: int) -> None:
     console = run.directory / "console.log"
     arguments = [*plan.call.overrides, *fold_overrides(folds, fold), f"hydra.run.dir={quote(str(run.directory))}"]
     if "group" in (wandb := (plan.settings.logger or {}).get("wandb") or {}) and wandb["group"] is None:
-        arguments.append(f"logger.wandb.group={quote(plan.directory.name)}")
+        arguments.append(f"logger.wandb.group={quote('-'.join(plan.directory.parts[-2:]))}")
     if run.last.exists():
         arguments.append(f"ckpt_path={quote(str(run.last))}")
     else:  # killed before it could be resumed; what is there would be refused as another run's
@@ -148,6 +149,7 @@ def predict_folds(plan: Plan) -> list[Split]:
         for split in splits:
             if not run.predictions(split).exists():
                 log.info("Fold %d of %d: predicting %s", fold, plan.settings.folds, split)
+                remove_parts(run.predictions(split))  # of a process that was killed here
                 config = _compose(plan, "predict", run, f"split={split}")
                 predict(config)
     return splits
