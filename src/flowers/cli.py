@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -125,10 +125,12 @@ def overrides_of(group: str) -> list[str]:
     return [override for override in overrides if re.match(rf"[+~]*{group}[=./]", override)]
 
 
-def task_overrides(without: Sequence[str] = ()) -> list[str]:
-    """Return the job's overrides as they were typed, except those of some settings or groups."""
-    overrides: list[str] = list(HydraConfig.get().overrides.task)
-    return [override for override in overrides if override.lstrip("+~").partition("=")[0] not in without]
+def task_overrides(without: Collection[str] = ()) -> list[str]:
+    """Return the job's overrides as they were typed, without those of some top-level keys and what is below them."""
+    overrides = list(HydraConfig.get().overrides.task)
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    names = [re.split(r"[./@]", override.key_or_group)[0] for override in parsed]
+    return [override for name, override in zip(names, overrides, strict=True) if name not in without]
 
 
 def own_search_path() -> list[str]:
@@ -136,6 +138,14 @@ def own_search_path() -> list[str]:
     sources = [source for source in HydraConfig.get().runtime.config_sources if source.schema == "file"]
     own = [source.path for source in sources if Path(source.path) != CONFIGS]
     return [f"hydra.searchpath=[{','.join(quote(f'file://{path}') for path in own)}]"] if own else []
+
+
+def sibling_command(name: str) -> list[str]:
+    """Return the command line that runs another command of this package in the same way as this one runs."""
+    script, own = Path(sys.argv[0]), HydraConfig.get().job.config_name
+    typed = own if own in script.stem else own.replace("_", "-")
+    before, _, after = script.stem.rpartition(typed)
+    return [sys.executable, str(script.with_name(f"{before}{name}{after}{script.suffix}"))]
 
 
 def _handle_errors(main: Callable[[DictConfig], Any], name: str) -> Callable[[DictConfig], Any]:

@@ -17,8 +17,10 @@ from flowers.cli import (
     own_search_path,
     run_command,
     run_subcommand,
+    sibling_command,
     task_overrides,
 )
+from flowers.errors import InputError
 
 if TYPE_CHECKING:
     from flowers.inference.evaluate import EvaluationResult
@@ -44,6 +46,11 @@ def predict() -> None:
 def choose() -> None:
     """Rank backbones for a data set: `python src/choose.py`, `flowers-choose`."""
     run_command(_choose, "choose")
+
+
+def search() -> None:
+    """Search for the best settings: `python src/search.py`, `flowers-search`."""
+    run_command(_search, "search")
 
 
 def ensemble() -> None:
@@ -72,6 +79,8 @@ def dashboard() -> None:
 
 
 def _train(config: DictConfig) -> float | None:
+    if "space" in config:
+        raise InputError("hparams_search=optuna: expected another command. Type python src/search.py instead.")
     from flowers.reporting.summary import print_metrics, print_run, print_skipped
     from flowers.training.loggers import finished_wandb_run
     from flowers.training.train import train
@@ -142,6 +151,23 @@ def _choose(config: DictConfig) -> None:
     print_choice(choice, overrides_of("data"))
 
 
+def _search(config: DictConfig) -> float | None:
+    from flowers.targets import require_package
+
+    require_package("hparams_search", "optuna", "optuna")
+    from flowers.reporting.search import print_end, print_search, print_start, write_sweep
+    from flowers.search.search import OWN, Training, plan_search, search
+
+    overrides = [*task_overrides(without=[*OWN, "hparams_search"]), *own_search_path()]
+    training = Training(sibling_command("train"), overrides, partial(compose, "train"))
+    plan = plan_search(config, training)
+    if plan.settings.sweep is not None:
+        write_sweep(plan, Path(plan.settings.sweep))
+        return None
+    result = search(plan, print_start, partial(print_end, plan.monitor.metric))
+    return print_search(result)
+
+
 def _ensemble(config: DictConfig) -> float:
     from flowers.ensembling.ensemble import EnsembleSettings, ensemble
     from flowers.reporting.ensemble import log_ensemble, print_ensemble
@@ -168,12 +194,10 @@ def _cross_validate(config: DictConfig) -> float | None:
     from flowers.system.paths import shorten
 
     search = own_search_path()
-    script = Path(sys.argv[0])
-    train = script.with_name(script.name.replace("cross_validate", "train").replace("cross-validate", "train"))
     overrides = [*task_overrides(without=(*OWN_SETTINGS, "hparams_search")), *search]
     output = f"output={quote(str(shorten(Path(config.paths.output_dir))))}"
     again = command_line(without=("output", "hparams_search"), added=[output, *search])
-    result = cross_validate(make_plan(config, Call(overrides, again, [sys.executable, str(train)]), compose))
+    result = cross_validate(make_plan(config, Call(overrides, again, sibling_command("train")), compose))
     report = result.directory / "report" / "index.html" if config.report else None
     if report is not None:
         write_report(make_ensemble_report(result.ensemble, command_line()), report)

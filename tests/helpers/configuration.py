@@ -21,6 +21,8 @@ from flowers.preparation.plan import FolderSettings
 from flowers.preparation.verify import VerifySettings
 from flowers.reporting.wandb_sync import SyncSettings
 from flowers.reporting.wandb_workspace import DashboardSettings
+from flowers.search.search import OWN, SearchSettings
+from flowers.search.search import RULES as SEARCH_RULES
 from flowers.settings import load_settings
 from flowers.training.train import RULES, TrainSettings
 
@@ -50,6 +52,7 @@ COMMANDS: dict[str, type[Any]] = {
     "evaluate": EvaluateSettings,
     "predict": PredictSettings,
     "choose": ChooseSettings,
+    "search": SearchSettings,
     "ensemble": EnsembleSettings,
     "cross_validate": CrossValidationSettings,
     "dashboard": DashboardSettings,
@@ -64,7 +67,7 @@ COMMANDS: dict[str, type[Any]] = {
 
 def compose_config(name: str, *overrides: str) -> DictConfig:
     """Compose `configs/NAME.yaml`, with an output directory if Hydra gives the command one."""
-    output = ["paths.output_dir=out"] if "paths" in COMMANDS[name].__dataclass_fields__ else []
+    output = ["paths.output_dir=out"] if name == "search" or "paths" in COMMANDS[name].__dataclass_fields__ else []
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose(name, [*overrides, *output])
 
@@ -98,4 +101,10 @@ def check_config(name: str, config: DictConfig) -> Any:
         OmegaConf.update(config, key, ["DIR"] if key == "runs" else "DIR")
     if "flowers.training.xla" in str(OmegaConf.select(config, "trainer.strategy._target_")):
         config.trainer.strategy = "auto"
+    if name == "search":  # its own settings beside those of a training
+        own = OmegaConf.create({key: value for key, value in resolve_values(config).items() if key in OWN})
+        for key in OWN:
+            config.pop(key, None)
+        load_settings(TrainSettings, config, RULES)
+        return load_settings(SearchSettings, own, SEARCH_RULES)
     return load_settings(COMMANDS[name], config, RULES if "trainer" in config else {})
