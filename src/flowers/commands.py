@@ -155,7 +155,7 @@ def _search(config: DictConfig) -> float | None:
     from flowers.targets import require_package
 
     require_package("hparams_search", "optuna", "optuna")
-    from flowers.reporting.search import print_end, print_search, print_start, write_sweep
+    from flowers.reporting.search import print_directory, print_end, print_search, print_start, write_sweep
     from flowers.search.search import OWN, Training, plan_search, search
 
     overrides = [*task_overrides(without=[*OWN, "hparams_search"]), *own_search_path()]
@@ -164,6 +164,7 @@ def _search(config: DictConfig) -> float | None:
     if plan.settings.sweep is not None:
         write_sweep(plan, Path(plan.settings.sweep))
         return None
+    print_directory(plan)
     result = search(plan, print_start, partial(print_end, plan.monitor.metric))
     return print_search(result)
 

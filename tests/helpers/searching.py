@@ -6,7 +6,7 @@ import functools
 import multiprocessing
 import sys
 from collections.abc import Sequence
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -39,9 +39,9 @@ def run_search(plan: Plan) -> SearchResult:
     return search(plan, _ignore, _ignore)
 
 
-def start_search(directory: Path, overrides: Sequence[str] = (), trials: int = 4) -> SpawnProcess:
+def start_search(directory: Path, overrides: Sequence[str] = (), trials: int = 4) -> ForkProcess:
     """Start a search in a process of its own."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # everything is imported
     process = context.Process(target=_search, args=(directory, tuple(overrides), trials))
     process.start()
     return process

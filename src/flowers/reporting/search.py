@@ -29,6 +29,12 @@ ENOUGH_TRIALS = 10
 _console = Console(soft_wrap=True, highlight=False)
 
 
+def print_directory(plan: Plan) -> None:
+    """Print how many trials there will be, and the setting that continues the search if it is stopped."""
+    output = shlex.quote(f"output={plan.settings.output}")
+    _console.print(f"Search: {plan.settings.trials} trials. Continue it with {output}", markup=False)
+
+
 def print_start(trial: FrozenTrial) -> None:
     """Print the settings of a trial that starts."""
     _console.print(f"Trial {trial.number}: {' '.join(_settings(trial))}", markup=False)

@@ -120,9 +120,9 @@ def test_a_metric_that_is_not_finite_is_a_failure(tmp_path: Path) -> None:
 BAD = {
     "optimizer.lr": (["space={optimizer.lr:{low:-1.0}}"], r"space\.optimizer\.lr"),
     "group": (["space={data/augment:{choices:[light,heavy]}}"], r"space\.data/augment: data/augment=heavy: "),
-    "unknown": (["space={model.depth:{low:1,high:2}}"], r"space\.model\.depth: "),
+    "unknown": (["+space={model.depth:{low:1,high:2}}"], r"space\.model\.depth: "),
     "training": (["data.batch_size=0"], r"^data\.batch_size=0: "),
-    "monitor": (["space={monitor:{choices:[loss,accuracy]}}"], r"space\.monitor: "),
+    "monitor": (["+space={monitor:{choices:[loss,accuracy]}}"], r"space\.monitor: "),
     "logger": (["logger=none"], r"^logger: "),
     "ckpt_path": (["ckpt_path=last.ckpt"], r"^ckpt_path: "),
     "sampler": (["+sampler.seed=3"], r"^sampler\.seed: "),
@@ -136,7 +136,9 @@ def test_bad_settings_are_refused_before_the_first_trial(name: str, tmp_path: Pa
     overrides, pattern = BAD[name]
     plan = make_plan(tmp_path)
     training = type(plan.training)(
-        [], [o for o in overrides if not o.startswith(("space", "+s", "trials", "hp"))], plan.training.compose
+        [],
+        [o for o in overrides if not o.startswith(("space", "+space", "+sampler", "trials", "hparams_search"))],
+        plan.training.compose,
     )
     with pytest.raises(InputError, match=pattern):
         plan_search(compose_config("search", f"output={tmp_path}/out", *overrides), training)
