@@ -43,7 +43,7 @@ def print_start(trial: FrozenTrial) -> None:
 def print_end(metric: str, trial: FrozenTrial) -> None:
     """Print how a trial ended."""
     if trial.state == TrialState.COMPLETE:
-        shown = f"{metric} {trial.value:.4f}"
+        shown = f"{metric} {_value(trial):.4f}"
     elif trial.state == TrialState.PRUNED:
         shown = f"pruned after epoch {trial.last_step}"
     else:
@@ -64,15 +64,14 @@ def print_search(result: SearchResult) -> float | None:
     if not best:
         return None
     _console.print(f"Train the best:    {best_command(best[0], result.plan)}", markup=False)
-    value: float = best[0].value
-    return value
+    return _value(best[0])
 
 
 def rank_trials(trials: list[FrozenTrial], plan: Plan) -> list[FrozenTrial]:
     """Return the complete trials, the best first; of equal ones, the earlier first."""
     sign = -1 if plan.monitor.mode == "max" else 1
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    return sorted(complete, key=lambda trial: (sign * trial.value, trial.number))
+    return sorted(complete, key=lambda trial: (sign * _value(trial), trial.number))
 
 
 def best_command(trial: FrozenTrial, plan: Plan) -> str:
@@ -101,11 +100,16 @@ def write_sweep(plan: Plan, path: Path) -> None:
     _console.print(f"Start it:    wandb sweep {shlex.quote(str(path))}", markup=False)
 
 
+def _value(trial: FrozenTrial) -> float:
+    assert trial.value is not None, "the trial is complete"
+    return trial.value
+
+
 def _make_table(trials: list[FrozenTrial], plan: Plan) -> Table:
     metric = Column(metric_label(plan.monitor.metric), justify="right", no_wrap=True)
     table = Table(Column("trial", justify="right"), metric, Column("settings", overflow="fold"), box=SIMPLE, padding=0)
     for trial in trials:
-        table.add_row(str(trial.number), f"{trial.value:.4f}", " ".join(_settings(trial)))
+        table.add_row(str(trial.number), f"{_value(trial):.4f}", " ".join(_settings(trial)))
     return table
 
 

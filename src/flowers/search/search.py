@@ -242,11 +242,10 @@ def _frozen(study: optuna.Study, trial: optuna.Trial) -> FrozenTrial:
 
 def _check_failures(directory: Path, study: optuna.Study, started: datetime) -> None:
     """Raise `InputError` if the last trials that ended since the start of this process all failed."""
-    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.datetime_complete is not None]
-    last = sorted(ended, key=lambda trial: trial.datetime_complete)[-FAILURES:]
+    trials = study.get_trials(deepcopy=False)
+    ends = [(trial.datetime_complete, trial.number) for trial in trials if trial.datetime_complete is not None]
+    last = [trials[number] for end, number in sorted(ends)[-FAILURES:] if end >= started]
     if len(last) == FAILURES and all(trial.state == TrialState.FAIL for trial in last):
-        if last[0].datetime_complete < started:
-            return
         log = output_log(Run(directory / f"trial-{last[-1].number}"))
         raise InputError(
             f"{log}: {FAILURES} trials in a row failed, the last with: {last[-1].user_attrs['problem']} "
