@@ -142,7 +142,8 @@ def _quote(path: Path) -> str:
 def _running(run: Run, command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     """Start a training, and stop it if it still runs when the block ends.
 
-    It has a process group of its own: Ctrl-C goes to the search, which then stops it.
+    It has a process group of its own: Ctrl-C goes to the search, which then stops it. It stays in the session, because
+    Linux gives each session a priority of its own: the training of a search under `nice` would have the normal one.
     """
     parent = os.getpid()
     run.directory.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +153,7 @@ def _running(run: Run, command: Sequence[str]) -> Iterator[subprocess.Popen[byte
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            process_group=0,
             preexec_fn=lambda: _end_with_parent(parent),
         )
     try:
