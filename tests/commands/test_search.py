@@ -59,7 +59,8 @@ def test_running_it_again_repeats_no_trial(searched: tuple[Path, str], tiny_sett
     )
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in directory.glob("trial-*/metrics.json")} == before
-    assert printed.endswith(done.stdout)
+    header, _, results = done.stdout.partition("\n")
+    assert f"output={directory}" in header and printed.endswith(results)
 
 
 def test_a_sweep_file_is_read_by_wandb_and_its_values_are_accepted(tmp_path: Path) -> None:
