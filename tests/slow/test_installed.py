@@ -40,7 +40,9 @@ def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "choose", "ensemble", "cross-validate", "search", "sync", "dashboard"])
+@pytest.mark.parametrize(
+    "name", ["train", "evaluate", "predict", "choose", "ensemble", "cross-validate", "search", "sync", "dashboard"]
+)
 def test_a_command_shows_its_settings_from_any_directory(commands: Path, name: str, tmp_path: Path) -> None:
     done = run(commands / f"{PROJECT}-{name}", "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from flowers.cross_validation.plan import Plan, fold_overrides
@@ -22,16 +21,13 @@ from flowers.inference.predict import predict
 from flowers.settings import quote
 from flowers.system.atomic import remove_parts
 from flowers.system.paths import shorten
-from flowers.system.programs import run_program
+from flowers.system.programs import find_error, run_program
 from flowers.system.termination import Terminated
 from flowers.training.checkpoints import read_checkpoint
 from flowers.training.resuming import find_reached_limit
 from flowers.training.runs import Run
 
 log = logging.getLogger(__name__)
-
-_ORPHAN_SECONDS = 60
-"""How long to wait for the training of a killed cross-validation, which saves a checkpoint before it ends."""
 
 
 def train_folds(plan: Plan) -> None:
@@ -42,27 +38,12 @@ def train_folds(plan: Plan) -> None:
     """
     for fold in range(plan.settings.folds):
         run = plan.run(fold)
-        _wait_for_orphan(run)
+        run.wait_until_unused()
         if _is_trained(plan, run):
             log.info("Fold %d of %d: trained already", fold, plan.settings.folds)
         else:
             _train(plan, fold)
         _check_same_recipe(plan, run)
-
-
-def _wait_for_orphan(run: Run) -> None:
-    """Wait until no training runs in a fold's directory."""
-    lock = run.directory / ".lock"
-    if not lock.exists():
-        return
-    try:
-        with FileLock(lock, timeout=_ORPHAN_SECONDS):
-            pass
-    except Timeout:
-        raise InputError(
-            f"{run.directory}: expected a fold that nothing else trains, found a training running in it. Wait for it "
-            "to end, then run the same command again."
-        ) from None
 
 
 def _is_trained(plan: Plan, run: Run) -> bool:
@@ -118,12 +99,6 @@ def _describe_failure(plan: Plan, fold: int, status: int, console: Path, start: 
         f"fold {fold}: expected a finished training, found that it failed: {reason}\n"
         f"Its output is in {shorten(console)}. When the reason is fixed, continue with: {plan.call.command}"
     )
-
-
-def find_error(output: str) -> str:
-    """Return the message that a command has ended with, or else its last line of output."""
-    _, found, end = f"\n{output}".rpartition("\nerror: ")
-    return end.strip() if found else end.rstrip().rpartition("\n")[2]
 
 
 def _check_same_recipe(plan: Plan, run: Run) -> None:

@@ -22,6 +22,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from flowers.errors import InputError
@@ -132,7 +133,7 @@ def open_study(
         check_recipe(directory / "search.json", recipe)
         journal = directory / "journal.log"
         storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=_JournalLock(journal)))
-        direction = {"min": "minimize", "max": "maximize"}[mode]
+        direction = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}[mode]
         return optuna.create_study(
             storage=storage, sampler=sampler, pruner=pruner, study_name=NAME, direction=direction, load_if_exists=True
         )

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import csv
-import ctypes
 import json
 import math
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from flowers.errors import InputError
+from flowers.settings import quote
+from flowers.system.programs import find_error, start_program
 from flowers.training.runs import Run
 
 POLL_SECONDS = 0.5
@@ -93,7 +91,7 @@ class _Watch:
 
     def _is_last(self, epoch: int) -> bool:
         """Return whether nothing would be saved by stopping after an epoch."""
-        return epoch + 1 == self._run.config().trainer.get("max_epochs")
+        return bool(epoch + 1 == self._run.config().trainer.get("max_epochs"))
 
 
 def read_epochs(run: Run, metric: str) -> dict[int, float]:
@@ -112,62 +110,25 @@ def read_epochs(run: Run, metric: str) -> dict[int, float]:
 
 def _resume(run: Run) -> list[str]:
     """Return the overrides for a training's directory and checkpoint; remove what cannot be resumed."""
-    directory = [f"hydra.run.dir={_quote(run.directory)}"]
+    directory = [f"hydra.run.dir={quote(str(run.directory))}"]
     if run.directory.exists():
-        _wait_until_unused(run)
+        run.wait_until_unused()
         if run.last.exists():
-            return [*directory, f"ckpt_path={_quote(run.last)}"]
+            return [*directory, f"ckpt_path={quote(str(run.last))}"]
         shutil.rmtree(run.directory)
     return directory
 
 
-def _wait_until_unused(run: Run) -> None:
-    """Wait for a training whose search was killed: it ends after its step."""
-    try:
-        with FileLock(run.directory / ".lock", timeout=STOP_SECONDS):
-            pass
-    except Timeout:
-        raise InputError(
-            f"{run.directory}: expected a directory that is not in use, found a training running in it. Its search has "
-            "ended. Wait for it, or end it."
-        ) from None
-
-
-def _quote(path: Path) -> str:
-    """Return a path as a quoted value of an override."""
-    return "'" + str(path).replace("'", "\\'") + "'"
-
-
 @contextmanager
 def _running(run: Run, command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a training, and stop it if it still runs when the block ends.
-
-    It has a process group of its own: Ctrl-C goes to the search, which then stops it. It stays in the session, because
-    Linux gives each session a priority of its own: the training of a search under `nice` would have the normal one.
-    """
-    parent = os.getpid()
+    """Start a training, and stop it if it still runs when the block ends."""
     run.directory.parent.mkdir(parents=True, exist_ok=True)
     with output_log(run).open("ab") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            process_group=0,
-            preexec_fn=lambda: _end_with_parent(parent),
-        )
+        process = start_program(command, log)
     try:
         yield process
     finally:
         _stop(process)
-
-
-def _end_with_parent(parent: int) -> None:
-    """Have the system send SIGTERM to this process when its parent is killed. Linux only."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(128 + signal.SIGTERM)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -191,7 +152,5 @@ def _read_outcome(run: Run, metric: str) -> Outcome:
 
 
 def _find_problem(log: Path, status: int) -> str:
-    """Return the error that a training printed, or else its last line."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return (errors or lines or ["it printed nothing"])[-1] + ("" if errors else f" (exit status {status})")
+    """Return the error that a training printed, or else its last line, and its exit status."""
+    return f"{find_error(log.read_text(errors='replace')) or 'it printed nothing'} (exit status {status})"

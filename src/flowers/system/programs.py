@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from flowers.system.termination import Terminated
 
@@ -22,11 +23,28 @@ _PR_SET_PDEATHSIG = 1
 """The number of Linux's `prctl` that asks for a signal at the end of the parent."""
 
 
+def start_program(command: Sequence[str], output: BinaryIO) -> subprocess.Popen[bytes]:
+    """Start a program, with its output and its errors in a file, line by line.
+
+    If this process is killed, Linux sends SIGTERM to the program. It has a process group of its own, as a terminal's
+    Ctrl-C would otherwise reach it twice. It stays in the session, because Linux gives each session a priority of its
+    own: a program that is started under `nice` would have the normal one.
+    """
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        process_group=0,
+        preexec_fn=_end_with_parent(),
+    )
+
+
 def run_program(command: Sequence[str], log: Path, echo: Callable[[str], object]) -> int:
     """Run a program to its end, and return its exit status, or minus the number of the signal that ended it.
 
-    SIGTERM and Ctrl-C (`Terminated`) are passed on to the program, and raised when it has ended. If this process is
-    killed, Linux sends SIGTERM to the program.
+    SIGTERM and Ctrl-C (`Terminated`) are passed on to the program, and raised when it has ended.
 
     Args:
         command: the program and its arguments.
@@ -35,15 +53,7 @@ def run_program(command: Sequence[str], log: Path, echo: Callable[[str], object]
     """
     with log.open("ab") as output, log.open("rb") as written:
         written.seek(0, os.SEEK_END)
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},  # each line is in the file at once
-            start_new_session=True,  # otherwise a terminal's Ctrl-C would reach the program twice
-            preexec_fn=_end_with_parent(),
-        )
+        process = start_program(command, output)
         decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         try:
             _follow(process, lambda: echo(decode(written.read())))
@@ -52,6 +62,12 @@ def run_program(command: Sequence[str], log: Path, echo: Callable[[str], object]
             _end(process, number, lambda: echo(decode(written.read())))
             raise
     return process.returncode
+
+
+def find_error(output: str) -> str:
+    """Return the message that a command has ended with, or else its last line of output."""
+    _, found, end = f"\n{output}".rpartition("\nerror: ")
+    return end.strip() if found else end.rstrip().rpartition("\n")[2]
 
 
 def _follow(process: subprocess.Popen[bytes], show: Callable[[], object]) -> None:

@@ -44,6 +44,10 @@ _PASSIVE_CALLBACKS = tuple(
 """Callbacks that do not change the model."""
 
 
+_ORPHAN_SECONDS = 60
+"""How long a training whose parent was killed may take to end its step and save a checkpoint."""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """A run's directory, and the paths of its files."""
@@ -125,6 +129,24 @@ class Run:
         with lock:
             self.check_unused(resumed)
             yield
+
+    def wait_until_unused(self) -> None:
+        """Wait until no training runs in this directory: one whose parent was killed ends after its step.
+
+        Raises:
+            InputError: after a minute a training still runs.
+        """
+        lock = self.directory / ".lock"
+        if not lock.exists():
+            return
+        try:
+            with FileLock(lock, timeout=_ORPHAN_SECONDS):
+                pass
+        except Timeout:
+            raise InputError(
+                f"{self.directory}: expected a directory that is not in use, found a training running in it. Wait for "
+                "it to end, or end it, then run the same command again."
+            ) from None
 
     def check_unused(self, resumed: Path | None) -> None:
         """Raise `InputError` if the directory holds results of a training other than the resumed one.

@@ -146,7 +146,6 @@ def check_settings(settings: TrainSettings) -> None:
     # An optimizer checks the ranges of its arguments when it is created.
     schedule = make_schedule(settings.scheduler, settings.trainer, batches=1) if settings.scheduler else None
     configure(instantiate("optimizer", settings.optimizer), schedule, [nn.Parameter(torch.zeros(1))])
-    return settings
 
 
 def _fit(

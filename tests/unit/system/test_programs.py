@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flowers.system.programs import run_program
+from flowers.system.programs import find_error, run_program
 from flowers.system.termination import Terminated, raise_on_signals
 
 WAITING = """
@@ -85,3 +85,16 @@ def test_a_killed_parent_ends_the_program(tmp_path: Path) -> None:
     parent.kill()
     parent.join()
     wait_for(lambda: log.read_text() == f"ended by {signal.SIGTERM.value}\n")
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("Epoch 1/3\nerror: data.root: no such directory.\nSet it.\n", "data.root: no such directory.\nSet it."),
+        ("error: first\nerror: second\n", "second"),
+        ("Traceback\nValueError: no\n\n", "ValueError: no"),
+        ("", ""),
+    ],
+)
+def test_the_error_is_the_last_message(output: str, expected: str) -> None:
+    assert find_error(output) == expected
