@@ -102,9 +102,9 @@ def check_config(name: str, config: DictConfig) -> Any:
     if "flowers.training.xla" in str(OmegaConf.select(config, "trainer.strategy._target_")):
         config.trainer.strategy = "auto"
     if name == "search":  # its own settings beside those of a training
-        own = OmegaConf.create({key: value for key, value in resolve_values(config).items() if key in OWN})
-        for key in OWN:
-            config.pop(key, None)
-        load_settings(TrainSettings, config, RULES)
+        values = resolve_values(config)
+        training = OmegaConf.create({key: value for key, value in values.items() if key not in OWN})
+        load_settings(TrainSettings, training, RULES)
+        own = OmegaConf.create({key: value for key, value in values.items() if key in OWN})
         return load_settings(SearchSettings, own, SEARCH_RULES)
     return load_settings(COMMANDS[name], config, RULES if "trainer" in config else {})
