@@ -131,6 +131,7 @@ class FlowerClassifier(L.LightningModule):
         self.normalise = Normalise(weights_config(self.backbone))
         self.metrics = nn.ModuleDict({f"{split}_metrics": SplitMetrics(len(class_names)) for split in ("train", "val")})
         self.save_hyperparameters({"class_names": self.class_names, "backbone": backbone, "licence": self.licence})
+        self.train()  # freezes batch norm: Lightning keeps the modes of modules, and calls this only after validation
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits, float `[B, K]`, of images uint8 `[B, H, W, 3]`."""

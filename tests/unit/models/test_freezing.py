@@ -38,6 +38,7 @@ def test_frozen_batch_norm_keeps_the_statistics_of_pretrained_weights(
     model = FlowerClassifier(["a", "b"], "test_efficientnet", weights, freeze_batch_norm=frozen)
     before = {name: value.clone() for name, value in model.backbone.state_dict().items() if "running" in name}
     assert before
+    model.backbone(torch.randn(2, 3, 64, 64))  # as Lightning starts a training: it does not call train()
     model.eval()
     model.train()
     model.backbone(torch.randn(2, 3, 64, 64))
