@@ -81,10 +81,15 @@ def dashboard() -> None:
 def _train(config: DictConfig) -> float | None:
     if "space" in config:
         raise InputError("hparams_search=optuna: expected another command. Type python src/search.py instead.")
-    from flowers.reporting.summary import print_metrics, print_run, print_skipped
+    from flowers.reporting.summary import print_finished, print_metrics, print_run, print_skipped
+    from flowers.training.continuing import find_finished
     from flowers.training.loggers import finished_wandb_run
     from flowers.training.train import train
 
+    if (metrics := find_finished(config)) is not None:
+        print_finished(Path(config.paths.output_dir))
+        print_metrics(metrics, config.monitor.metric)
+        return metrics.get(config.monitor.metric)
     with finished_wandb_run():  # the W&B run is finished last, after the results are written and printed
         trained = train(config)
         print_metrics(trained.metrics, config.monitor.metric)

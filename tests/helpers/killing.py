@@ -56,7 +56,8 @@ class Killer(Callback):
 
     Args:
         path: the file to write.
-        at: the batch at which to end the run, counted over all epochs. None: never.
+        at: the batch at which to end the run, counted over all epochs. None: that of the environment variable
+            KILLER_AT, which is no setting of the run, or never.
         by: the name of a signal, or `stop` for `trainer.should_stop`.
         validating: end the run in the validation that follows instead.
         times: how often to send the signal.
@@ -66,7 +67,7 @@ class Killer(Callback):
         self, path: str, at: int | None = None, by: str = "SIGKILL", validating: bool = False, times: int = 1
     ) -> None:
         self.path = Path(path)
-        self.at = at
+        self.at = int(os.environ["KILLER_AT"]) if at is None and "KILLER_AT" in os.environ else at
         self.by = by
         self.validating = validating
         self.times = times

@@ -1,15 +1,17 @@
-"""A run that is killed and resumed reads the same batches and ends with the same weights."""
+"""A run that is killed and resumed reads the same batches, and ends with the same weights and metrics."""
 
 from __future__ import annotations
 
 import random
 import signal
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.helpers.commands import run_process
+from flowers.training.runs import Run
+from tests.helpers.commands import ScriptProcess, run_process
 from tests.helpers.killing import read_steps
 
 BATCHES = 13  # per epoch, of 208 images
@@ -26,7 +28,6 @@ def settings(tiny_settings: list[str]) -> list[str]:
         "model.cutmix_alpha=1",
         "+model.backbone_arguments.drop_rate=0.3",
         "+model.backbone_arguments.drop_path_rate=0.2",
-        "logger=csv",
         "callbacks.last_checkpoint.every_n_steps=2",
         "callbacks.progress_bar=null",
         "+callbacks.killer._target_=tests.helpers.killing.Killer",
@@ -59,6 +60,38 @@ def test_a_run_killed_ten_times_reads_the_same_batches(settings: list[str], tmp_
     assert len(steps) <= len(expected) + len(kills), "a resumed run repeated more than it had lost"
     assert (steps[-1]["epoch"], steps[-1]["batch"]) == (EPOCHS - 1, BATCHES - 1)
     assert_same_weights(tmp_path / "whole" / "checkpoints" / "last.ckpt", last)
+    logged = list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+    assert len(logged) == len(kills) + 1
+    assert len({directory.name.rpartition("-")[2] for directory in logged}) == 1, "it did not continue its W&B run"
+
+
+def test_a_multirun_killed_at_any_time_ends_with_the_same_metrics(tiny_settings: list[str], tmp_path: Path) -> None:
+    quick = ["data.batch_size=26", "data.num_workers=1", "trainer.max_epochs=2", "logger=csv", "seed=1,2,3"]
+    settings = ["--multirun", *tiny_settings, *quick, "callbacks.last_checkpoint.every_n_steps=2", "resume=true"]
+    settings += ["callbacks.progress_bar=null", "+callbacks.killer._target_=tests.helpers.killing.Killer"]
+    settings += ["+callbacks.killer.path='${paths.output_dir}/seen.jsonl'"]
+    assert run_process("train", *settings, f"hydra.sweep.dir={tmp_path}/whole").returncode == 0
+
+    sweep, generator = tmp_path / "sweep", random.Random(0)
+    for steps in (2, 9, 15, 19, 33, 48):  # of 48 in all, and some are repeated
+        command = ScriptProcess("train", *settings, f"hydra.sweep.dir={sweep}")
+        while command.process.is_alive() and count_lines(sweep) < steps:
+            time.sleep(0.01)
+        time.sleep(generator.random())  # also while it validates, saves, writes metrics or starts the next job
+        command.process.kill()
+        command.process.join()
+    done = run_process("train", *settings, f"hydra.sweep.dir={sweep}")
+    assert done.returncode == 0, done.stderr
+    for job in "012":
+        runs = Run(sweep / job), Run(tmp_path / "whole" / job)
+        metrics, expected = (run.read_metrics() or {} for run in runs)
+        for name in ("val/loss", "val/accuracy", "val/macro_f1"):
+            assert metrics[name] == expected[name], (job, name)
+        assert_same_weights(runs[0].last, runs[1].last)
+
+
+def count_lines(sweep: Path) -> int:
+    return sum(len(path.read_text().splitlines()) for path in sweep.glob("*/seen.jsonl"))
 
 
 def assert_same_weights(first: Path, second: Path) -> None:

@@ -39,6 +39,12 @@ def print_metrics(metrics: Mapping[str, float], monitored: str) -> None:
 
 
 @rank_zero_only
+def print_finished(directory: Path) -> None:
+    """Print that a run is finished, so that nothing is trained."""
+    _console.print(f"Finished already: {shorten(directory)}", markup=False)
+
+
+@rank_zero_only
 def print_run(directory: Path) -> None:
     """Print a run's directory and the commands that use it, with paths relative to the working directory."""
     directory = shorten(directory)

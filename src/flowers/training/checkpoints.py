@@ -66,7 +66,7 @@ def read_checkpoint(path: Path, datamodule: L.LightningDataModule) -> Checkpoint
         progress = content["loops"]["fit_loop"]["epoch_progress"]["current"]
         done = (position or {}).get("epoch", progress["completed"]), content["global_step"]
         averaged = ema.KEY in content
-        stopped = _is_stopped(content.get("callbacks", {}))
+        stopped = is_stopped(content.get("callbacks", {}))
         return Checkpoint(content["state_dict"], *names, *done, stopped, averaged, position, groups, schedule)
     except Exception as error:  # torch.load raises many types of errors for other files
         raise InputError(
@@ -75,7 +75,7 @@ def read_checkpoint(path: Path, datamodule: L.LightningDataModule) -> Checkpoint
         ) from error
 
 
-def _is_stopped(callbacks: Mapping[str, Any]) -> bool:
+def is_stopped(callbacks: Mapping[str, Any]) -> bool:
     """Return whether the states of a checkpoint's callbacks hold an early stop."""
     return any(name.startswith("EarlyStopping") and state.get("stopped_epoch") for name, state in callbacks.items())
 

@@ -99,7 +99,8 @@ def describe_multirun() -> tuple[str | None, list[str]]:
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return None, []
     job = HydraConfig.get()
-    return Path(job.sweep.dir).name, [setting for setting in job.overrides.task if len(setting) <= LONGEST_TAG]
+    settings = [setting for setting in job.overrides.task if not setting.startswith("resume=")]
+    return Path(job.sweep.dir).name, [setting for setting in settings if len(setting) <= LONGEST_TAG]
 
 
 class FallbackWandbLogger(WandbLogger):

@@ -74,9 +74,17 @@ class ReportResume(Callback):
 
 
 def check_resumable(
-    path: Path, trainer: L.Trainer, model: L.LightningModule, datamodule: L.LightningDataModule
+    path: Path,
+    trainer: L.Trainer,
+    model: L.LightningModule,
+    datamodule: L.LightningDataModule,
+    *,
+    complete: bool = False,
 ) -> None:
-    """Raise `InputError` unless training can continue from a checkpoint: same split, classes, model and optimizer."""
+    """Raise `InputError` unless training can continue from a checkpoint: same split, classes, model and optimizer.
+
+    With `complete`, the checkpoint may be the last one of the training, whose best weights remain to be evaluated.
+    """
     checkpoint = read_checkpoint(path, datamodule)
     check_classes(path, checkpoint, class_names_of(model))
     check_weights(path, checkpoint, model)
@@ -87,7 +95,7 @@ def check_resumable(
             "with averaged weights. Add callbacks=ema; to start a new run from the average, set model.pretrained to "
             "this path instead."
         )
-    if reached := find_reached_limit(checkpoint, trainer.max_epochs, trainer.max_steps):
+    if not complete and (reached := find_reached_limit(checkpoint, trainer.max_epochs, trainer.max_steps)):
         name, limit, done = reached
         raise InputError(
             f"trainer.max_{name}={limit}: expected more than the {done} {name} that {path} has been trained for. "

@@ -9,6 +9,7 @@ import copy
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,10 +32,12 @@ from flowers.training.checkpoints import Checkpoint, check_classes, check_weight
 from flowers.training.pair import class_names_of, make_data, make_model
 from flowers.training.trust import check_trusted
 
-_NOT_IN_RECIPE = ("data.fold", "paths", "logger", "tags", "task_name", "ckpt_path", "trainer.devices", "report")
+_NOT_IN_RECIPE = (
+    *("data.fold", "paths", "logger", "tags", "task_name", "ckpt_path", "trainer.devices", "report", "resume"),
+)
 """Settings that do not change the recipe."""
 
-_PASSIVE_CALLBACKS = tuple(
+PASSIVE_CALLBACKS = tuple(
     f"callbacks.{name}"
     for name in (
         *("progress_bar", "summary", "throughput", "compile_guard", "last_checkpoint", "nonfinite_guard"),
@@ -106,10 +109,14 @@ class Run:
         return max(paths, key=lambda path: int(path.stem.split("_")[-1]), default=None)
 
     @contextmanager
-    def claim(self, resumed: Path | None) -> Iterator[None]:
+    def claim(self, resumed: Path | None, *, again: bool = False) -> Iterator[None]:
         """Lock this directory against other trainings while the block runs.
 
         Only the first process of the run takes the lock.
+
+        Args:
+            resumed: the checkpoint that the training resumes from, if any.
+            again: whether a training that was killed in its first epoch starts again: see `discard_first_epoch`.
 
         Raises:
             InputError: another training runs here, or has left results: see `check_unused`.
@@ -127,6 +134,8 @@ class Run:
                 "Wait for it to end, or set hydra.run.dir to another directory."
             ) from None
         with lock:
+            if again:
+                self.discard_first_epoch()
             self.check_unused(resumed)
             yield
 
@@ -147,6 +156,23 @@ class Run:
                 f"{self.directory}: expected a directory that is not in use, found a training running in it. Wait for "
                 "it to end, or end it, then run the same command again."
             ) from None
+
+    def read_metrics(self) -> dict[str, float] | None:
+        """Return the final metrics, or None if the training is not finished."""
+        if not self.metrics_path.is_file():
+            return None
+        values: dict[str, float | None] = json.loads(self.metrics_path.read_text())
+        return {name: math.nan if value is None else value for name, value in values.items()}
+
+    def find_last_checkpoint(self) -> Path | None:
+        """Return the newest checkpoint that this run can be resumed from; None if there is none."""
+        found = [path for path in (self.last, self.find_slurm_checkpoint()) if path is not None and path.is_file()]
+        return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+    def discard_first_epoch(self) -> None:
+        """Remove the checkpoints of a training that was killed in its first epoch, before there was one to resume."""
+        if self.config_path.is_file() and self.read_metrics() is None and self.find_last_checkpoint() is None:
+            shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
 
     def check_unused(self, resumed: Path | None) -> None:
         """Raise `InputError` if the directory holds results of a training other than the resumed one.
@@ -296,7 +322,7 @@ class Run:
 def recipe_of(config: DictConfig) -> str:
     """Return the digest of a training's configuration: see `Run.recipe`."""
     kept = copy.deepcopy(config)
-    for key in (*_NOT_IN_RECIPE, *_PASSIVE_CALLBACKS):
+    for key in (*_NOT_IN_RECIPE, *PASSIVE_CALLBACKS):
         OmegaConf.update(kept, key, None, force_add=True)
     return hashlib.sha256(OmegaConf.to_yaml(kept, sort_keys=True).encode()).hexdigest()
 

@@ -29,6 +29,7 @@ from flowers.system.atomic import atomic_path, remove_parts
 from flowers.targets import locate, parameters_of
 from flowers.training.checkpoint_io import check_kept_checkpoints
 from flowers.training.collect_outcomes import CollectOutcomes
+from flowers.training.continuing import FollowMove, StayStopped, check_same_run
 from flowers.training.distributed import closing_process_group
 from flowers.training.learning_rate import LrScaling, count_images_per_step, scale_rate
 from flowers.training.length import check_validation_interval, count_batches, make_schedule
@@ -55,6 +56,8 @@ class TrainSettings:
     optimizer, scheduler: factories (`_partial_: true`), given to models whose signature has parameters of these names.
     lr_scaling: how `optimizer.lr`, meant for 32 images per step, scales with the global batch; see `scale_rate`.
     ckpt_path: the checkpoint to resume from.
+    resume: continue the run in this directory: a finished one is left as it is, one with a last checkpoint is
+        resumed, and one without is started.
     test: run the model's `test_step` with the best checkpoint after training.
     report: write report/index.html into the run's directory after training.
     """
@@ -73,6 +76,7 @@ class TrainSettings:
     tags: list[str]
     seed: Seed
     ckpt_path: str | None
+    resume: bool
     test: bool
     report: bool
 
@@ -117,6 +121,8 @@ def train(config: DictConfig) -> TrainingResult:
     settings = load_settings(TrainSettings, config, RULES)
     check_settings(settings)
     run = Run(Path(settings.paths.output_dir))
+    if settings.resume:
+        check_same_run(run, config)
     L.seed_everything(settings.seed, verbose=False)
 
     trainer = _make_trainer(settings, run)
@@ -126,12 +132,19 @@ def train(config: DictConfig) -> TrainingResult:
     datamodule.prepare_data()
     datamodule.setup("fit")  # damaged shards are found here, before anything slow
     _check_final_fit(trainer, datamodule)
-    resumed = run.find_slurm_checkpoint() or (Path(settings.ckpt_path) if settings.ckpt_path is not None else None)
-    with run.claim(resumed):  # only now does the trainer know which process is the first
+    resumed = _find_resumed(settings, run)
+    again = settings.resume and (settings.callbacks or {}).get("last_checkpoint") is not None
+    with run.claim(resumed, again=again):  # only now does the trainer know which process is the first
         try:
             return _fit(config, settings, run, trainer, datamodule, resumed)
         except MisconfigurationException as error:
             raise InputError(" ".join(str(error).split())) from error
+
+
+def _find_resumed(settings: TrainSettings, run: Run) -> Path | None:
+    """Return the checkpoint to resume from. The run's own is further than the one that the run was started from."""
+    own = run.find_last_checkpoint() if settings.resume else run.find_slurm_checkpoint()
+    return own or (Path(settings.ckpt_path) if settings.ckpt_path is not None else None)
 
 
 def check_settings(settings: TrainSettings) -> None:
@@ -168,7 +181,7 @@ def _fit(
         rank_zero_only(log.info)("Teacher: %s", describe_teacher(teacher))
         model.learn_from(teacher)
     if resumed is not None:
-        check_resumable(resumed, trainer, model, datamodule)
+        check_resumable(resumed, trainer, model, datamodule, complete=settings.resume)
     run.write_config(config)  # all checks have passed
     _keep_earlier_metrics(run)
     _log_configuration(trainer, config)
@@ -211,7 +224,9 @@ def _make_factories(
 
 def _make_trainer(settings: TrainSettings, run: Run) -> L.Trainer:
     callbacks = make_all("callbacks", settings.callbacks)
-    own = [SeedSteps(settings.seed), TimeEachProcess(), ReportResume()]
+    own = [SeedSteps(settings.seed), TimeEachProcess(), ReportResume(), FollowMove()]
+    if settings.resume:
+        own.append(StayStopped())
     if callbacks:
         own.append(CheckMonitor(settings.monitor.metric))
     loggers = make_all("logger", settings.logger)
