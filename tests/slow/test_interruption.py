@@ -15,6 +15,7 @@ from flowers.training.runs import Run
 from tests.conftest import damage_first_record
 from tests.helpers.commands import ScriptProcess, run_process
 from tests.helpers.killing import read_steps, run_uninterrupted, shorten
+from tests.helpers.wandb_server import read_records
 
 EPOCHS = 2
 
@@ -50,7 +51,8 @@ def test_a_signal_to_the_process_group_stops_the_training(
     settings: list[str], whole: list[dict[str, Any]], tmp_path: Path, number: signal.Signals
 ) -> None:
     last, seen = tmp_path / "run" / "checkpoints" / "last.ckpt", tmp_path / "seen.jsonl"
-    run = [*settings, "data.num_workers=2", f"+callbacks.killer.path={seen}", f"hydra.run.dir={tmp_path}/run"]
+    with_wandb = [setting for setting in settings if setting != "logger=csv"]
+    run = [*with_wandb, "data.num_workers=2", f"+callbacks.killer.path={seen}", f"hydra.run.dir={tmp_path}/run"]
     command = ScriptProcess("train", *run, "callbacks.last_checkpoint.every_n_steps=1")
     deadline = time.monotonic() + 120
     while not last.exists() and time.monotonic() < deadline:
@@ -59,9 +61,13 @@ def test_a_signal_to_the_process_group_stops_the_training(
     done = command.wait()
     assert done.returncode == 128 + number, done.stderr
     assert "Traceback" not in done.stderr
+    (logged,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    exits = [record.exit.exit_code for record in read_records(logged) if record.HasField("exit")]
+    assert exits == [128 + number], "W&B does not show that the run was stopped"
     done = run_process("train", *run, f"ckpt_path={last}")
     assert done.returncode == 0, done.stderr
     assert read_steps(seen) == whole
+    assert len({path.name.rpartition("-")[2] for path in (tmp_path / "run" / "wandb").glob("offline-run-*")}) == 1
 
 
 def test_a_killed_worker_ends_the_training_with_an_error(settings: list[str], tmp_path: Path) -> None:

@@ -6,10 +6,16 @@ import json
 import os
 import re
 import shutil
+import signal
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import pytest
+import torch
 from omegaconf import OmegaConf
+from torch.testing import assert_close
 
 from flowers.training.runs import Run
 from tests.helpers.commands import ScriptProcess, run_process
@@ -27,6 +33,69 @@ def test_two_processes_give_the_metrics_of_one(tiny_settings: list[str], tmp_pat
         assert done.returncode == 0, done.stderr
         for metric in ("loss", "accuracy", "macro_f1"):
             assert f"{metrics[f'val/{metric}']:.4f}" in done.stdout, (devices, metric)
+
+
+def test_two_processes_train_as_one_with_the_same_global_batch(
+    tiny_settings: list[str], trained: Path, tmp_path: Path
+) -> None:
+    """The pretrained statistics of batch norm are kept: in training each process would normalise by its own part."""
+    weights = f"model.pretrained={trained}/checkpoints/best.ckpt"
+    settings = [*tiny_settings, weights, "trainer.max_epochs=2", "logger=csv", "data.num_workers=0"]
+    metrics, states = [], []
+    for devices, batch_size in ((1, 16), (2, 8)):
+        run = Run(tmp_path / str(devices))
+        parts = [f"trainer.devices={devices}", f"data.batch_size={batch_size}", f"hydra.run.dir={run.directory}"]
+        done = run_process("train", *settings, *parts)
+        assert done.returncode == 0, done.stderr
+        metrics.append(run.read_metrics() or {})
+        states.append(torch.load(run.last, weights_only=True)["state_dict"])
+    for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/macro_f1"):
+        assert metrics[1][name] == pytest.approx(metrics[0][name], rel=1e-4), name
+    for name, value in states[0].items():
+        assert_close(states[1][name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("victim", ["first", "other"])
+def test_a_killed_process_ends_the_training(tiny_settings: list[str], tmp_path: Path, victim: str) -> None:
+    run = Run(tmp_path / "run")
+    endless = [*tiny_settings, "trainer=ddp_sim", "trainer.max_epochs=1000", "data.batch_size=8", "logger=csv"]
+    command = ScriptProcess("train", *endless, f"hydra.run.dir={run.directory}")
+    try:
+        wait_until(run.last.exists)
+        victims = {"first": command.pid, "other": find_child(command.pid, "LOCAL_RANK=1")}
+        os.kill(victims[victim], signal.SIGKILL)
+        done = command.wait(60)
+        assert done.returncode in (1, -signal.SIGKILL)
+        assert "Traceback" not in done.stderr
+        wait_until(lambda: not find_session(command.pid), 60)
+    finally:
+        for process in find_session(command.pid):
+            os.kill(int(process), signal.SIGKILL)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        time.sleep(0.05)
+
+
+def find_child(parent: int, variable: str) -> int:
+    """Return the process that `parent` has started with a variable in its environment."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    (child,) = (child for child in children if variable.encode() in Path(f"/proc/{child}/environ").read_bytes())
+    return int(child)
+
+
+def find_session(leader: int) -> list[str]:
+    """Return the processes of a session that still run."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            state, _, _, session = status.read_text().rpartition(")")[2].split()[:4]
+            if session == str(leader) and state != "Z":
+                found.append(status.parent.name)
+    return found
 
 
 def test_records_skipped_in_other_processes_are_reported(

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -76,6 +77,20 @@ def _exit_after_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
+
+
+def exit_with_starter() -> None:
+    """Exit this process within a second of the one that started it, of any kind.
+
+    A training's other processes would otherwise wait for their first one, on a GPU for half an hour and in its memory.
+    """
+    threading.Thread(target=_exit_when_adopted, args=(os.getppid(),), daemon=True).start()
+
+
+def _exit_when_adopted(starter: int) -> None:
+    while os.getppid() == starter:
+        time.sleep(1)
+    os._exit(1)
 
 
 def accept_sigterm_from_parent_only() -> None:
