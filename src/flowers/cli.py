@@ -23,6 +23,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from flowers.errors import FULL, UNWRITABLE, InputError, nearest
 from flowers.settings import is_node, quote
+from flowers.system.processes import exit_with_starter
 from flowers.system.termination import Terminated, raise_on_signals
 from flowers.targets import locate, parameters_of
 
@@ -70,6 +71,8 @@ def run_command(main: Callable[[DictConfig], Any], name: str) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints the errors itself and exits
     raise_on_signals()
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        exit_with_starter()
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # a user's own model and data may be here
     try:
@@ -81,6 +84,10 @@ def run_command(main: Callable[[DictConfig], Any], name: str) -> None:
         raise
     except (InputError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {_explain(error, name)}")
+    except RuntimeError as error:
+        if problem := _explain_launcher(error):
+            sys.exit(f"error: {problem}")
+        raise
     except OSError as error:  # Hydra cannot create the run's directory
         _exit_unwritable(error)
         raise
@@ -161,6 +168,8 @@ def _handle_errors(main: Callable[[DictConfig], Any], name: str) -> Callable[[Di
             _exit_unwritable(error)
             raise
         except RuntimeError as error:
+            if re.search(r"(?i)gloo.*connection (reset|closed) by peer", str(error), re.DOTALL):
+                sys.exit("error: another process of this command has ended; see its message, or it was killed.")
             if lost := re.match(r"DataLoader worker .*(?:killed by signal: \w+|exited unexpectedly)", str(error)):
                 sys.exit(
                     f"error: {lost[0]}. Most often the machine ran out of memory: set data.num_workers or "
@@ -190,6 +199,18 @@ def _run_job_alone() -> None:
         sys.argv[1:] = [*job.overrides.task, "hydra.mode=RUN"]
         with read_write(job), open_dict(job):
             job.run.dir = job.runtime.output_dir
+
+
+def _explain_launcher(error: RuntimeError) -> str | None:
+    """Explain why a launcher could not run a multirun's jobs, or return None for other errors."""
+    if match := re.search(r"Unknown plugin class : 'hydra_plugins\.(hydra_\w+_launcher)", str(error)):
+        package = match[1].replace("_", "-")
+        return f"hydra/launcher: needs the package {package}. Install it: pip install {package}."
+    if "srun" in str(error):
+        return "hydra/launcher=slurm: expected a machine that can submit jobs, found no srun. Run it on the cluster."
+    if type(error).__module__.startswith("submitit."):  # a job failed; the message ends with what it printed
+        return str(error)
+    return None
 
 
 def _refuse_null_groups() -> None:

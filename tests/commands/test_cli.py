@@ -327,3 +327,11 @@ def test_checkpoints_with_a_list_setting_can_be_loaded(tiny_settings: list[str],
     for name in ("best", "last"):
         checkpoint = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
         assert checkpoint["optimizer_states"][0]["param_groups"][0]["betas"] == [0.9, 0.95]
+
+
+def test_a_launcher_that_cannot_be_used_here_is_reported_in_one_line(tmp_path: Path) -> None:
+    """It needs a package, and a machine that can submit jobs."""
+    done = run_script("train", "--multirun", "hydra/launcher=slurm", "seed=1,2", f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: hydra/launcher")
+    assert len(done.stderr.strip().splitlines()) == 1
