@@ -168,7 +168,7 @@ def _handle_errors(main: Callable[[DictConfig], Any], name: str) -> Callable[[Di
             _exit_unwritable(error)
             raise
         except RuntimeError as error:
-            if re.search(r"(?i)gloo.*connection (reset|closed) by peer", str(error), re.DOTALL):
+            if re.search(r"(?i)gloo.*connection (reset|closed) by", str(error), re.DOTALL):
                 sys.exit("error: another process of this command has ended; see its message, or it was killed.")
             if lost := re.match(r"DataLoader worker .*(?:killed by signal: \w+|exited unexpectedly)", str(error)):
                 sys.exit(
