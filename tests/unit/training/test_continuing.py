@@ -34,9 +34,10 @@ def run(tmp_path: Path) -> Run:
     ("overrides", "named"),
     [
         ([], None),
-        (["trainer.devices=2", "data.num_workers=3", "logger=csv", "report=false", "tags=[other]"], None),
+        (["data.num_workers=3", "logger=csv", "report=false", "tags=[other]"], None),
         (["callbacks.last_checkpoint.every_n_steps=5", "callbacks.progress_bar=null", "ckpt_path=x.ckpt"], None),
         (["seed=2"], "seed: 1 before, 2 now"),
+        (["trainer.devices=2"], "trainer.devices: 1 before, 2 now"),
         (["optimizer.lr=1"], "optimizer.lr: 0.0003 before, 1 now"),
         (["+trainer.limit_train_batches=2"], "trainer.limit_train_batches: None before, 2 now"),
         (["trainer.max_epochs=9"], "trainer.max_epochs: "),
