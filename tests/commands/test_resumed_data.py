@@ -115,6 +115,31 @@ def test_a_run_resumed_anywhere_reads_the_same_batches(small: Path, tmp_path: Pa
         assert found == drop_first_steps(whole, int(name.rpartition("-")[2])), name
 
 
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return two data sets of 112 and 64 training images. Read only."""
+    directory = tmp_path_factory.mktemp("mixed")
+    for name, counts in (("first", (112, 32)), ("second", (64, 1))):
+        for split, count in zip(("train", "val"), counts, strict=True):
+            write_noise(directory / name / "tfrecords-jpeg-32x32" / split, [0] * count, f"{name}-{split}-")
+    return [str(directory / "first"), str(directory / "second")]
+
+
+def test_a_resumed_run_reads_the_same_mixed_batches(roots: list[str], tmp_path: Path) -> None:
+    def mixed(workers: int, weights: list[float]) -> FlowersDataModule:
+        return plain_module(None, 32, roots=roots, weights=weights, num_workers=workers, seed=7)
+
+    whole = train(EarlyLoader(), mixed(0, [1, 1.5]), tmp_path)  # 112 + 96 images
+    assert [len(seen) for seen in whole.values()] == [13, 13, 13]
+    for name in ("step-5", "epoch-13", "step-30"):
+        steps = int(name.rpartition("-")[2])
+        assert train(EarlyLoader(), mixed(2, [1, 1.5]), tmp_path, name) == drop_first_steps(whole, steps), name
+    with pytest.raises(InputError, match=r"^data\.weights: expected \[1, 1\.5\] .*\b5 batches into epoch 0\b"):
+        train(EarlyLoader(), mixed(0, [1, 2]), tmp_path, "step-5")
+    with pytest.raises(InputError, match=r"^records: expected 176 "):
+        train(EarlyLoader(), plain_module(Path(roots[0]), 32, seed=7), tmp_path, "step-5")
+
+
 def test_a_run_resumed_from_a_validation_at_the_end_of_an_epoch_reads_the_same_batches(
     small: Path, tmp_path: Path
 ) -> None:

@@ -42,9 +42,10 @@ def ids_of(batches: Iterable[Batch]) -> list[str]:
     return [identity for batch in batches for identity in batch["id"] if identity]
 
 
-def plain_module(root: Path, size: int = 192, **settings: Any) -> FlowersDataModule:
+def plain_module(root: Path | None, size: int = 192, **settings: Any) -> FlowersDataModule:
     """Return a data module without augmentation."""
-    return FlowersDataModule(str(root), size, size, size, 16, [], [], num_workers=0, **settings)
+    own = {"num_workers": 0, **settings}
+    return FlowersDataModule(None if root is None else str(root), size, size, size, 16, [], [], **own)
 
 
 def hash_pixels(batches: list[Batch]) -> dict[str, str]:
@@ -56,12 +57,12 @@ def hash_pixels(batches: list[Batch]) -> dict[str, str]:
     }
 
 
-def write_noise(directory: Path, labels: Sequence[int]) -> None:
-    """Write a shard of 32 px noise images, one for each label."""
+def write_noise(directory: Path, labels: Sequence[int], prefix: str = "") -> None:
+    """Write a shard of 32 px noise images, one for each label, with the prefix in their ids."""
     directory.mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 256, (len(labels), 32, 32, 3), np.uint8)
     records = [
-        Record(f"{number:09x}", simplejpeg.encode_jpeg(image), label)
+        Record(f"{prefix}{number:09x}", simplejpeg.encode_jpeg(image), label)
         for number, (image, label) in enumerate(zip(noise, labels, strict=True))
     ]
     write_shard(directory / f"00-32x32-{len(labels)}.tfrec", map(encode_example, records))

@@ -47,6 +47,12 @@ def read_class_names(root: AnyPath) -> list[str]:
     return names
 
 
+def names_source(root: AnyPath) -> str:
+    """Describe where a data set's class names come from, for messages."""
+    path = root / "classes.txt"
+    return f"{path} (there is none, so the competition's)" if read_text(path) is None else str(path)
+
+
 def class_difference(expected: Sequence[str], found: Sequence[str]) -> str:
     """Describe how class names differ from the expected ones, both in label order; return "" if they are equal."""
     if list(expected) == list(found):

@@ -17,11 +17,13 @@ from torch.utils.data import DataLoader
 
 from flowers.data.dataset import CheckCRC, FlowersDataset, OnBadRecord, Sample
 from flowers.data.image_cache import DecodedImages, ImagesInMemory, ImagesOnDisk
-from flowers.data.layout import Split, find_root
+from flowers.data.layout import Split, find_roots
 from flowers.data.loader import batch_loader
+from flowers.data.mixed_records import MixedRecords, passes_of
+from flowers.data.mixing import mixing_order, split_epoch
 from flowers.data.position import IMAGES, Position, check_same_order, check_same_split, position_of, read_position
 from flowers.data.records import SplitRecords
-from flowers.data.sampler import Balance, EpochSampler, FixedSampler
+from flowers.data.sampler import Balance, EpochSampler, FixedSampler, kept_count
 from flowers.data.selection import Selection, SelectionSettings, TrainOn
 from flowers.data.storage.cache import ReaderName
 from flowers.data.tfrecord.reader import ShardReader
@@ -29,14 +31,14 @@ from flowers.data.transforms import SeededTransform
 from flowers.data.workers import default_workers
 from flowers.errors import InputError
 from flowers.interfaces import Batch
-from flowers.settings import Count, Positive, Seed
+from flowers.settings import Count, Positive, PositiveFloat, Seed
 
 
 class FlowersDataModule(L.LightningDataModule):
     """Serves batches of a data set in Kaggle's layout, at one resolution.
 
     Args:
-        root: the data set's directory or URL; of several, the first that exists.
+        root: the data set's directory or URL; of several, the first that exists. None with `roots`.
         image_size: the resolution to read, in pixels a side.
         train_size: the side of the images after `train_transform`, in pixels.
         eval_size: the side of the images after `eval_transform`, in pixels.
@@ -57,6 +59,10 @@ class FlowersDataModule(L.LightningDataModule):
         prepare: called with `root`, a local directory, before anything is read, to download or generate the data set.
         storage_options: arguments of a URL's fsspec file system.
         reader: the reader of local shards: `native`, or `tfrecord` for the package of that name, for comparison.
+        roots: several data sets to train on together, in place of `root`. Folds, validation and test are those of the
+            first. All have the same classes, and no id twice.
+        weights: the number of passes per epoch over each of `roots`: 2 reads its records twice, and 0.5 reads one half
+            in an epoch, the other half in the next. None: one pass over each.
 
     Raises:
         InputError: the settings contradict each other.
@@ -64,7 +70,7 @@ class FlowersDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        root: str | Sequence[str],
+        root: str | Sequence[str] | None,
         image_size: Positive,
         train_size: Positive,
         eval_size: Positive,
@@ -84,10 +90,14 @@ class FlowersDataModule(L.LightningDataModule):
         prepare: Callable[[Path], object] | None = None,
         storage_options: Mapping[str, Any] | None = None,
         reader: ReaderName = "native",
+        roots: Annotated[Sequence[str], Field(min_length=1)] | None = None,
+        weights: Sequence[PositiveFloat] | None = None,
     ) -> None:
         super().__init__()
         selection = SelectionSettings(train_on, folds, fold, balance, seed)
-        self.root = find_root(root, storage_options or {})
+        self.roots = find_roots(root, roots, storage_options or {})
+        passes = passes_of(roots, weights, {"data.balance": balance, "data.prepare": prepare})
+        self.root = self.roots[0]
         self.image_size = image_size
         self.train_size = train_size
         self.eval_size = eval_size
@@ -102,7 +112,11 @@ class FlowersDataModule(L.LightningDataModule):
         self.prepare = prepare
         self._train_transform = SeededTransform(train_transform, seed)
         self._eval_transform = SeededTransform(eval_transform, seed)
-        self._records = SplitRecords(self.root, image_size, selection, on_bad_record, check_crc, self.cache_dir, reader)
+        sets = [
+            SplitRecords(place, image_size, settings, on_bad_record, check_crc, self.cache_dir, reader)
+            for place, settings in zip(self.roots, selection.by_set(len(self.roots)), strict=True)
+        ]
+        self._records = MixedRecords(sets, passes) if roots else sets[0]
         self._datasets: dict[tuple[Split, bool], FlowersDataset] = {}
         self._start = Position()
 
@@ -123,7 +137,12 @@ class FlowersDataModule(L.LightningDataModule):
 
     def count_batches(self, processes: int) -> int:
         """Return the number of batches of a training epoch on each of `processes` processes."""
-        return max(1, len(self.records("train")) // (self.batch_size * processes))
+        selection = self._records.select("train")
+        global_batch_size = self.batch_size * processes
+        kept = kept_count(selection.numbers, selection.mixture, global_batch_size, shuffle=True)
+        if selection.mixture is not None:
+            split_epoch(selection.mixture, kept)  # each data set must have a part of it
+        return -(-kept // global_batch_size)
 
     def count_images(self) -> dict[str, int]:
         """Return the number of images by split: train, and val if there is a validation."""
@@ -131,9 +150,11 @@ class FlowersDataModule(L.LightningDataModule):
         return {split: len(self.records(split)) for split in splits}
 
     def count_classes(self) -> list[int]:
-        """Return the number of training images per class, in label order. The first call reads all labels."""
-        labels = self._records.labels("train")
-        return [int(size) for size in np.bincount(labels, minlength=len(self.class_names))]
+        """Return the number of training images per class, in label order. The first call reads all labels.
+
+        Of several data sets, an image counts as often as an epoch reads it; the sums are rounded up.
+        """
+        return np.ceil(self._records.count_classes()).astype(int).tolist()
 
     @property
     def has_validation(self) -> bool:
@@ -198,7 +219,8 @@ class FlowersDataModule(L.LightningDataModule):
         dataset = self.dataset(split, training=training)
         if training and self.decoded_cache and dataset.decoded is None:
             dataset.decoded = self._open_image_cache(dataset)
-        return self._batches(dataset, selection, training=training, threaded=not isinstance(self.root, Path))
+        threaded = not all(isinstance(root, Path) for root in self.roots)
+        return self._batches(dataset, selection, training=training, threaded=threaded)
 
     def _batches(
         self, dataset: FlowersDataset, selection: Selection, *, training: bool, threaded: bool
@@ -244,7 +266,7 @@ class FlowersDataModule(L.LightningDataModule):
 
     def _sampler(self, selection: Selection, *, training: bool) -> EpochSampler:
         start = self._start if training else Position()
-        check_same_order(start, self._order(len(selection.numbers)))
+        check_same_order(start, self._order(selection))
         overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         sampler = FixedSampler if overfits else EpochSampler
         return sampler(
@@ -257,12 +279,13 @@ class FlowersDataModule(L.LightningDataModule):
             epoch=start.epoch,
             start_batch=start.batch,
             weights=selection.weights if training else None,
+            mixture=selection.mixture if training else None,
         )
 
-    def _order(self, records: int) -> dict[str, Any]:
+    def _order(self, selection: Selection) -> dict[str, Any]:
         """Return what an epoch's order depends on, besides the epoch."""
-        batch = {"records": records, IMAGES: self.batch_size * self._ranks}
-        return batch | self._records.settings.order()
+        batch = {"records": len(selection.numbers), IMAGES: self.batch_size * self._ranks}
+        return batch | self._records.settings.order() | mixing_order(selection.mixture)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self.loader("train", training=True)
@@ -273,14 +296,14 @@ class FlowersDataModule(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         assert self.trainer is not None
-        return position_of(self.trainer, self._order(len(self.records("train")))).state()
+        return position_of(self.trainer, self._order(self._records.select("train"))).state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._start = read_position(state_dict)
 
     def check_same_split(self, state: Mapping[str, Any]) -> None:
         """Raise `InputError` if a checkpoint with this state was trained on another split, whatever its batch."""
-        check_same_split(read_position(state), self._order(len(self.records("train"))))
+        check_same_split(read_position(state), self._order(self._records.select("train")))
 
     def gather_skipped(self) -> set[str]:
         """Return the problems of the records that any process of the run has skipped. All processes must call it.

@@ -61,6 +61,29 @@ def find_root(root: str | Sequence[str], storage_options: Mapping[str, Any]) -> 
     )
 
 
+def find_roots(
+    root: str | Sequence[str] | None, roots: Sequence[str] | None, storage_options: Mapping[str, Any]
+) -> list[AnyPath]:
+    """Open the directories of `roots` or, if there are none, the one of `root`.
+
+    Raises:
+        InputError: neither or both are given, or `find_root` raises one.
+    """
+    if roots and root is not None:
+        raise InputError(
+            f"data.roots: expected data.root=null, as it takes its place, found data.root={root}. Set data=tfrecords, "
+            "or data.root=null."
+        )
+    if roots:
+        return [find_root(place, storage_options) for place in roots]
+    if root is None:
+        raise InputError(
+            "data.root: expected a directory or a URL, found none. Set data.root=DIR, or 'data.roots=[DIR,DIR]' for "
+            "several data sets."
+        )
+    return [find_root(root, storage_options)]
+
+
 def size_directory(root: Place, image_size: int) -> Place:
     """Return the directory of one resolution."""
     return cast(Place, root / f"tfrecords-jpeg-{image_size}x{image_size}")

@@ -64,7 +64,7 @@ class SplitRecords:
 
     def dataset(self, split: Split, transform: SeededTransform) -> FlowersDataset:
         """Return the data set that a split is selected from."""
-        return self.dataset_of(self._reader(self.settings.sources(split)), transform, labelled=split != "test")
+        return self.dataset_of(self.open(split), transform, labelled=split != "test")
 
     def dataset_of(self, reader: ShardReader, transform: SeededTransform, *, labelled: bool) -> FlowersDataset:
         """Return the data set of a reader's records, with the settings of this one."""
@@ -84,8 +84,8 @@ class SplitRecords:
         Raises:
             InputError: the split is empty, or folds are set and a record cannot be read.
         """
-        catalog = self._catalog(split) if self.settings.needs_catalog(split) else None
-        selection = select_records(split, self.settings, len(self._reader(self.settings.sources(split))), catalog)
+        catalog = self.catalog(split) if self.settings.needs_catalog(split) else None
+        selection = select_records(split, self.settings, len(self.open(split)), catalog)
         if len(selection.numbers) == 0:
             raise InputError(f"{self.root}: expected records in the {split} split, found none. Write its shards again.")
         return selection
@@ -102,10 +102,16 @@ class SplitRecords:
 
     def _choose(self, split: Split) -> tuple[Catalog, NDArray[np.bool_]]:
         """Return the catalog that a split is selected from, and which of its rows are in the split."""
-        catalog = self._catalog(split)
+        catalog = self.catalog(split)
         return catalog, np.isin(catalog.numbers, self.select(split).numbers)
 
-    def _reader(self, sources: tuple[Split, ...]) -> ShardReader:
+    def count_classes(self) -> NDArray[np.float64]:
+        """Return the number of readable training records of each class, in label order, float64 `[K]`."""
+        return np.bincount(self.labels("train"), minlength=len(self.class_names)).astype(np.float64)
+
+    def open(self, split: Split) -> ShardReader:
+        """Open the shards that a split is selected from, at first use, as one reader."""
+        sources = self.settings.sources(split)
         if sources not in self._readers:
             self._readers[sources], problems = open_splits(
                 self.root, sources, self.image_size, self.on_bad_record, self.cache_dir, self.reader
@@ -113,7 +119,8 @@ class SplitRecords:
             self.skipped.update(problems)
         return self._readers[sources]
 
-    def _catalog(self, split: Split) -> Catalog:
+    def catalog(self, split: Split) -> Catalog:
+        """Return the ids and labels of the readable records that a split is selected from."""
         sources = self.settings.sources(split)
         if sources not in self._catalogs:
             self._catalogs[sources] = read_catalog(self.dataset(split, SeededTransform([], 0)))

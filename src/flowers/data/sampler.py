@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DistributedSampler, SequentialSampler
 
+from flowers.data.mixing import Mixture, mix_epoch
+
 Balance = Literal["sqrt", "full"]
 
 PADDING = -1
@@ -46,18 +48,22 @@ def epoch_order(
     shuffle: bool,
     global_batch_size: int,
     weights: NDArray[np.float64] | None = None,
+    mixture: Mixture | None = None,
 ) -> NDArray[np.int64]:
     """Return the record numbers of an epoch's global batches, concatenated, int64 `[K * global_batch_size]`.
 
     Without `shuffle`, these are `numbers`, int64 `[N]`, in order. With `shuffle`, the remainder that does not
     fill a global batch is dropped, and no record is dropped a second time before all others were. If there is less than
     one global batch, nothing is dropped. With `weights`, float64 `[N]`, the same number of records is drawn in
-    proportion to them. `PADDING` fills the last batch.
+    proportion to them. With `mixture`, `numbers` are those of its data sets, each with its own number of passes.
+    `PADDING` fills the last batch.
     """
     generator = np.random.default_rng([seed, epoch])
-    kept = _kept_count(len(numbers), global_batch_size, shuffle)
+    kept = kept_count(numbers, mixture, global_batch_size, shuffle)
     if not shuffle:
         order = numbers
+    elif mixture is not None:
+        order = generator.permutation(mix_epoch(numbers, mixture, seed=seed, epoch=epoch, kept=kept))
     elif weights is None:
         order = generator.permutation(_rotate(numbers, seed, epoch, kept))
     else:
@@ -65,8 +71,9 @@ def epoch_order(
     return np.pad(order, (0, -kept % global_batch_size), constant_values=PADDING)
 
 
-def _kept_count(count: int, global_batch_size: int, shuffle: bool) -> int:
-    """Return how many of `count` records an epoch has: with `shuffle`, full global batches if there is at least one."""
+def kept_count(numbers: NDArray[np.int64], mixture: Mixture | None, global_batch_size: int, shuffle: bool) -> int:
+    """Return how many records an epoch has: with `shuffle`, full global batches if there is at least one."""
+    count = len(numbers) if mixture is None else mixture.count()
     return count - count % global_batch_size if shuffle and count >= global_batch_size else count
 
 
@@ -120,6 +127,7 @@ class EpochSampler(DistributedSampler[SampleIndex]):
         start_batch: the number of batches of the first epoch that were seen before the run was resumed. They are
             skipped, but still count in the sampler's length.
         weights: the sampling weights of `numbers` in training, float64 `[N]`; None if all are equal.
+        mixture: the data sets that `numbers` come from, in training; None if there is one.
     """
 
     def __init__(
@@ -134,6 +142,7 @@ class EpochSampler(DistributedSampler[SampleIndex]):
         epoch: int = 0,
         start_batch: int = 0,
         weights: NDArray[np.float64] | None = None,
+        mixture: Mixture | None = None,
     ) -> None:
         self.numbers = numbers
         self.seed = seed
@@ -144,6 +153,7 @@ class EpochSampler(DistributedSampler[SampleIndex]):
         self.epoch = epoch
         self.start_batch = start_batch
         self.weights = weights
+        self.mixture = mixture
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch. An epoch other than the current one starts at its first batch."""
@@ -152,7 +162,7 @@ class EpochSampler(DistributedSampler[SampleIndex]):
 
     def __len__(self) -> int:
         global_batch_size = self.ranks * self.batch_size
-        kept = _kept_count(len(self.numbers), global_batch_size, self.shuffle)
+        kept = kept_count(self.numbers, self.mixture, global_batch_size, self.shuffle)
         return -(-kept // global_batch_size) * self.batch_size
 
     @property
@@ -176,8 +186,9 @@ class EpochSampler(DistributedSampler[SampleIndex]):
             shuffle=self.shuffle,
             global_batch_size=self.ranks * self.batch_size,
             weights=self.weights,
+            mixture=self.mixture,
         )
-        repeats = np.zeros_like(order) if self.weights is None else count_earlier(order)
+        repeats = np.zeros_like(order) if self.weights is None and self.mixture is None else count_earlier(order)
         return order[self.rank :: self.ranks], repeats[self.rank :: self.ranks]
 
 

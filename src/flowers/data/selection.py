@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from flowers.data.catalog import Catalog
 from flowers.data.folds import assign_folds
 from flowers.data.layout import Split
+from flowers.data.mixing import Mixture
 from flowers.data.sampler import Balance, class_weights
 from flowers.errors import InputError
 
@@ -44,6 +45,10 @@ class SelectionSettings:
                 "and val together. Remove one of the two settings."
             )
 
+    def by_set(self, count: int) -> list[SelectionSettings]:
+        """Return the settings of each of `count` data sets. Only the first one is divided into folds."""
+        return [self, *[replace(self, folds=None, fold=None)] * (count - 1)]
+
     def sources(self, split: Split) -> tuple[Split, ...]:
         """Return the stored splits from which a split is selected. Their records are concatenated in this order."""
         joined = self.folds is not None or (split == "train" and self.train_on == "train+val")
@@ -63,10 +68,12 @@ class Selection(NamedTuple):
 
     numbers: the record numbers within the split's sources, int64 `[N]`.
     weights: the sampling weights in training, float64 `[N]`; None if all are equal.
+    mixture: the data sets that `numbers` come from, in training; None if there is one.
     """
 
     numbers: NDArray[np.int64]
     weights: NDArray[np.float64] | None = None
+    mixture: Mixture | None = None
 
 
 def select_records(split: Split, settings: SelectionSettings, count: int, catalog: Catalog | None) -> Selection:

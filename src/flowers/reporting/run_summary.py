@@ -53,7 +53,8 @@ def summarize(trainer: L.Trainer, model: L.LightningModule) -> dict[str, str]:
 
 
 def _data(datamodule: L.LightningDataModule) -> str:
-    parts = [Path(str(getattr(datamodule, "root", ""))).name or type(datamodule).__name__]
+    roots = getattr(datamodule, "roots", [getattr(datamodule, "root", "")])
+    parts = [" + ".join(Path(str(root)).name for root in roots) or type(datamodule).__name__]
     if isinstance(datamodule, CountsImages):
         parts += [f"{count:,} {split}" for split, count in datamodule.count_images().items()]
     if (names := class_names_of(datamodule)) is not None:

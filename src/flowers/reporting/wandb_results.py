@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
 from flowers.data.datamodule import FlowersDataModule
-from flowers.data.layout import SPLITS, find_shards
+from flowers.data.layout import SPLITS, list_shards
 from flowers.reporting.wandb_images import log_media
 from flowers.training.loggers import FallbackWandbLogger, finished_wandb_run, wandb_logger
 from flowers.training.outcomes import Outcomes
@@ -138,11 +139,12 @@ def _log_data_set(run: Any, trained: TrainingResult) -> None:
         return
     name = f"{Path(str(data.root)).name or 'data'}-{data.image_size}px"
     artifact = wandb.Artifact(_artifact_name(name), "dataset", metadata={"root": str(data.root)})
-    for split in SPLITS:
-        for shard in find_shards(data.root, split, data.image_size):
+    for (number, root), split in product(enumerate(data.roots), SPLITS):
+        directory = f"{number}/{split}" if number else split
+        for shard in list_shards(root, split, data.image_size):
             local = isinstance(shard.path, Path)
             address = shard.path.resolve().as_uri() if isinstance(shard.path, Path) else str(shard.path)
-            artifact.add_reference(address, name=f"{split}/{shard.path.name}", checksum=local)
+            artifact.add_reference(address, name=f"{directory}/{shard.path.name}", checksum=local)
     run.log_artifact(artifact)  # use_artifact would wait for the server, and fail offline
 
 

@@ -257,6 +257,7 @@ class Run:
         for key, value in overrides.items():
             if key == "root" and value is not None:
                 config.data.prepare = None  # never generate or download a data set in an overridden root
+                config.data.update({key: None for key in ("roots", "weights") if config.data.get(key) is not None})
             if value is not None:
                 OmegaConf.update(config, f"data.{key}", value, force_add=True)
         raise_problems(find_node_problems("data", _resolve_group(config, "data")))
@@ -311,11 +312,12 @@ class Run:
     def _check_same_folds(self, config: DictConfig, root: object, split: Split) -> None:
         """Raise `InputError` if the folds would differ from those of the training."""
         own = config.data
-        if own.get("folds") is not None and root not in (None, own.root) and split != "test":
+        divided = own.roots[0] if own.get("roots") else own.get("root")
+        if own.get("folds") is not None and root not in (None, divided) and split != "test":
             raise InputError(
-                f"data.root={root}: expected the data set of the run's folds, {own.root}, found another. Its folds "
+                f"data.root={root}: expected the data set of the run's folds, {divided}, found another. Its folds "
                 f"differ, so the {split} split would contain training images. Leave data.root out; if the data set "
-                f"was moved, link it to {own.root}."
+                f"was moved, link it to {divided}."
             )
 
 

@@ -50,7 +50,7 @@ def test_folds_divide_the_readable_records() -> None:
 @pytest.mark.parametrize("folds", [{}, {"folds": 2, "fold": 1}])
 def test_only_training_is_balanced_by_its_own_labels(folds: dict[str, int]) -> None:
     balanced = settings(balance="full", **folds)
-    numbers, weights = select_records("train", balanced, 7, CATALOG)
+    numbers, weights, _ = select_records("train", balanced, 7, CATALOG)
     labels = dict(zip(CATALOG.numbers.tolist(), CATALOG.labels.tolist(), strict=True))
     expected = class_weights(np.array([labels[number] for number in numbers.tolist()]), "full")
     assert weights is not None
