@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -56,6 +57,8 @@ class FlowersDataModule(L.LightningDataModule):
         seed: the seed of the order, the augmentations and the folds.
         num_workers: the number of processes that decode; None: this process's part of the cores less one, at most 8.
         cache_dir: the directory for remote records, decoded images, and indexes that cannot be written beside the data.
+        cache_gb: the most that cached remote shards, of all data sets, may take in `cache_dir`, in gigabytes (10^9
+            bytes); None: no limit. The least recently used ones are removed.
         prepare: called with `root`, a local directory, before anything is read, to download or generate the data set.
         storage_options: arguments of a URL's fsspec file system.
         reader: the reader of local shards: `native`, or `tfrecord` for the package of that name, for comparison.
@@ -90,6 +93,7 @@ class FlowersDataModule(L.LightningDataModule):
         prepare: Callable[[Path], object] | None = None,
         storage_options: Mapping[str, Any] | None = None,
         reader: ReaderName = "native",
+        cache_gb: PositiveFloat | None = None,
         roots: Annotated[Sequence[str], Field(min_length=1)] | None = None,
         weights: Sequence[PositiveFloat] | None = None,
     ) -> None:
@@ -113,7 +117,7 @@ class FlowersDataModule(L.LightningDataModule):
         self._train_transform = SeededTransform(train_transform, seed)
         self._eval_transform = SeededTransform(eval_transform, seed)
         sets = [
-            SplitRecords(place, image_size, settings, on_bad_record, check_crc, self.cache_dir, reader)
+            SplitRecords(place, image_size, settings, on_bad_record, check_crc, self.cache_dir, reader, cache_gb)
             for place, settings in zip(self.roots, selection.by_set(len(self.roots)), strict=True)
         ]
         self._records = MixedRecords(sets, passes) if roots else sets[0]
@@ -154,7 +158,7 @@ class FlowersDataModule(L.LightningDataModule):
 
         Of several data sets, an image counts as often as an epoch reads it; the sums are rounded up.
         """
-        return np.ceil(self._records.count_classes()).astype(int).tolist()
+        return [math.ceil(count) for count in self._records.count_classes()]
 
     @property
     def has_validation(self) -> bool:

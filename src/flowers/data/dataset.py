@@ -49,8 +49,9 @@ def open_splits(
     on_bad_record: OnBadRecord,
     cache_dir: Path,
     reader: ReaderName = "native",
+    cache_gb: float | None = None,
 ) -> tuple[ShardReader, list[str]]:
-    """Open the shards of splits as one reader.
+    """Open the shards of splits as one reader. `cache_gb` limits the cached shards if they are remote.
 
     Returns:
         The reader, which numbers the records of all shards consecutively, and the problems of damaged shards. The list
@@ -62,7 +63,7 @@ def open_splits(
             not skipped.
     """
     shards = [shard for split in splits for shard in find_shards(root, split, image_size)]
-    opened = open_reader([shard.path for shard in shards], cache_dir, reader)
+    opened = open_reader([shard.path for shard in shards], cache_dir, reader, cache_gb)
     problems: list[str] = []
     for shard, index in zip(shards, opened.indexes, strict=True):
         if problem := shard_problem(index, shard.count):

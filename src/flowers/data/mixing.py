@@ -29,7 +29,7 @@ class Mixture(NamedTuple):
         """
         return [Fraction(str(passes)) * size for size, passes in zip(self.sizes, self.passes, strict=True)]
 
-    def count(self) -> int:
+    def total(self) -> int:
         """Return the number of records in an epoch, before an incomplete batch is dropped."""
         return math.floor(sum(self.shares()))
 

@@ -33,6 +33,7 @@ class SplitRecords:
         check_crc: when the CRC of a payload is checked.
         cache_dir: the directory for indexes and remote shards.
         reader: the reader of local shards.
+        cache_gb: the most that cached remote shards may take, in gigabytes.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class SplitRecords:
         check_crc: CheckCRC,
         cache_dir: Path,
         reader: ReaderName,
+        cache_gb: float | None = None,
     ) -> None:
         self.root = root
         self.image_size = image_size
@@ -52,6 +54,7 @@ class SplitRecords:
         self.check_crc = check_crc
         self.cache_dir = cache_dir
         self.reader = reader
+        self.cache_gb = cache_gb
         self.skipped: set[str] = set()
         """The problems of skipped shards and records."""
         self._readers: dict[tuple[Split, ...], ShardReader] = {}
@@ -114,7 +117,7 @@ class SplitRecords:
         sources = self.settings.sources(split)
         if sources not in self._readers:
             self._readers[sources], problems = open_splits(
-                self.root, sources, self.image_size, self.on_bad_record, self.cache_dir, self.reader
+                self.root, sources, self.image_size, self.on_bad_record, self.cache_dir, self.reader, self.cache_gb
             )
             self.skipped.update(problems)
         return self._readers[sources]

@@ -73,7 +73,7 @@ def epoch_order(
 
 def kept_count(numbers: NDArray[np.int64], mixture: Mixture | None, global_batch_size: int, shuffle: bool) -> int:
     """Return how many records an epoch has: with `shuffle`, full global batches if there is at least one."""
-    count = len(numbers) if mixture is None else mixture.count()
+    count = len(numbers) if mixture is None else mixture.total()
     return count - count % global_batch_size if shuffle and count >= global_batch_size else count
 
 

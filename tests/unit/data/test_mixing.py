@@ -38,7 +38,7 @@ def draw_epoch(mixture: Mixture, epoch: int, kept: int) -> list[int]:
 @settings(max_examples=60)
 @given(mixture=mixtures(), dropped=st.integers(0, 20), epochs=st.integers(1, 8))
 def test_each_data_set_is_read_in_whole_passes(mixture: Mixture, dropped: int, epochs: int) -> None:
-    kept = max(mixture.count() - dropped, mixture.count() // 2, len(mixture.sizes) * 2)
+    kept = max(mixture.total() - dropped, mixture.total() // 2, len(mixture.sizes) * 2)
     try:
         counts = split_epoch(mixture, kept)
     except InputError:
@@ -58,7 +58,7 @@ def test_each_data_set_is_read_in_whole_passes(mixture: Mixture, dropped: int, e
 
 @given(mixture=mixtures(), dropped=st.integers(0, 20))
 def test_counts_are_proportional_to_within_one_record(mixture: Mixture, dropped: int) -> None:
-    kept = max(mixture.count() - dropped, 1)
+    kept = max(mixture.total() - dropped, 1)
     try:
         counts = split_epoch(mixture, kept)
     except InputError:
@@ -71,7 +71,7 @@ def test_counts_are_proportional_to_within_one_record(mixture: Mixture, dropped:
 
 def test_weights_are_passes() -> None:
     mixture = Mixture((10, 6, 4), (1, 2, 0.5))
-    assert mixture.count() == 24
+    assert mixture.total() == 24
     assert split_epoch(mixture, 24) == [10, 12, 2]
     first, second, third = (draw_epoch(mixture, epoch, 24) for epoch in range(3))
     once, twice = numbers_of(mixture)[:10], numbers_of(mixture)[10:16]
@@ -83,7 +83,7 @@ def test_weights_are_passes() -> None:
 
 
 def test_decimal_weights_are_exact() -> None:
-    assert Mixture((100,), (0.29,)).count() == 29  # 0.29 * 100 is 28.999999999999996
+    assert Mixture((100,), (0.29,)).total() == 29  # 0.29 * 100 is 28.999999999999996
 
 
 def test_a_data_set_without_records_in_an_epoch_is_refused() -> None:

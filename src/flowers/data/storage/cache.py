@@ -3,17 +3,20 @@
 A cached shard is a sparse file of the shard's size, with each record at its original offset, so that it is read like a
 local shard. A second file marks the cached records, one byte each. A mark is written after its record, and only if the
 record matches its CRCs. Any number of processes may share a cached shard and be killed at any moment, because they
-write the same bytes to the same offsets.
+write the same bytes to the same offsets. `quota.py` limits the space that cached shards take.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import accumulate, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Literal, cast
@@ -23,6 +26,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from upath import UPath
 
+from flowers.data.storage.quota import Quota, in_use, locked, reserve_blocks, round_to_blocks, touch
 from flowers.data.storage.remote import AnyPath, content_state, read_ranges, read_text, size_and_state
 from flowers.data.tfrecord.framing import FOOTER, HEADER, ShardIndex, frame_problem, index_shard
 from flowers.data.tfrecord.index import open_indexes, parse_index, save_index
@@ -41,11 +45,20 @@ ReaderName = Literal["native", "tfrecord"]
 """This project's reader, or the one of the `tfrecord` package."""
 
 
-def open_reader(paths: Sequence[AnyPath], cache_dir: Path, name: ReaderName = "native") -> ShardReader:
+def open_reader(
+    paths: Sequence[AnyPath], cache_dir: Path, name: ReaderName = "native", cache_gb: float | None = None
+) -> ShardReader:
     """Return a reader of shards that are all local, or all remote.
 
+    Args:
+        paths: the shards.
+        cache_dir: the directory of caches.
+        name: the reader of local shards.
+        cache_gb: the most that the cached shards of all data sets may take, in gigabytes; None: no limit.
+
     Raises:
-        InputError: the shards cannot be read, the named reader does not support them, or the cache cannot be written.
+        InputError: the shards cannot be read, the named reader does not support them, a shard is larger than the cache
+            may be, or the cache cannot be written.
     """
     local = [path for path in paths if isinstance(path, Path)]
     if len(local) == len(paths):
@@ -62,14 +75,19 @@ def open_reader(paths: Sequence[AnyPath], cache_dir: Path, name: ReaderName = "n
             f"data.reader=tfrecord: expected local shards, found {paths[0]}: the package reads local files only. Set "
             "data.reader=native, or copy the data set to a local directory."
         )
+    quota = None if cache_gb is None else Quota(cache_dir / "remote", round(cache_gb * 1e9))
     with ThreadPoolExecutor(_THREADS) as pool:
         cached = list(pool.map(lambda path: CachedShard.of(path, cache_dir), cast(Sequence[UPath], paths)))
+        if quota is not None:
+            for shard in cached:
+                quota.check(shard.source, shard.size)
         known = {shard.path: index for shard in cached if (index := shard.cached_index()) is not None}
         missing = [shard for shard in cached if shard.path not in known]
         if missing:
-            found = progress(pool.map(CachedShard.find_index, missing), "Indexing shards", len(missing))
+            made = pool.map(lambda shard: shard.find_index(quota), missing)
+            found = progress(made, "Indexing shards", len(missing))
             known |= zip([shard.path for shard in missing], found, strict=True)
-    return RemoteReader([known[shard.path] for shard in cached], cached)
+    return RemoteReader([known[shard.path] for shard in cached], cached, quota)
 
 
 def _package_reader(indexes: Sequence[ShardIndex], cache_dir: Path) -> ShardReader:
@@ -113,10 +131,10 @@ class CachedShard:
         except UnicodeDecodeError:
             return None
         except OSError as error:
-            raise self._cache_error(error) from error
+            raise self.cache_error(error) from error
 
-    def find_index(self) -> ShardIndex:
-        """Read the index beside the shard or, if there is none, download the shard and index it.
+    def find_index(self, quota: Quota | None = None) -> ShardIndex:
+        """Read the index beside the shard or, if there is none, download the shard within the quota and index it.
 
         Raises:
             InputError: the shard cannot be reached, or the cache cannot be written.
@@ -131,12 +149,26 @@ class CachedShard:
                     file.truncate(self.size)  # a sparse file takes no space
                 beside = read_text(self.source.with_suffix(".tfindex"))
                 index = parse_index(self.source, beside, self.size) if beside else None
-                index = index or self._download()
+                if index is None:
+                    with self._whole_reserved(quota):
+                        index = self._download()
                 if index.problem is None:
                     save_index(index, f"# {self.source}", [self.path.with_suffix(".tfindex")])
                 return index
         except OSError as error:
-            raise self._cache_error(error) from error
+            raise self.cache_error(error) from error
+
+    @contextmanager
+    def _whole_reserved(self, quota: Quota | None) -> Iterator[None]:
+        """Reserve space for the whole shard, and mark the shard as in use."""
+        with ExitStack() as stack:
+            with quota.lock() if quota else nullcontext():
+                if quota is not None:
+                    quota.make_room(lambda: round_to_blocks(0, self.size))
+                stack.enter_context(in_use(self.path))
+                if quota is not None:
+                    reserve_blocks(self.path, 0, self.size)
+            yield
 
     def _download(self) -> ShardIndex:
         for _ in range(2):  # the transfer may have damaged a length
@@ -162,7 +194,7 @@ class CachedShard:
         try:
             marks = self._marks.read_bytes() if self._marks.exists() else b""
         except OSError as error:
-            raise self._cache_error(error) from error
+            raise self.cache_error(error) from error
         return np.frombuffer(marks.ljust(count, b"\0")[:count], np.bool_).copy()
 
     def write(self, record: int, frame: bytes, position: int) -> None:
@@ -171,9 +203,9 @@ class CachedShard:
             _write(self.path, frame, position)
             _write(self._marks, b"\1", record)
         except OSError as error:
-            raise self._cache_error(error) from error
+            raise self.cache_error(error) from error
 
-    def _cache_error(self, error: OSError) -> InputError:
+    def cache_error(self, error: OSError) -> InputError:
         return InputError(
             f"{self.path}: expected to cache records of {self.source} here, found this: {error}. Free disk space, or "
             "set paths.cache_dir to another directory."
@@ -197,15 +229,23 @@ def frame_range(index: ShardIndex, record: int, count: int) -> tuple[int, int]:
 
 
 class RemoteReader(ShardReader):
-    """Reads the payloads of remote shards, by number across all shards in order, and fetches those not yet cached."""
+    """Reads the payloads of remote shards, by number across all shards in order, and fetches those not yet cached.
 
-    def __init__(self, indexes: Sequence[ShardIndex], cached: Sequence[CachedShard]) -> None:
+    With a quota, any process may remove cached records, except while this one reads them or fetches others of their
+    shard. A record that is gone when it is read does not match its CRC, and is fetched again.
+    """
+
+    def __init__(
+        self, indexes: Sequence[ShardIndex], cached: Sequence[CachedShard], quota: Quota | None = None
+    ) -> None:
         super().__init__(indexes)
         self.cached = cached
+        self.quota = quota
         self._present: dict[int, NDArray[np.bool_]] = {}
+        self._touched: dict[int, float] = {}
 
     def __getstate__(self) -> dict[str, object]:
-        return {**super().__getstate__(), "_present": {}}
+        return {**super().__getstate__(), "_present": {}, "_touched": {}}
 
     def state(self) -> str:
         """Return a string that changes when a shard changes."""
@@ -213,7 +253,14 @@ class RemoteReader(ShardReader):
 
     def prefetch(self, numbers: Iterable[int]) -> None:
         """Fetch the records that are not cached, all at once. `read` retries those that arrive damaged."""
-        self._fetch({number for number in numbers if not self._is_present(number)})
+        numbers = set(numbers)
+        self._touch(numbers)
+        if self.quota is not None:
+            self._present.clear()  # another process may have removed records
+            numbers = self._first_that_fit(numbers, self.quota.limit // 2)
+        if missing := self._missing(numbers):
+            with self._reserved(missing if self.quota is None else numbers) as missing:
+                self._fetch(missing)
 
     def read(self, number: int, *, check: bool = True) -> bytes:
         """Return payload `number`. Its CRC is verified whatever `check` is, because a power cut may damage the cache.
@@ -224,12 +271,14 @@ class RemoteReader(ShardReader):
         """
         if self._is_present(number):
             try:
-                return super().read(number)
+                with locked(self._file(self._locate(number)[0])):
+                    return super().read(number)
             except BadRecord:
-                pass  # a power cut or a disk error has damaged the cache: fetch the record again
+                pass  # removed, or damaged by a power cut or a disk error: fetch the record again
         for _ in range(2):
-            if not (problems := self._fetch({number})):
-                return super().read(number)
+            with self._reserved({number}):
+                if not (problems := self._fetch({number})):
+                    return super().read(number)
         raise BadRecord(
             f"{self.where(number)}: {problems[number]} The shard is damaged, or has changed since it was opened. "
             "Upload it again, with the .tfindex beside it if there is one, or start again."
@@ -240,6 +289,59 @@ class RemoteReader(ShardReader):
         if shard not in self._present or not self._present[shard][record]:  # another process may have fetched it
             self._present[shard] = self.cached[shard].present(len(self.indexes[shard]))
         return bool(self._present[shard][record])
+
+    def _missing(self, numbers: set[int]) -> set[int]:
+        return {number for number in numbers if not self._is_present(number)}
+
+    def _touch(self, numbers: set[int]) -> None:
+        """Record that the shards of these records are used now, at most once a second for each."""
+        now = time.monotonic()
+        for shard in {self._locate(number)[0] for number in numbers}:
+            if now - self._touched.get(shard, -math.inf) > 1:
+                self._touched[shard] = now
+                touch(self._local(shard))
+
+    def _first_that_fit(self, numbers: set[int], size: int) -> set[int]:
+        """Return the first of these records that fit into `size` bytes; `read` fetches the others one by one."""
+        ordered = sorted(numbers)
+        ends = accumulate(self._taken({number}) for number in ordered)
+        return {number for number, end in zip(ordered, ends, strict=True) if end <= size}
+
+    def _taken(self, numbers: set[int]) -> int:
+        """Return the bytes that records take in the cache."""
+        return sum(round_to_blocks(start, end) for _, start, end in self._ranges(numbers))
+
+    def _ranges(self, numbers: set[int]) -> list[tuple[int, int, int]]:
+        """Return the shards of records, with the first and last byte of each run of neighbours."""
+        return [(shard, *frame_range(self.indexes[shard], run[0][1], len(run))) for shard, run in self._runs(numbers)]
+
+    @contextmanager
+    def _reserved(self, numbers: set[int]) -> Iterator[set[int]]:
+        """Keep the shards of these records. With a quota, reserve space for the missing ones, and yield only those."""
+        own = [self._local(shard) for shard in {self._locate(number)[0] for number in numbers}]
+        with ExitStack() as stack:
+            try:
+                with self.quota.lock() if self.quota else nullcontext():
+                    if self.quota is not None:
+                        numbers = self._make_room(self.quota, numbers, own)
+                    for path in own:
+                        stack.enter_context(in_use(path))
+            except OSError as error:
+                raise self.cached[self._locate(min(numbers))[0]].cache_error(error) from error
+            yield numbers
+
+    def _make_room(self, quota: Quota, numbers: set[int], own: Sequence[Path]) -> set[int]:
+        """Reserve space for those of the records that are missing, and return them. Call it under the quota's lock."""
+
+        def needed() -> int:
+            self._present.clear()  # another process, or the quota itself, may have removed records
+            return self._taken(self._missing(numbers))
+
+        quota.make_room(needed, own)
+        missing = self._missing(numbers)
+        for shard, start, end in self._ranges(missing):
+            reserve_blocks(self._local(shard), start, end)
+        return missing
 
     def _fetch(self, numbers: set[int]) -> dict[int, str]:
         """Fetch records into the cache. Return the problems of those that arrived damaged, by number."""
