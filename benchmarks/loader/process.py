@@ -24,6 +24,7 @@ MODULES: dict[Name, str] = {
     "flowers": "flowers_loader",
     "tf.data": "tf_data",
     "tfrecord": "tfrecord_package",
+    "torchvision": "torchvision_loader",
     "decode_only": "decode_only",
 }
 

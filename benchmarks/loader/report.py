@@ -11,7 +11,7 @@ from benchmarks.loader.result import LoaderBenchmark
 from benchmarks.loader.work import NAMES
 
 COMPARED = ("px", "task", *NAMES, *(f"/ {name}" for name in NAMES if name != "flowers"))
-WIDE = 110
+WIDE = 130
 """The least width of the table, in characters."""
 
 _console = Console(soft_wrap=True, highlight=False)

@@ -37,6 +37,7 @@ OPTIONAL_PACKAGES: dict[Name, str] = {"tf.data": "tensorflow-cpu", "tfrecord": "
 
 PACKAGES = (
     "torch",
+    "torchvision",
     "albumentations",
     "simplejpeg",
     "opencv-python-headless",

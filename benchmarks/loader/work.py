@@ -15,7 +15,7 @@ from flowers.data.layout import find_shards
 Task = Literal["decode", "flip", "full"]
 """Decode; decode and flip; decode and apply the whole transform of configs/data/augment/medium.yaml."""
 
-Name = Literal["flowers", "tf.data", "tfrecord", "decode_only"]
+Name = Literal["flowers", "tf.data", "tfrecord", "torchvision", "decode_only"]
 NAMES: tuple[Name, ...] = get_args(Name)
 
 # The parameters of the training transform, shared by all libraries.

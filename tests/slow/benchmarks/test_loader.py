@@ -22,15 +22,15 @@ def test_all_loaders_are_compared(garden: Path, tmp_path: Path) -> None:
     assert written["absent"] == {}
     assert written["settings"]["workers"] == 2
     flip, full = written["comparisons"]
-    assert set(flip["rates"]) == {"flowers", "tf.data", "tfrecord", "decode_only"}
-    assert set(full["rates"]) == {"flowers", "tf.data", "tfrecord"}
+    assert set(flip["rates"]) == {"flowers", "tf.data", "tfrecord", "torchvision", "decode_only"}
+    assert set(full["rates"]) == {"flowers", "tf.data", "tfrecord", "torchvision"}
     for comparison in (flip, full):
         assert all(len(rates) == 1 and rates[0] > 10 for rates in comparison["rates"].values())
         ours = comparison["rates"]["flowers"][0]
         for name, ratio in comparison["flowers_over"].items():
             assert ratio == pytest.approx(ours / comparison["rates"][name][0])
     header, *rows = done.stdout.splitlines()[:3]
-    assert header.split()[:6] == ["px", "task", "flowers", "tf.data", "tfrecord", "decode_only"]
+    assert header.split()[:7] == ["px", "task", "flowers", "tf.data", "tfrecord", "torchvision", "decode_only"]
     for row, comparison in zip(rows, (flip, full), strict=True):
         medians, ratios = comparison["median_images_per_second"], comparison["flowers_over"]
         values = [f"{value:.0f}" for value in medians.values()] + [f"{ratio:.2f}" for ratio in ratios.values()]
