@@ -109,6 +109,7 @@ REFUSED = {
     "data.folds=3": "data.folds=3: ",
     "data.train_on=train+val": "data.train_on=train+val: ",
     "ckpt_path=last.ckpt": "ckpt_path=last.ckpt: ",
+    "resume=true": "resume=true: ",
     "debug=fdr": "trainer.fast_dev_run=True: ",
     "paths.output_dir=out": "paths.output_dir: ",
     "monitor.mode=min": "monitor.mode=min: ",

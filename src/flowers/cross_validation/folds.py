@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -16,15 +15,12 @@ from flowers.cross_validation.plan import Plan, fold_overrides
 from flowers.data.datamodule import FlowersDataModule
 from flowers.data.layout import Split, list_shards
 from flowers.errors import InputError
-from flowers.inference.evaluate import evaluate
 from flowers.inference.predict import predict
 from flowers.settings import quote
 from flowers.system.atomic import remove_parts
 from flowers.system.paths import shorten
 from flowers.system.programs import find_error, run_program
 from flowers.system.termination import Terminated
-from flowers.training.checkpoints import read_checkpoint
-from flowers.training.resuming import find_reached_limit
 from flowers.training.runs import Run
 
 log = logging.getLogger(__name__)
@@ -39,38 +35,21 @@ def train_folds(plan: Plan) -> None:
     for fold in range(plan.settings.folds):
         run = plan.run(fold)
         run.wait_until_unused()
-        if _is_trained(plan, run):
+        if run.metrics_path.exists():
             log.info("Fold %d of %d: trained already", fold, plan.settings.folds)
         else:
             _train(plan, fold)
         _check_same_recipe(plan, run)
 
 
-def _is_trained(plan: Plan, run: Run) -> bool:
-    """Return whether nothing is left to train: there are metrics, or the last checkpoint is the last of all.
-
-    A training that is killed after its last step has saved everything but its metrics, and cannot be resumed.
-    """
-    if run.metrics_path.exists():
-        return True
-    if not (run.last.exists() and run.best.exists()):
-        return False
-    last, trainer = read_checkpoint(run.last, plan.make_data()), plan.settings.trainer
-    limit = find_reached_limit(last, trainer.get("max_epochs"), trainer.get("max_steps"))
-    return last.stopped or limit is not None
-
-
 def _train(plan: Plan, fold: int) -> None:
     run, folds = plan.run(fold), plan.settings.folds
     run.directory.mkdir(exist_ok=True)
     console = run.directory / "console.log"
-    arguments = [*plan.call.overrides, *fold_overrides(folds, fold), f"hydra.run.dir={quote(str(run.directory))}"]
+    arguments = [*plan.call.overrides, *fold_overrides(folds, fold), "resume=true"]
+    arguments.append(f"hydra.run.dir={quote(str(run.directory))}")
     if "group" in (wandb := (plan.settings.logger or {}).get("wandb") or {}) and wandb["group"] is None:
         arguments.append(f"logger.wandb.group={quote('-'.join(plan.directory.parts[-2:]))}")
-    if run.last.exists():
-        arguments.append(f"ckpt_path={quote(str(run.last))}")
-    else:  # killed before it could be resumed; what is there would be refused as another run's
-        shutil.rmtree(run.directory / "checkpoints", ignore_errors=True)
     log.info("Fold %d of %d: training, log in %s", fold, folds, shorten(console))
     start = console.stat().st_size if console.exists() else 0
     try:
@@ -118,9 +97,6 @@ def predict_folds(plan: Plan) -> list[Split]:
     splits: list[Split] = ["val", "test"] if has_test(plan.make_data()) else ["val"]
     for fold in range(plan.settings.folds):
         run = plan.run(fold)
-        if not run.metrics_path.exists():
-            config = _compose(plan, "evaluate", run)
-            run.write_metrics(evaluate(config).metrics)
         for split in splits:
             if not run.predictions(split).exists():
                 log.info("Fold %d of %d: predicting %s", fold, plan.settings.folds, split)

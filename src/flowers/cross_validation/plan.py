@@ -134,6 +134,8 @@ def _check_own(settings: CrossValidationSettings, overrides: Sequence[str]) -> N
             f"ckpt_path={settings.ckpt_path}: expected none, found a checkpoint. An interrupted cross-validation "
             "resumes by itself with output=DIR."
         )
+    if settings.resume:
+        raise InputError("resume=true: expected false, as output=DIR continues a cross-validation. Leave it out.")
     if any(override.lstrip("+~").startswith("paths.output_dir") for override in overrides):
         raise InputError("paths.output_dir: expected none, as each fold has its own, found one. Set output=DIR.")
     if settings.trainer.get("fast_dev_run"):

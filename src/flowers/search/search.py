@@ -141,6 +141,8 @@ def _check_base(base: TrainSettings, settings: SearchSettings) -> None:
     """Raise `InputError` for settings of a training that a search cannot use."""
     if base.ckpt_path is not None:
         raise InputError("ckpt_path: expected none, because the search resumes its trials itself. Leave it out.")
+    if base.resume:
+        raise InputError("resume=true: expected false, as output=DIR continues a search. Leave it out.")
     if base.trainer.get("fast_dev_run"):
         raise InputError("trainer.fast_dev_run: expected false, because such a run has no metrics. Leave it out.")
     loggers = (base.logger or {}).values()

@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -51,7 +50,9 @@ def train_trial(run: Run, command: Sequence[str], metric: str, should_prune: Cal
     watch = _Watch(run, metric, should_prune)
     status = 0
     if not run.metrics_path.exists():
-        with _running(run, [*command, *_resume(run)]) as process:
+        run.wait_until_unused()
+        arguments = ["resume=true", f"hydra.run.dir={quote(str(run.directory))}"]
+        with _running(run, [*command, *arguments]) as process:
             while (ended := process.poll()) is None:
                 if watch.prunes():
                     return Outcome(pruned=True)
@@ -106,17 +107,6 @@ def read_epochs(run: Run, metric: str) -> dict[int, float]:
             if row.get(metric) and row.get("epoch") and math.isfinite(float(row[metric])):
                 values.setdefault(int(row["epoch"]), float(row[metric]))
     return values
-
-
-def _resume(run: Run) -> list[str]:
-    """Return the overrides for a training's directory and checkpoint; remove what cannot be resumed."""
-    directory = [f"hydra.run.dir={quote(str(run.directory))}"]
-    if run.directory.exists():
-        run.wait_until_unused()
-        if run.last.exists():
-            return [*directory, f"ckpt_path={quote(str(run.last))}"]
-        shutil.rmtree(run.directory)
-    return directory
 
 
 @contextmanager

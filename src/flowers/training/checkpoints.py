@@ -26,7 +26,6 @@ class Checkpoint:
     class_names: the class names in label order; None if the model has none.
     licence: the licence of the weights that the training started from; None if it is not recorded.
     epochs, steps: the numbers of completed epochs and steps.
-    stopped: whether early stopping ended the training here.
     averaged: whether the weights are an average. Training cannot continue from an average alone.
     position: the position in the training data, as the data module saved it; None if it saved nothing.
     groups: the optimizer's parameter groups, with its hyperparameters.
@@ -38,7 +37,6 @@ class Checkpoint:
     licence: str | None
     epochs: int
     steps: int
-    stopped: bool
     averaged: bool
     position: Mapping[str, Any] | None
     groups: list[dict[str, Any]]
@@ -66,8 +64,7 @@ def read_checkpoint(path: Path, datamodule: L.LightningDataModule) -> Checkpoint
         progress = content["loops"]["fit_loop"]["epoch_progress"]["current"]
         done = (position or {}).get("epoch", progress["completed"]), content["global_step"]
         averaged = ema.KEY in content
-        stopped = is_stopped(content.get("callbacks", {}))
-        return Checkpoint(content["state_dict"], *names, *done, stopped, averaged, position, groups, schedule)
+        return Checkpoint(content["state_dict"], *names, *done, averaged, position, groups, schedule)
     except Exception as error:  # torch.load raises many types of errors for other files
         raise InputError(
             f"{path}: expected a checkpoint of this program, found {type(error).__name__}: "

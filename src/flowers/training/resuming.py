@@ -95,7 +95,7 @@ def check_resumable(
             "with averaged weights. Add callbacks=ema; to start a new run from the average, set model.pretrained to "
             "this path instead."
         )
-    if not complete and (reached := find_reached_limit(checkpoint, trainer.max_epochs, trainer.max_steps)):
+    if not complete and (reached := _find_reached_limit(checkpoint, trainer.max_epochs, trainer.max_steps)):
         name, limit, done = reached
         raise InputError(
             f"trainer.max_{name}={limit}: expected more than the {done} {name} that {path} has been trained for. "
@@ -107,7 +107,7 @@ def check_resumable(
     _check_same_settings(path, checkpoint, model, same_batch=same_batch)
 
 
-def find_reached_limit(
+def _find_reached_limit(
     checkpoint: Checkpoint, max_epochs: int | None, max_steps: int | None
 ) -> tuple[str, int, int] | None:
     """Return the limit that a checkpoint has reached, or None if its training can continue.

@@ -125,6 +125,7 @@ BAD = {
     "monitor": (["+space={monitor:{choices:[loss,accuracy]}}"], r"space\.monitor: "),
     "logger": (["logger=none"], r"^logger: "),
     "ckpt_path": (["ckpt_path=last.ckpt"], r"^ckpt_path: "),
+    "resume": (["resume=true"], r"^resume=true: "),
     "sampler": (["+sampler.seed=3"], r"^sampler\.seed: "),
     "trials": (["trials=0"], r"^trials=0: "),
     "grid": (["hparams_search=grid"], r"^hparams_search: "),
