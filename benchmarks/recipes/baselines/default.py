@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from benchmarks.recipes.result import Predictions, Recorder
 from benchmarks.recipes.task import BATCH_SIZE, RUN_OF, Task
 from flowers.errors import InputError
 from flowers.training.collect_outcomes import CollectOutcomes
+from flowers.training.linear_probe import LinearProbe
 
 SCRIPT = Path(__file__).resolve().parents[3] / "src" / "train.py"
 
@@ -67,9 +70,17 @@ def quote(value: str) -> str:
 
 
 class RecordEpochs(Callback):
-    """Records the predictions of each validation, with averaged weights if the recipe averages them."""
+    """Records the predictions of each validation, with averaged weights if the recipe averages them.
+
+    A model whose head the linear probe has fitted is also validated before its first step, as epoch 0.
+    """
 
     recorder: ClassVar[Recorder]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if any(isinstance(callback, LinearProbe) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            with isolate_rng():  # a loader draws a seed
+                self.recorder.record(0, predict_val(trainer, pl_module))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -85,3 +96,19 @@ class RecordEpochs(Callback):
         if outcomes is not None:
             predictions = Predictions(outcomes.ids, outcomes.labels, outcomes.probabilities)
             self.recorder.record(trainer.current_epoch + 1, predictions)
+
+
+@torch.no_grad()
+def predict_val(trainer: L.Trainer, model: L.LightningModule) -> Predictions:
+    """Predict the validation split with a model in training."""
+    ids: list[str] = []
+    labels, probabilities = [], []
+    model.eval()
+    for batch in trainer.datamodule.loader("val"):  # type: ignore[attr-defined]
+        valid = batch["valid"]
+        image = trainer.strategy.batch_to_device(batch)["image"]
+        ids += [identity for identity, kept in zip(batch["id"], valid.tolist(), strict=True) if kept]
+        labels.append(batch["label"][valid])
+        probabilities.append(model(image).float().softmax(1).cpu()[valid])
+    model.train()
+    return Predictions(ids, torch.cat(labels).numpy(), torch.cat(probabilities).numpy())
