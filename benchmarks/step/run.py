@@ -24,8 +24,9 @@ from flowers.errors import InputError
 from flowers.instantiate import instantiate
 from flowers.interfaces import Batch
 from flowers.models.classifier import FlowerClassifier
-from flowers.settings import Node, Paths, Positive, Seed
+from flowers.settings import Node, Paths, Positive, Seed, split_own
 from flowers.training.compilation import CompileCounts, Compiling
+from flowers.training.execution import Execution, executing
 from flowers.training.lightning_trainer import TRAINER
 from flowers.training.pair import MODEL
 
@@ -133,11 +134,14 @@ def benchmark_step(settings: StepSettings) -> StepBenchmark:
     """
     if settings.steps < WINDOW:
         raise InputError(f"steps={settings.steps}: expected at least {WINDOW}, over which the time is measured.")
+    if settings.trainer.get("autotune"):
+        raise InputError("trainer.autotune=true: expected false, as this command times one choice. Leave it out.")
     L.seed_everything(settings.seed, verbose=False)
     clock = _Clock(settings.warmup)
+    lightning_settings, execution = split_own(settings.trainer, Execution)
     trainer: L.Trainer = instantiate(
         "trainer",
-        settings.trainer,
+        lightning_settings,
         callbacks=[clock],
         default_root_dir=str(Path(settings.results).parent),
         max_epochs=1,
@@ -158,7 +162,8 @@ def benchmark_step(settings: StepSettings) -> StepBenchmark:
     )
     model.check_image_sizes({"image_size": [settings.image_size]})
     warnings.filterwarnings("ignore", message=".*no `val_dataloader`")
-    trainer.fit(model, _loader(settings))
+    with executing(execution, model, trainer):
+        trainer.fit(model, _loader(settings))
     if not clock.windows:
         raise InputError(
             f"steps={settings.steps}: expected {settings.warmup + settings.steps} steps with the warm-up, but the "

@@ -38,7 +38,7 @@ MOVED_SETTINGS = {
     "data.data_dir": "Set data.root, or paths.data_dir for all data sets.",
     "model.optimizer": "Set optimizer=NAME, or optimizer.lr and the like.",
     "model.scheduler": "Set scheduler=NAME, or its settings.",
-    "model.compile": "This template does not compile models on CPU and GPU; trainer=tpu does.",
+    "model.compile": "Set trainer.compile=true.",
 }
 """Settings of lightning-hydra-template that have another name here, each with what to do instead."""
 

@@ -81,7 +81,7 @@ def dashboard() -> None:
 def _train(config: DictConfig) -> float | None:
     if "space" in config:
         raise InputError("hparams_search=optuna: expected another command. Type python src/search.py instead.")
-    from flowers.reporting.summary import print_finished, print_metrics, print_run, print_skipped
+    from flowers.reporting.summary import print_finished, print_headroom, print_metrics, print_run, print_skipped
     from flowers.training.continuing import find_finished
     from flowers.training.loggers import finished_wandb_run
     from flowers.training.train import train
@@ -94,6 +94,7 @@ def _train(config: DictConfig) -> float | None:
         trained = train(config)
         print_metrics(trained.metrics, config.monitor.metric)
         print_skipped(trained.skipped)
+        print_headroom(trained.metrics)
         if not config.trainer.get("fast_dev_run"):
             from flowers.reporting.wandb_results import log_results
 
@@ -105,12 +106,13 @@ def _train(config: DictConfig) -> float | None:
 
 def _evaluate(config: DictConfig) -> float | None:
     from flowers.inference.evaluate import evaluate
-    from flowers.reporting.summary import print_metrics, print_skipped, print_written_report
+    from flowers.reporting.summary import print_metrics, print_skipped, print_speed, print_written_report
 
     evaluated = evaluate(config)
     monitored = evaluated.run.monitored()
     print_metrics(evaluated.metrics, monitored)
     print_skipped(evaluated.skipped)
+    print_speed(evaluated.images_per_second)
     if config.report and not config.trainer.get("fast_dev_run"):
         path = evaluated.run.report.with_name("evaluation.html")
         _write_report(evaluated, monitored, path)
@@ -134,12 +136,13 @@ def _write_report(results: TrainingResult | EvaluationResult, monitored: str, pa
 
 def _predict(config: DictConfig) -> None:
     from flowers.inference.predict import predict
-    from flowers.reporting.summary import print_skipped, print_written
+    from flowers.reporting.summary import print_skipped, print_speed, print_written
     from flowers.training.runs import Run
 
     written = predict(config)
     print_written(written.files, written.rows)
     print_skipped(written.skipped)
+    print_speed(written.images_per_second)
     if written.files and Run(Path(config.run)).wandb_id() is not None:
         from flowers.reporting.wandb_results import log_predictions
 

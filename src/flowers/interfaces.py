@@ -168,6 +168,15 @@ class GivesLogits(Protocol):
 
 
 @runtime_checkable
+class HasNetwork(Protocol):
+    """A model with one part that `trainer.compile` compiles, and that `trainer.channels_last` converts."""
+
+    def get_network(self) -> nn.Module:
+        """Return the part that computes the logits from images float `[B, C, H, W]`."""
+        ...
+
+
+@runtime_checkable
 class HasLinearHead(Protocol):
     """A model whose head can be fitted to frozen features before training (`callbacks.linear_probe`)."""
 

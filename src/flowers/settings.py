@@ -68,11 +68,20 @@ class Rule:
     given: parameters that the program sets if no setting does.
     reserved: parameters that only the program sets.
     ranges: narrower types than those of the signature, by parameter.
+    own: a dataclass that declares further settings of the node, which the program takes itself; see `split_own`.
     """
 
     given: Collection[str] = ()
     reserved: Collection[str] = ()
     ranges: Mapping[str, Any] = field(default_factory=dict)
+    own: type[Any] | None = None
+
+
+def split_own(node: Mapping[str, Any], own: type[Settings]) -> tuple[dict[str, Any], Settings]:
+    """Split a node's settings into those of its target and the program's own, which the dataclass `own` declares."""
+    names, _ = parameters_of(own)
+    rest = {name: value for name, value in node.items() if name not in names}
+    return rest, own(**{name: value for name, value in node.items() if name in names})
 
 
 def load_settings(settings: type[Settings], config: DictConfig, rules: Mapping[str, Rule] | None = None) -> Settings:
@@ -129,7 +138,10 @@ def _find_problems(
 ) -> list[str]:
     """Check settings against the parameters of their target, and nodes among them against `rules` as well."""
     parameters, takes_others = parameters_of(target)
+    own = {} if rule.own is None else parameters_of(rule.own)[0]
     hints = {**hints_of(target, parameters), **rule.ranges}
+    if rule.own is not None:
+        hints |= hints_of(rule.own, own)
     prefix = f"{key}." if key else ""
     problems = []
     for name, value in settings.items():
@@ -138,10 +150,10 @@ def _find_problems(
             continue
         if name in rule.reserved:
             problems.append(f"{place}: expected none, as the program sets it. Leave it out.")
-        elif name in parameters:
+        elif name in parameters or name in own:
             problems += _find_value_problems(place, value, hints.get(name, Any), rules.get(name))
         elif not takes_others:
-            taken = [f"{prefix}{parameter}" for parameter in parameters]
+            taken = [f"{prefix}{parameter}" for parameter in (*parameters, *own)]
             problems.append(
                 f"{place}: no such setting{' of ' + target.__name__ if key else ''}.{nearest(place, taken)}"
             )

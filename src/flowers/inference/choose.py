@@ -36,8 +36,9 @@ from flowers.interfaces import Batch, LoadsSplits, SamplesSplits, valid_rows
 from flowers.models.backbone import WHEELS, check_name, head_names
 from flowers.models.classifier import FlowerClassifier
 from flowers.models.features import PENALTY
-from flowers.settings import Node, Paths, Positive, Seed, load_settings
+from flowers.settings import Node, Paths, Positive, Seed, load_settings, split_own
 from flowers.system.atomic import write_atomic
+from flowers.training.execution import Execution
 from flowers.training.lightning_trainer import TRAINER, make_plain_trainer
 from flowers.training.pair import check_sizes, class_names_of, has_validation, make_data
 
@@ -237,6 +238,10 @@ def _make_trainer(settings: ChooseSettings, directory: Path) -> L.Trainer:
             f"trainer: expected one process, which collects all features, found {trainer.world_size}. Set "
             "trainer.devices=1."
         )
+    execution = split_own(settings.trainer, Execution)[1]
+    for name in ("compile", "autotune"):
+        if getattr(execution, name):
+            raise InputError(f"trainer.{name}=true: expected false, as each backbone is used only once. Leave it out.")
     return trainer
 
 

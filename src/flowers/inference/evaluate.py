@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +13,15 @@ from omegaconf import DictConfig
 
 from flowers.interfaces import ReportsSkipped
 from flowers.settings import Count, Node, Positive, load_settings
+from flowers.training.callbacks import ValidationSpeed
 from flowers.training.collect_outcomes import CollectOutcomes
 from flowers.training.distributed import closing_process_group
+from flowers.training.execution import executing
 from flowers.training.lightning_trainer import TRAINER, make_plain_trainer
 from flowers.training.outcomes import Outcomes
 from flowers.training.pair import check_sizes, check_validated
 from flowers.training.runs import Run
+from flowers.training.tuning import choose_execution
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +72,7 @@ class EvaluationResult:
     model: the model of the best checkpoint.
     datamodule: the data module of the evaluation.
     outcomes: the predictions of the validation split, if the model returns them; see `CollectOutcomes`.
+    images_per_second: the speed after the first batch, with the padding of the last; None if there is only one batch.
     """
 
     run: Run
@@ -76,6 +81,7 @@ class EvaluationResult:
     model: L.LightningModule
     datamodule: L.LightningDataModule
     outcomes: Outcomes | None
+    images_per_second: float | None = None
 
 
 @closing_process_group()
@@ -92,9 +98,18 @@ def evaluate(config: DictConfig) -> EvaluationResult:
     check_sizes(model, datamodule, "eval_size")
     if getattr(datamodule, "train_on", None) == "train+val" and settings.data.root is None:
         log.warning("The run was trained on the validation split as well: these metrics do not hold for other images.")
-    collected = CollectOutcomes()
-    trainer = make_plain_trainer(settings.trainer, run.best.parent, [collected])
-    trainer.validate(model, datamodule=datamodule, verbose=False)
+    collected, speed = CollectOutcomes(), ValidationSpeed()
+    trainer = make_plain_trainer(settings.trainer, run.best.parent, [collected, speed])
+
+    def make_loader() -> Iterable[Any]:
+        datamodule.setup("validate")
+        loader: Iterable[Any] = datamodule.val_dataloader()
+        return loader
+
+    execution, _ = choose_execution("validate", settings.trainer, trainer, model, datamodule, make_loader)
+    with executing(execution, model, trainer):
+        trainer.validate(model, datamodule=datamodule, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     skipped = datamodule.gather_skipped() if isinstance(datamodule, ReportsSkipped) else set[str]()
-    return EvaluationResult(run, metrics, skipped, model, datamodule, collected.outcomes)
+    outcomes = collected.outcomes
+    return EvaluationResult(run, metrics, skipped, model, datamodule, outcomes, speed.images_per_second)

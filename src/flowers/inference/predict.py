@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,11 +23,14 @@ from flowers.instantiate import instantiate
 from flowers.interfaces import NO_LABEL, Batch, ChecksImageSizes, HasLicence, LoadsSplits, valid_rows
 from flowers.preparation.reader import PhotographReader
 from flowers.settings import Node, load_settings
+from flowers.training.callbacks import Stopwatch
 from flowers.training.checkpoints import digest_weights
+from flowers.training.execution import executing
 from flowers.training.lightning_trainer import TRAINER, make_plain_trainer
 from flowers.training.pair import class_names_of
 from flowers.training.predictions import PredictionsWriter, Provenance
 from flowers.training.runs import Run
+from flowers.training.tuning import choose_execution
 
 PHOTOGRAPHS = "photographs"
 """The name of the predictions of image files that are in no data set."""
@@ -36,11 +38,18 @@ PHOTOGRAPHS = "photographs"
 
 @dataclass(frozen=True, slots=True)
 class PredictionResult:
-    """The files that were written, the number of rows, and why each skipped record was skipped."""
+    """The result of a prediction.
+
+    files: the files that were written.
+    rows: the number of rows.
+    skipped: why each skipped record was skipped.
+    images_per_second: the speed after the first batch; None if it is the only one.
+    """
 
     files: list[Path]
     rows: int
     skipped: set[str]
+    images_per_second: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +85,12 @@ class _BatchWriter(Callback):
     def __init__(self) -> None:
         self.writer: PredictionsWriter | None = None
         self.skipped: set[str] = set()
-        self._images = 0
-        self._start = 0.0
-        self._end = 0.0
+        self._stopwatch = Stopwatch()
 
     @property
     def images_per_second(self) -> float | None:
-        """Return the speed after the first batch, which waits for workers and compilers; None if it is the only one."""
-        return self._images / (self._end - self._start) if self._images else None
+        """Return the speed after the first batch; None if it is the only one."""
+        return self._stopwatch.images_per_second
 
     def on_predict_batch_end(
         self,
@@ -104,11 +111,7 @@ class _BatchWriter(Callback):
         labels = [None if label == NO_LABEL else label for label in batch["label"].cpu()[valid].tolist()]
         ids = [identity for identity, row in zip(batch["id"], valid.tolist(), strict=True) if row]
         self.writer.write(ids, labels, outputs.cpu().numpy()[valid.numpy()])
-        self._end = time.perf_counter()
-        if batch_idx == 0:
-            self._start = self._end
-        else:
-            self._images += len(ids)
+        self._stopwatch.add(len(ids))
 
 
 def predict(config: DictConfig) -> PredictionResult:
@@ -128,15 +131,31 @@ def predict(config: DictConfig) -> PredictionResult:
     data, class_names = _check_predictable(datamodule, model)
     predictor, tta = _make_predictor(settings, datamodule, model)
     datamodule.setup("predict")
-    loader = _photograph_loader(datamodule, settings.photographs) if settings.photographs else data.loader(split)
+
+    def make_loader() -> Iterable[Batch]:
+        if settings.photographs:
+            return _photograph_loader(datamodule, settings.photographs)
+        return data.loader(split)
+
+    execution, _ = choose_execution(
+        "predict",
+        settings.trainer,
+        trainer,
+        predictor,
+        datamodule,
+        make_loader,
+        model_of=lambda copied: copied.model,
+    )
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
-        trainer.predict(predictor, loader, return_predictions=False)
+        with executing(execution, model, trainer):
+            trainer.predict(predictor, make_loader(), return_predictions=False)
         return PredictionResult([], 0, recorder.skipped)
     name = PHOTOGRAPHS if settings.photographs else split
     provenance = _describe(run, name, datamodule, model, class_names, tta)
     files = [run.predictions(name)]
     with PredictionsWriter(files[0], class_names) as recorder.writer:
-        trainer.predict(predictor, loader, return_predictions=False)
+        with executing(execution, model, trainer):
+            trainer.predict(predictor, make_loader(), return_predictions=False)
         skipped: set[str] = recorder.skipped | getattr(datamodule, "skipped", set())
         speed = recorder.images_per_second
         recorder.writer.finish(replace(provenance, images_per_second=speed, skipped=len(skipped)))
@@ -146,7 +165,7 @@ def predict(config: DictConfig) -> PredictionResult:
     elif split == "test":
         write_submission(files[0], run.submission)
         files.append(run.submission)
-    return PredictionResult(files, recorder.writer.count, skipped)
+    return PredictionResult(files, recorder.writer.count, skipped, speed)
 
 
 def _photograph_loader(datamodule: L.LightningDataModule, source: str) -> Iterable[Batch]:

@@ -137,6 +137,10 @@ class FlowerClassifier(L.LightningModule):
         """Return the logits, float `[B, K]`, of images uint8 `[B, H, W, 3]`."""
         return cast(Tensor, self.backbone(self.normalise(image)))
 
+    def get_network(self) -> nn.Module:
+        """Return the backbone, which `trainer.compile` compiles."""
+        return self.backbone
+
     def features(self, image: Tensor) -> Tensor:
         """Return the input of the head, float `[B, F]`, for images uint8 `[B, H, W, 3]`."""
         return compute_features(self.backbone, self.normalise(image))

@@ -94,7 +94,7 @@ def count_flops(model: L.LightningModule, side: int | None) -> int | None:
     tensors: dict[str, Tensor] = {name: own.detach().to("meta") for name, own in _named_tensors(model)}
     images = torch.zeros(2, side, side, 3, dtype=torch.uint8, device="meta")  # some layers reject a batch of one
     try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter, torch.no_grad():
             functional_call(model, tensors, (images,))
     except Exception as error:  # a user's model may raise anything; the training goes on without this number
         log.debug("FLOPs of %s: %s", type(model).__name__, error)

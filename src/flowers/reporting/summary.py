@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flowers.system.paths import shorten
+from flowers.training.autotune import loader_headroom
 from flowers.training.runs import Run
 
 SHOWN_SKIPS = 5
@@ -42,6 +43,24 @@ def print_metrics(metrics: Mapping[str, float], monitored: str) -> None:
 def print_finished(directory: Path) -> None:
     """Print that a run is finished, so that nothing is trained."""
     _console.print(f"Finished already: {shorten(directory)}", markup=False)
+
+
+@rank_zero_only
+def print_headroom(metrics: Mapping[str, float]) -> None:
+    """Print how much faster a training would be that never waits for a batch, if `train/loader_wait` is known."""
+    gain = loader_headroom(metrics.get("train/loader_wait"))
+    if gain is not None:
+        _console.print(
+            f"Headroom:       {gain:.2f} times as fast with a perfect loader "
+            f"({1 - 1 / gain:.1%} of the last epoch was spent waiting for batches)"
+        )
+
+
+@rank_zero_only
+def print_speed(images_per_second: float | None) -> None:
+    """Print the speed of an evaluation or a prediction, if it is known."""
+    if images_per_second is not None:
+        _console.print(f"Speed: {images_per_second:.1f} images/s")
 
 
 @rank_zero_only

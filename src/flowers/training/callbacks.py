@@ -44,6 +44,51 @@ class Throughput(Callback):
             pl_module.log("train/images_per_second", speed, on_step=False, on_epoch=True, batch_size=1)
 
 
+class Stopwatch:
+    """Measures images per second from the end of the first batch, which waits for workers and compilers."""
+
+    def __init__(self) -> None:
+        self._images = 0
+        self._start: float | None = None
+        self._end = 0.0
+
+    def add(self, images: int) -> None:
+        """Count the images of a batch that is done."""
+        self._end = time.perf_counter()
+        if self._start is None:
+            self._start = self._end
+        else:
+            self._images += images
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Return the speed; None if there was only one batch."""
+        return self._images / max(self._end - self._start, 1e-9) if self._start is not None and self._images else None
+
+
+class ValidationSpeed(Callback):
+    """Measures the speed of a validation in images per second, over all processes."""
+
+    def __init__(self) -> None:
+        self._stopwatch = Stopwatch()
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Return the speed after the first batch; None if it is the only one."""
+        return self._stopwatch.images_per_second
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._stopwatch.add(count_images(batch) * trainer.world_size)
+
+
 def count_images(batch: Any) -> int:
     """Return the number of rows of a batch: tensors nested in dicts, lists or tuples. 0 if it has no tensor."""
     if isinstance(batch, Tensor):

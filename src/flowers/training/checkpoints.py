@@ -16,6 +16,7 @@ from flowers.data.class_names import class_difference
 from flowers.errors import InputError
 from flowers.models.backbone import describe_mismatch
 from flowers.training import ema
+from flowers.training.autotune import KEY as CHOICE
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Checkpoint:
     position: the position in the training data, as the data module saved it; None if it saved nothing.
     groups: the optimizer's parameter groups, with its hyperparameters.
     schedule: the state of the learning-rate schedule.
+    choice: the choice of `trainer.autotune`; None if the run was not tuned.
     """
 
     state: dict[str, Tensor]
@@ -41,6 +43,7 @@ class Checkpoint:
     position: Mapping[str, Any] | None
     groups: list[dict[str, Any]]
     schedule: Mapping[str, Any]
+    choice: Mapping[str, Any] | None = None
 
 
 def read_checkpoint(path: Path, datamodule: L.LightningDataModule) -> Checkpoint:
@@ -64,7 +67,8 @@ def read_checkpoint(path: Path, datamodule: L.LightningDataModule) -> Checkpoint
         progress = content["loops"]["fit_loop"]["epoch_progress"]["current"]
         done = (position or {}).get("epoch", progress["completed"]), content["global_step"]
         averaged = ema.KEY in content
-        return Checkpoint(content["state_dict"], *names, *done, averaged, position, groups, schedule)
+        found = (content["state_dict"], *names, *done, averaged, position, groups, schedule)
+        return Checkpoint(*found, choice=content.get(CHOICE))
     except Exception as error:  # torch.load raises many types of errors for other files
         raise InputError(
             f"{path}: expected a checkpoint of this program, found {type(error).__name__}: "

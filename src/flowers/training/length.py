@@ -63,13 +63,37 @@ def make_schedule(node: Node, settings: Node, batches: int | None) -> Callable[.
             "scheduler: expected training data of known length, because this schedule depends on it, found a "
             "loader without one. Give it a length, or choose a schedule of torch.optim.lr_scheduler."
         )
-    limit = settings.get("overfit_batches") or settings.get("limit_train_batches")
-    accumulated = settings.get("accumulate_grad_batches") or 1
-    steps_per_epoch = math.ceil(limit_batches(batches, limit) / accumulated)
+    steps_per_epoch = _count_steps(settings, batches)
+    return with_run_length(schedule, steps_per_epoch, run_length(*_read_maxima(settings), steps_per_epoch))
+
+
+def count_run_batches(settings: Node, batches: int | None) -> int | None:
+    """Return the number of batches that a training reads; None if its end or the length of an epoch is not known.
+
+    Args:
+        settings: the trainer's settings.
+        batches: the number of batches in an epoch on each process, before any limit; None: unknown.
+    """
+    maxima = _read_maxima(settings)
+    if batches is None or maxima == (-1, -1):
+        return None
+    return math.ceil(run_length(*maxima, _count_steps(settings, batches)) * _limit_epoch(settings, batches))
+
+
+def _limit_epoch(settings: Node, batches: int) -> int:
+    return limit_batches(batches, settings.get("overfit_batches") or settings.get("limit_train_batches"))
+
+
+def _count_steps(settings: Node, batches: int) -> int:
+    return math.ceil(_limit_epoch(settings, batches) / (settings.get("accumulate_grad_batches") or 1))
+
+
+def _read_maxima(settings: Node) -> tuple[int, int]:
+    """Return the trainer's maxima of epochs and steps; -1 means no limit."""
     max_epochs, max_steps = settings.get("max_epochs"), settings.get("max_steps", -1)
     if max_epochs is None:  # Lightning's default
         max_epochs = 1000 if max_steps == -1 else -1
-    return with_run_length(schedule, steps_per_epoch, run_length(max_epochs, max_steps, steps_per_epoch))
+    return max_epochs, max_steps
 
 
 def limit_batches(batches: int, limit: int | float | None) -> int:

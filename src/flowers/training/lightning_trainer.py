@@ -11,8 +11,9 @@ from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from pydantic import Field
 
 from flowers.instantiate import instantiate
-from flowers.settings import Count, Node, Nodes, NonNegative, Positive, Rule
+from flowers.settings import Count, Node, Nodes, NonNegative, Positive, Rule, split_own
 from flowers.training.checkpoint_io import save_atomically
+from flowers.training.execution import Execution
 from flowers.training.progress_bar import ProgressBar
 
 _PositiveFraction = Annotated[float, Field(gt=0, le=1)]
@@ -36,6 +37,7 @@ TRAINER = Rule(
         "num_sanity_val_steps": Annotated[int, Field(ge=-1)],
         "val_check_interval": Positive | _PositiveFraction | None,
     },
+    own=Execution,
 )
 
 
@@ -54,7 +56,7 @@ def make_trainer(node: Node, callbacks: list[Any], loggers: list[Any], directory
     """
     trainer: L.Trainer = instantiate(
         "trainer",
-        node,
+        split_own(node, Execution)[0],
         callbacks=callbacks,
         logger=loggers,
         # Otherwise Lightning would add its own.
@@ -79,7 +81,7 @@ def make_plain_trainer(node: Node, directory: Path, callbacks: list[Any] | None 
     """
     trainer: L.Trainer = instantiate(
         "trainer",
-        node,
+        split_own(node, Execution)[0],
         callbacks=[*(callbacks or []), ProgressBar()],
         logger=False,
         enable_checkpointing=False,

@@ -80,10 +80,13 @@ def check_resumable(
     datamodule: L.LightningDataModule,
     *,
     complete: bool = False,
-) -> None:
-    """Raise `InputError` unless training can continue from a checkpoint: same split, classes, model and optimizer.
+) -> Checkpoint:
+    """Return a checkpoint that training can continue from.
 
-    With `complete`, the checkpoint may be the last one of the training, whose best weights remain to be evaluated.
+    With `complete`, it may be the last one of the training, whose best weights remain to be evaluated.
+
+    Raises:
+        InputError: its split, classes, model or optimizer differ, or its training has ended.
     """
     checkpoint = read_checkpoint(path, datamodule)
     check_classes(path, checkpoint, class_names_of(model))
@@ -105,6 +108,7 @@ def check_resumable(
         datamodule.check_same_split(checkpoint.position)
     same_batch = _has_same_batch(checkpoint, trainer, datamodule)
     _check_same_settings(path, checkpoint, model, same_batch=same_batch)
+    return checkpoint
 
 
 def _find_reached_limit(

@@ -27,12 +27,14 @@ from flowers.models.optimizers import OptimizerFactory, SchedulerFactory, config
 from flowers.settings import Node, Nodes, Paths, Seed, load_settings
 from flowers.system.atomic import atomic_path, remove_parts
 from flowers.targets import locate, parameters_of
+from flowers.training.autotune import Choice
 from flowers.training.checkpoint_io import check_kept_checkpoints
 from flowers.training.collect_outcomes import CollectOutcomes
 from flowers.training.continuing import FollowMove, StayStopped, check_same_run
 from flowers.training.distributed import closing_process_group
+from flowers.training.execution import Execution, executing
 from flowers.training.learning_rate import LrScaling, count_images_per_step, scale_rate
-from flowers.training.length import check_validation_interval, count_batches, make_schedule
+from flowers.training.length import check_validation_interval, count_batches, count_run_batches, make_schedule
 from flowers.training.lightning_trainer import TRAINER, make_all, make_trainer
 from flowers.training.monitor import CheckMonitor, Monitor, check_monitors
 from flowers.training.outcomes import Outcomes
@@ -41,6 +43,7 @@ from flowers.training.random_state import SeedSteps
 from flowers.training.resuming import ReportResume, TimeEachProcess, check_resumable
 from flowers.training.runs import Run
 from flowers.training.teachers import describe_teacher, find_teacher, load_teacher
+from flowers.training.tuning import RecordChoice, choose_execution, configure_choice, keep_execution, write_tuning
 
 log = logging.getLogger(__name__)
 
@@ -180,27 +183,53 @@ def _fit(
     if teacher is not None and isinstance(model, LearnsFromTeacher):
         rank_zero_only(log.info)("Teacher: %s", describe_teacher(teacher))
         model.learn_from(teacher)
-    if resumed is not None:
-        check_resumable(resumed, trainer, model, datamodule, complete=settings.resume)
+    if resumed is None:
+        execution, choice = _find_execution(settings, run, trainer, model, datamodule, batches)
+    else:
+        checkpoint = check_resumable(resumed, trainer, model, datamodule, complete=settings.resume)
+        execution, choice = keep_execution(settings.trainer, trainer, datamodule, resumed, checkpoint.choice)
+    if choice is not None:
+        _callbacks(trainer).insert(0, RecordChoice(choice))
+        config = configure_choice(config, choice)
     run.write_config(config)  # all checks have passed
     _keep_earlier_metrics(run)
     _log_configuration(trainer, config)
     loggers = list(trainer.loggers)
-    trainer.fit(model, datamodule=datamodule, ckpt_path=resumed)
-    # Processes on other machines have composed their own time-stamped directory.
-    run = Run(Path(trainer.strategy.broadcast(str(run.directory))))
-    last = dict(trainer.callback_metrics)
-    if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # it saves no checkpoint
-        last |= _best_metrics(trainer, model, datamodule, run)
-    if settings.test:
-        trainer.test(model, datamodule=datamodule, ckpt_path=run.best if run.best.exists() else None, verbose=False)
-        last |= trainer.callback_metrics
+    with executing(execution, model, trainer):
+        trainer.fit(model, datamodule=datamodule, ckpt_path=resumed)
+        # Processes on other machines have composed their own time-stamped directory.
+        run = Run(Path(trainer.strategy.broadcast(str(run.directory))))
+        last = dict(trainer.callback_metrics)
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # it saves no checkpoint
+            last |= _best_metrics(trainer, model, datamodule, run)
+        if settings.test:
+            best = run.best if run.best.exists() else None
+            trainer.test(model, datamodule=datamodule, ckpt_path=best, verbose=False)
+            last |= trainer.callback_metrics
     metrics = {name: float(value) for name, value in last.items() if name not in STEP_METRICS}
     if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         run.write_metrics(metrics)
     skipped = datamodule.gather_skipped() if isinstance(datamodule, ReportsSkipped) else set[str]()
     (collected,) = (callback for callback in _callbacks(trainer) if isinstance(callback, CollectOutcomes))
     return TrainingResult(run, metrics, skipped, model, datamodule, collected.outcomes, loggers, trainer.global_step)
+
+
+def _find_execution(
+    settings: TrainSettings,
+    run: Run,
+    trainer: L.Trainer,
+    model: L.LightningModule,
+    datamodule: L.LightningDataModule,
+    batches: int | None,
+) -> tuple[Execution, Choice | None]:
+    """Return how to run the steps of a new training, and the choice if it is tuned."""
+    length = count_run_batches(settings.trainer, batches)
+    parts = (trainer, model, datamodule, datamodule.train_dataloader)
+    execution, tuning = choose_execution("fit", settings.trainer, *parts, length)
+    if tuning is None:
+        return execution, None
+    write_tuning(run.directory, tuning)
+    return execution, tuning.choice
 
 
 def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
