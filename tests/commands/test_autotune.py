@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 
+from benchmarks.step.run import benchmark_step
 from flowers.errors import InputError
 from flowers.training import autotune, execution, train, tuning
 from tests.commands.test_resuming import train_here
 from tests.helpers.commands import run_script
+from tests.helpers.configuration import check
 
 SMALL = ["data.train_size=32", "data.eval_size=32", "trainer.max_epochs=2", "+trainer.limit_val_batches=1"]
 
@@ -78,16 +81,27 @@ def test_evaluation_and_prediction_are_tuned_and_measured(trained: Path, tmp_pat
         assert "images/s" in done.stdout.splitlines()[-2] + done.stdout.splitlines()[-1]
 
 
-@pytest.mark.skipif(not execution.has_compiler(), reason="torch.compile needs a C++ compiler")
-def test_a_network_is_compiled_in_training_and_prediction(tiny_settings: list[str], tmp_path: Path) -> None:
-    run = tmp_path / "run"
+def test_a_compiled_network_has_the_same_weights_and_their_names(
+    tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[bool] = []
+
+    def compile_quickly(function, **options):  # type: ignore[no-untyped-def]
+        calls.append(options["dynamic"])
+        return original(function, backend="eager", **options)  # traced, but no C++ is compiled
+
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_quickly)
     small = [*SMALL, "trainer.max_epochs=1", "+trainer.limit_train_batches=2", "data.batch_size=8"]
-    plain = torch.load(train_here(tmp_path / "plain", tiny_settings, *small), weights_only=True)
-    last = torch.load(train_here(run, tiny_settings, *small, "trainer.compile=true"), weights_only=True)
-    assert last["state_dict"].keys() == plain["state_dict"].keys()  # without _orig_mod
-    torch.testing.assert_close(last["state_dict"], plain["state_dict"], rtol=1e-2, atol=1e-3)
-    done = run_script("predict", f"run={run}", "trainer=cpu", "trainer.compile=true", "split=val", "data.batch_size=8")
+    plain = torch.load(train_here(tmp_path / "plain", tiny_settings, *small), weights_only=True)["state_dict"]
+    run = tmp_path / "run"
+    compiled = torch.load(train_here(run, tiny_settings, *small, "trainer.compile=true"), weights_only=True)
+    assert compiled["state_dict"].keys() == plain.keys()  # without _orig_mod
+    torch.testing.assert_close(compiled["state_dict"], plain)
+    assert OmegaConf.load(run / "config.yaml").trainer.compile is True
+    done = run_script("predict", f"run={run}", "trainer=cpu", "trainer.compile=true", "split=val")
     assert done.returncode == 0, done.stderr
+    assert calls == [False, False]
 
 
 def test_a_network_that_cannot_be_compiled_is_reported(
@@ -96,3 +110,26 @@ def test_a_network_that_cannot_be_compiled_is_reported(
     monkeypatch.setattr(execution, "has_compiler", lambda: False)
     with pytest.raises(InputError, match=r"trainer\.compile=true: "):
         train_here(tmp_path, tiny_settings, "trainer.compile=true", "trainer.max_epochs=1")
+
+
+def test_an_error_of_the_compiler_is_explained(
+    tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class BrokenCompiler(RuntimeError):
+        __module__ = "torch._inductor.exc"
+
+    def fail(*inputs: object, **options: object) -> None:
+        raise BrokenCompiler("no template")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: fail)
+    with pytest.raises(InputError, match=r"trainer\.compile=true: .*BrokenCompiler: no template"):
+        train_here(tmp_path, tiny_settings, *SMALL, "trainer.compile=true")
+
+
+def test_the_benchmark_of_a_step_is_not_tuned() -> None:
+    with pytest.raises(InputError, match=r"trainer\.autotune=true: "):
+        benchmark_step(check("benchmark_step", "trainer.autotune=true"))
+
+
+def test_a_training_reports_its_headroom(trained: Path) -> None:
+    assert re.search(r"Headroom: +\d+\.\d\d times", (trained / "stdout.txt").read_text())

@@ -133,3 +133,14 @@ def test_errors_raised_by_a_users_module_are_not_converted(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises((ImportError, ZeroDivisionError)):
         locate(f"{name}.Net", "model")
+
+
+def test_the_own_settings_of_the_program_are_checked_like_those_of_the_target() -> None:
+    rule = Rule(own=Open)
+    node = {"_target_": f"{HERE}.Net", "width": 1}
+    assert find_node_problems("net", {**node, "depth": 2}, rule) == []
+    assert find_node_problems("net", {**node, "depth": 2}) != []
+    (problem,) = find_node_problems("net", {**node, "depth": "deep"}, rule)
+    assert problem.startswith("net.depth=deep: ")
+    (problem,) = find_node_problems("net", {**node, "deph": 2}, rule)
+    assert "net.depth?" in problem

@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig, OmegaConf
 from rich import get_console
+from rich.console import Console
 from torch import nn
 
 from flowers.data.workers import default_workers
@@ -59,10 +60,13 @@ FILE = "autotune.json"
 """The file of all timings in a run's directory."""
 
 SECONDS = 16.0
-"""The time for all candidates that are not compiled. Each of them makes at least two steps."""
+"""The time for all candidates that are not compiled. Each of them makes at least two steps, also if they take longer."""
 
 LOADER_SECONDS = 3.0
 """The time for reading batches."""
+
+WIDTH = 110
+"""The least width of the table, in characters."""
 
 LIGHT_LOADER = 0.05
 """The time of a batch as a fraction of a step's, below which the number of threads does not matter to the loader."""
@@ -102,7 +106,7 @@ def choose_execution(
     log.info("Autotune: timing the steps of %s, for about %.0f s.", stage, SECONDS + LOADER_SECONDS)
     with isolate_rng(), quiet():
         tuning = _Tuner(stage, node, execution, trainer, module, datamodule, model_of).tune(make_loader(), steps)
-    get_console().print(make_table(tuning))
+    Console(width=max(get_console().width, WIDTH)).print(make_table(tuning))
     get_console().print(f"Chosen: {tuning.choice}", soft_wrap=True, highlight=False)
     return apply_choice(tuning.choice, trainer, datamodule), tuning
 
@@ -229,11 +233,8 @@ class _Tuner:
         )
         end, timings = time.perf_counter() + SECONDS, []
         for number, candidate in enumerate(candidates):
-            left = end - time.perf_counter()
-            if left <= 0:
-                timings.append(Timing(candidate, None, note="not tried: no time was left"))
-                continue
-            timings.append(self._time(candidate, batch, left / (len(candidates) - number), keep=number == 0))
+            seconds = (end - time.perf_counter()) / (len(candidates) - number)  # two steps are run in any case
+            timings.append(self._time(candidate, batch, seconds, keep=number == 0))
         return timings
 
     def _time_compiled(self, batch: Any, eager: Choice, steps: int | None, seconds: float) -> Timing:

@@ -79,6 +79,9 @@ def default() -> DictConfig:
         ("paths.output_dir", "/elsewhere", True),
         ("tags", ["another"], True),
         ("callbacks.progress_bar", None, True),
+        ("trainer.compile", True, True),
+        ("trainer.threads", 2, True),
+        ("trainer.precision", "bf16-mixed", False),
         ("data.folds", 7, False),
         ("model.backbone", "resnet18", False),
         ("optimizer.lr", 0.5, False),
@@ -98,6 +101,16 @@ def test_only_fold_paths_tags_and_display_are_no_part_of_the_recipe(
     OmegaConf.update(config, key, value, merge=False)
     OmegaConf.save(config, tmp_path / "other" / "config.yaml")
     assert (Run(tmp_path).recipe() == Run(tmp_path / "other").recipe()) == same
+
+
+def test_folds_that_were_tuned_to_other_precisions_have_one_recipe(default: DictConfig, tmp_path: Path) -> None:
+    recipes = set()
+    for precision in ("32-true", "bf16-mixed"):
+        config = copy.deepcopy(default)
+        config.trainer.autotune, config.trainer.precision = True, precision
+        OmegaConf.save(config, tmp_path / "config.yaml")
+        recipes.add(Run(tmp_path).recipe())
+    assert len(recipes) == 1
 
 
 def test_metrics_that_are_not_finite_are_null_in_json(tmp_path: Path) -> None:
