@@ -60,7 +60,7 @@ FILE = "autotune.json"
 """The file of all timings in a run's directory."""
 
 SECONDS = 16.0
-"""The time for all candidates that are not compiled. Each of them makes at least two steps, also if they take longer."""
+"""The time for all candidates that are not compiled. Each makes at least two steps, also if they take longer."""
 
 LOADER_SECONDS = 3.0
 """The time for reading batches."""
