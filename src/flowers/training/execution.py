@@ -91,7 +91,8 @@ def executing(execution: Execution, model: nn.Module, trainer: L.Trainer) -> Ite
     torch.set_num_threads(execution.threads or threads)
     handle = None if isinstance(trainer.strategy, Compiling) else _set_memory_format(model, execution.channels_last)
     if execution.compile:
-        network_of(model).compile(dynamic=False)  # in place: the names of the weights stay as they are
+        # In place: the names of the weights stay as they are.
+        network_of(model).compile(dynamic=False)  # type: ignore[no-untyped-call]
     try:
         yield
     except RuntimeError as error:
