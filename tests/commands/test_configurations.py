@@ -94,7 +94,7 @@ REFUSED = {
     "trainer.precision=8": r"trainer\.precision=8: ",
     "trainer.compile=yes": r"trainer\.compile=yes: .*\bboolean\b",
     "trainer.threads=0": r"trainer\.threads=0: .*greater than 0\b",
-    "+trainer.chanels_last=true": r"\btrainer\.channels_last\?",
+    "+trainer.channel_last=true": r"\btrainer\.channels_last\?",
     "+trainer.max_time=60": r"trainer\.max_time=60: ",
     "+trainer.callbacks=[]": r"trainer\.callbacks: ",
     "+trainer.barebones=true": r"trainer\.barebones: ",
