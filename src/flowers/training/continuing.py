@@ -25,6 +25,9 @@ _MAY_CHANGE = (
 )
 """Settings that a run may be continued with in another value, because they do not change its results."""
 
+_TUNED = tuple(f"trainer.{name}" for name in ("precision", "channels_last", "compile", "threads"))
+"""Settings that `trainer.autotune` has chosen in a run's configuration. A resumed run keeps them."""
+
 
 def find_finished(config: DictConfig) -> dict[str, float] | None:
     """Return the metrics of the run in a training's directory if `resume` is true and the run is finished, else None.
@@ -48,7 +51,12 @@ def check_same_run(run: Run, config: DictConfig) -> None:
         return
     began, now = (dict(_leaves(_to_container(found))) for found in (run.config(), config))
     names = sorted(name for name in began.keys() | now.keys() if began.get(name) != now.get(name))
-    changed = [f"{name}: {began.get(name)} before, {now.get(name)} now" for name in names if not _may_change(name)]
+    tuned = _TUNED if began.get("trainer.autotune") is True and now.get("trainer.autotune") is True else ()
+    changed = [
+        f"{name}: {began.get(name)} before, {now.get(name)} now"
+        for name in names
+        if not _may_change(name) and name not in tuned
+    ]
     if changed:
         raise InputError(
             f"{run.config_path}: expected the settings that this training has now, found others:\n  "

@@ -56,6 +56,17 @@ def test_a_run_is_continued_only_with_its_own_settings(run: Run, overrides: list
         assert named in str(caught.value)
 
 
+def test_a_tuned_run_is_continued_with_what_was_chosen(run: Run) -> None:
+    began = compose_training(run.directory, "trainer.autotune=true")
+    chosen = began.copy()
+    OmegaConf.update(chosen, "trainer.precision", "bf16-mixed")
+    OmegaConf.update(chosen, "trainer.threads", 1, force_add=True)
+    run.write_config(chosen)
+    check_same_run(run, began)
+    with pytest.raises(InputError, match=r"trainer\.autotune: True before, False now"):
+        check_same_run(run, compose_training(run.directory))
+
+
 def test_a_directory_without_a_run_is_accepted(tmp_path: Path) -> None:
     check_same_run(Run(tmp_path), compose_training(tmp_path))
     assert find_finished(compose_training(tmp_path)) is None
