@@ -118,7 +118,7 @@ REFUSED = {
     "data=tfrecord": r"error: data=tfrecord: .*\bdata=tfrecords\?",
     "logger=null": r"error: logger=null: ",
     "trainer.max_epochs=abc": r"error: trainer\.max_epochs=abc: .*'abc'",
-    "data=tfrecords": r"error: data\.root: .*\bdata\.root=VALUE",
+    "data=tfrecords": r"error: data\.root: .*\bdata\.root=DIR",
     "model.backbone=resnet5O": r"error: model\.backbone=resnet5O: ",
     "ckpt_path=nowhere.ckpt": r"error: nowhere\.ckpt: ",
     "data.root=nowhere": r"error: nowhere: ",

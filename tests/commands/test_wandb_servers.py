@@ -337,7 +337,7 @@ def test_a_training_that_fails_is_recorded_as_failed(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr("flowers.training.train.train", fail)
     with pytest.raises(RuntimeError):
-        commands._train(OmegaConf.create())
+        commands._train(OmegaConf.create({"resume": False}))
     assert_complete(next(tmp_path.glob("wandb/offline-run-*")), exit_code=1)
 
 

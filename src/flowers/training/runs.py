@@ -324,6 +324,7 @@ class Run:
 def recipe_of(config: DictConfig) -> str:
     """Return the digest of a training's configuration: see `Run.recipe`."""
     kept = copy.deepcopy(config)
+    OmegaConf.set_struct(kept, False)  # a composed configuration refuses to lose keys
     for key in (*_NOT_IN_RECIPE, *PASSIVE_CALLBACKS):
         OmegaConf.update(kept, key, None, force_add=True)
     if kept.trainer.pop("autotune", False):

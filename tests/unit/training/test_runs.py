@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from flowers.errors import InputError
-from flowers.training.runs import Run, find_newest_run
+from flowers.training.runs import Run, find_newest_run, recipe_of
 from tests.helpers.commands import ROOT
 from tests.helpers.configuration import compose_config
 
@@ -109,7 +109,7 @@ def test_folds_that_were_tuned_to_other_precisions_have_one_recipe(default: Dict
         config = copy.deepcopy(default)
         config.trainer.autotune, config.trainer.precision = True, precision
         OmegaConf.save(config, tmp_path / "config.yaml")
-        recipes.add(Run(tmp_path).recipe())
+        recipes |= {Run(tmp_path).recipe(), recipe_of(config)}
     assert len(recipes) == 1
 
 
