@@ -92,8 +92,10 @@ def test_the_cache_never_exceeds_its_quota(server: Server, tmp_path: Path, shard
 def test_a_quota_that_suffices_removes_nothing(server: Server, tmp_path: Path) -> None:
     reader = open_reader(server.url, tmp_path / "cache", SHARDS * 1.5)
     list(read_shuffled(reader, 0))
+    before = taken(tmp_path / "cache")
     server.stop()
     list(read_shuffled(reader, 1))
+    assert taken(tmp_path / "cache") == before
 
 
 def test_the_least_recently_used_shard_is_removed(server: Server, tmp_path: Path) -> None:

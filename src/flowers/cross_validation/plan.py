@@ -47,7 +47,7 @@ class CrossValidationSettings(TrainSettings):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """How a cross-validation was called.
+    """The command line of a cross-validation, and those that follow from it.
 
     overrides: the overrides of `train.py`, as they were typed.
     command: the command that continues it.

@@ -61,7 +61,7 @@ OWN = tuple(field.name for field in fields(SearchSettings))
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How the search trains.
+    """The command line of a search's trainings, and their configuration.
 
     command: the program and its options.
     overrides: the overrides of all trials.

@@ -1,4 +1,4 @@
-"""How the steps of a network are run: its memory format, its compilation, and the threads of this process.
+"""Run the steps of a network in a memory format, compiled or not, with a number of threads.
 
 These settings do not change what a network computes, beyond rounding. They are keys of `trainer.*` beside Lightning's.
 """
@@ -25,7 +25,7 @@ from flowers.training.compilation import Compiling
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """How the steps of a network are run.
+    """The memory format, compilation and threads of a network's steps.
 
     Args:
         channels_last: the memory format of the network: channels-last, or contiguous. It needs a model with

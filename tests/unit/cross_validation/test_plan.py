@@ -62,6 +62,7 @@ def test_a_call_that_was_killed_before_it_kept_its_settings_can_be_repeated(tmp_
     (tmp_path / "settings.json.0123456789abcdef.part").write_text("{")
     with claim(make_plan(tmp_path)):
         pass
+    assert json.loads((tmp_path / "settings.json").read_text())["overrides"] == ["optimizer.lr=0.1"]
 
 
 @pytest.mark.parametrize(
