@@ -14,8 +14,8 @@ from flowers.errors import InputError
 from flowers.search.space import Choices, Range, Space, parse_space, write_overrides
 from flowers.search.sweep import make_sweep
 from flowers.training.monitor import Monitor
-from flowers.training.train import check_settings
-from tests.helpers.configuration import compose_config
+from flowers.training.train import TrainSettings, check_settings
+from tests.helpers.configuration import check, check_config, compose_config
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def sample(space: Space, number: int) -> dict[str, Any]:
 def test_sampled_values_are_accepted_and_arrive(space: Space, number: int) -> None:
     values = sample(space, number)
     config = compose_config("train", *write_overrides(values))
-    check_settings(config)
+    check_settings(check_config("train", config))
     for key, value in values.items():
         if "/" not in key:
             assert str(OmegaConf.select(config, key)) == str(value)
@@ -44,7 +44,9 @@ def test_sampled_values_are_accepted_and_arrive(space: Space, number: int) -> No
 def test_every_choice_and_both_ends_of_every_range_are_accepted(space: Space) -> None:
     for key, entry in space.items():
         for value in entry.edges():
-            check_settings(compose_config("train", *write_overrides({key: value})))
+            settings = check("train", *write_overrides({key: value}))
+            check_settings(settings)
+            assert isinstance(settings, TrainSettings)
 
 
 def test_values_of_all_kinds_are_written_as_on_the_command_line() -> None:
