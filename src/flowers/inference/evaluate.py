@@ -112,4 +112,4 @@ def evaluate(config: DictConfig) -> EvaluationResult:
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     skipped = datamodule.gather_skipped() if isinstance(datamodule, ReportsSkipped) else set[str]()
     outcomes = collected.outcomes
-    return EvaluationResult(run, metrics, skipped, model, datamodule, outcomes, speed.images_per_second)
+    return EvaluationResult(run, metrics, skipped, model, datamodule, outcomes, speed.stopwatch.images_per_second)

@@ -85,12 +85,7 @@ class _BatchWriter(Callback):
     def __init__(self) -> None:
         self.writer: PredictionsWriter | None = None
         self.skipped: set[str] = set()
-        self._stopwatch = Stopwatch()
-
-    @property
-    def images_per_second(self) -> float | None:
-        """Return the speed after the first batch; None if it is the only one."""
-        return self._stopwatch.images_per_second
+        self.stopwatch = Stopwatch()
 
     def on_predict_batch_end(
         self,
@@ -111,7 +106,7 @@ class _BatchWriter(Callback):
         labels = [None if label == NO_LABEL else label for label in batch["label"].cpu()[valid].tolist()]
         ids = [identity for identity, row in zip(batch["id"], valid.tolist(), strict=True) if row]
         self.writer.write(ids, labels, outputs.cpu().numpy()[valid.numpy()])
-        self._stopwatch.add(len(ids))
+        self.stopwatch.add(len(ids))
 
 
 def predict(config: DictConfig) -> PredictionResult:
@@ -157,7 +152,7 @@ def predict(config: DictConfig) -> PredictionResult:
         with executing(execution, model, trainer):
             trainer.predict(predictor, make_loader(), return_predictions=False)
         skipped: set[str] = recorder.skipped | getattr(datamodule, "skipped", set())
-        speed = recorder.images_per_second
+        speed = recorder.stopwatch.images_per_second
         recorder.writer.finish(replace(provenance, images_per_second=speed, skipped=len(skipped)))
     if name == PHOTOGRAPHS:
         files.append(files[0].with_suffix(".csv"))

@@ -70,12 +70,7 @@ class ValidationSpeed(Callback):
     """Measures the speed of a validation in images per second, over all processes."""
 
     def __init__(self) -> None:
-        self._stopwatch = Stopwatch()
-
-    @property
-    def images_per_second(self) -> float | None:
-        """Return the speed after the first batch; None if it is the only one."""
-        return self._stopwatch.images_per_second
+        self.stopwatch = Stopwatch()
 
     def on_validation_batch_end(
         self,
@@ -86,7 +81,7 @@ class ValidationSpeed(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._stopwatch.add(count_images(batch) * trainer.world_size)
+        self.stopwatch.add(count_images(batch) * trainer.world_size)
 
 
 def count_images(batch: Any) -> int:
