@@ -206,7 +206,7 @@ def _explain_launcher(error: RuntimeError) -> str | None:
     if match := re.search(r"Unknown plugin class : 'hydra_plugins\.(hydra_\w+_launcher)", str(error)):
         package = match[1].replace("_", "-")
         return f"hydra/launcher: needs the package {package}. Install it: pip install {package}."
-    if "srun" in str(error):
+    if 'Could not detect "srun"' in str(error):
         return "hydra/launcher=slurm: expected a machine that can submit jobs, found no srun. Run it on the cluster."
     if type(error).__module__.startswith("submitit."):  # a job failed; the message ends with what it printed
         return str(error)
