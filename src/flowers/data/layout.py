@@ -183,14 +183,15 @@ def require_root(root: AnyPath) -> list[AnyPath]:
     if found is None and isinstance(root, Path):
         raise InputError(
             f"{root}: no such directory. Expected a data set in Kaggle's layout "
-            "(tfrecords-jpeg-SxS/{train,val,test}). Set data.root to one, use the built-in one with "
-            f"data=garden, or download the competition's:\n  {DOWNLOAD} -p {root}\n"
+            "(tfrecords-jpeg-SxS/{train,val,test}). Set data.root, or its place in data.roots, to one, use the built-in "
+            f"one with data=garden, or download the competition's:\n  {DOWNLOAD} -p {root}\n"
             f"  unzip -q {root / 'flower-classification-with-tpus.zip'} -d {root}"
         )
     if found is None:
         raise InputError(
             f"{root}: no such directory or bucket, or none that is visible without credentials. Expected a data set "
-            "in Kaggle's layout (tfrecords-jpeg-SxS/{train,val,test}). Set data.root to one, or copy one there."
+            "in Kaggle's layout (tfrecords-jpeg-SxS/{train,val,test}). Set data.root, or its place in "
+            "data.roots, to one, or copy one there."
         )
     return found
 
