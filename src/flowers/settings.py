@@ -111,6 +111,15 @@ def is_node(value: object) -> bool:
     return isinstance(value, Mapping) and "_target_" in value
 
 
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings of nested mappings with their dotted keys. Lists are values."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def quote(value: str) -> str:
     """Quote a value for an override if Hydra would not take it as one string."""
     return value if re.fullmatch(r"[\w./:@%+-]+", value) else "'{}'".format(value.replace("'", "\\'"))

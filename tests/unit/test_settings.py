@@ -9,7 +9,7 @@ import pytest
 from pydantic import Field
 
 from flowers.errors import InputError
-from flowers.settings import Rule, find_node_problems
+from flowers.settings import Rule, find_node_problems, flatten
 from flowers.targets import locate
 
 if TYPE_CHECKING:
@@ -144,3 +144,7 @@ def test_the_own_settings_of_the_program_are_checked_like_those_of_the_target() 
     assert problem.startswith("net.depth=deep: ")
     (problem,) = find_node_problems("net", {**node, "deph": 2}, rule)
     assert "net.depth?" in problem
+
+
+def test_settings_are_named_by_dotted_keys() -> None:
+    assert dict(flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": {}})) == {"a.b": 1, "a.c.d": [2], "e": {}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from pydantic import Field
 
 from flowers.errors import InputError, first_few
 from flowers.interfaces import LoadsSplits
-from flowers.settings import load_settings
+from flowers.settings import flatten, load_settings
 from flowers.system.atomic import final_name, write_atomic
 from flowers.targets import locate, parameters_of
 from flowers.training.pair import make_data
@@ -234,12 +234,3 @@ def _check_same(path: Path, plan: Plan) -> None:
             f"{path.parent}: expected the settings of the first call there, found others:\n  {first_few(differences)}\n"
             f"Use those of the first call, {first}, or set output to a new directory."
         )
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the settings of nested mappings with their dotted keys. Lists are values."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

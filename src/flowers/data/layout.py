@@ -183,8 +183,8 @@ def require_root(root: AnyPath) -> list[AnyPath]:
     if found is None and isinstance(root, Path):
         raise InputError(
             f"{root}: no such directory. Expected a data set in Kaggle's layout "
-            "(tfrecords-jpeg-SxS/{train,val,test}). Set data.root, or its place in data.roots, to one, use the built-in "
-            f"one with data=garden, or download the competition's:\n  {DOWNLOAD} -p {root}\n"
+            "(tfrecords-jpeg-SxS/{train,val,test}). Set data.root, or its place in data.roots, to one, use the "
+            f"built-in one with data=garden, or download the competition's:\n  {DOWNLOAD} -p {root}\n"
             f"  unzip -q {root / 'flower-classification-with-tpus.zip'} -d {root}"
         )
     if found is None:

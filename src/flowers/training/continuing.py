@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from flowers.errors import InputError, first_few
+from flowers.settings import flatten
 from flowers.training.checkpoints import is_stopped
 from flowers.training.runs import PASSIVE_CALLBACKS, Run
 
@@ -49,7 +49,7 @@ def check_same_run(run: Run, config: DictConfig) -> None:
     """
     if not run.config_path.is_file():
         return
-    began, now = (dict(_leaves(_to_container(found))) for found in (run.config(), config))
+    began, now = (dict(flatten(_to_container(found))) for found in (run.config(), config))
     names = sorted(name for name in began.keys() | now.keys() if began.get(name) != now.get(name))
     tuned = _TUNED if began.get("trainer.autotune") is True and now.get("trainer.autotune") is True else ()
     changed = [
@@ -72,15 +72,6 @@ def _may_change(name: str) -> bool:
 def _to_container(config: DictConfig) -> Any:
     """Return a configuration's values as its file would hold them, with unresolved references."""
     return OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(config)))
-
-
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted name and the value of each setting that is not a group of settings."""
-    if isinstance(value, dict) and (value or not name):
-        for key, child in value.items():
-            yield from _leaves(child, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, value
 
 
 class FollowMove(Callback):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flowers.cross_validation.plan import Call, Plan, claim, flatten
+from flowers.cross_validation.plan import Call, Plan, claim
 from flowers.errors import InputError
 
 
@@ -72,7 +72,3 @@ def test_damaged_settings_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "settings.json").write_text(text)
     with pytest.raises(InputError, match=r"settings\.json"), claim(make_plan(tmp_path)):
         pass
-
-
-def test_settings_are_named_by_dotted_keys() -> None:
-    assert dict(flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": {}})) == {"a.b": 1, "a.c.d": [2], "e": {}}
