@@ -18,8 +18,10 @@ RESOLUTIONS := $(MEMBERS)/192,$(MEMBERS)/224,$(MEMBERS)/331,$(MEMBERS)/512
 
 SITE_SCRIPTS := build/npm/mermaid.min.js build/npm/iframe-worker.js
 
-# A process for each core. The tests of a file of commands stay together, as they share what they have trained.
-IN_PARALLEL := -n auto --dist loadfile
+# More processes than cores, as tests wait for servers and other processes. The tests of a file of commands stay
+# together, as they share what they have trained.
+WORKERS := $(shell expr $$(nproc 2> /dev/null || sysctl -n hw.ncpu) \* 3 / 2)
+IN_PARALLEL := -n $(WORKERS) --dist loadfile
 BALANCED := -n auto --dist worksteal
 # Tests that measure time or memory: nothing runs beside them.
 ALONE := tests/slow/benchmarks tests/slow/test_memory.py tests/slow/test_start.py
@@ -52,13 +54,13 @@ ensemble: $(TRAIN)  ## A member at each resolution of the built-in data set, ble
 	$(BIN)/python src/ensemble.py 'runs=["$(MEMBERS)/*"]' $(ARGS)
 
 test: $(DEV)  ## Run the tests that every commit must pass. ARGS="..." are passed on.
-	$(BIN)/python -m pytest $(IN_PARALLEL) tests/unit tests/commands $(ARGS)
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not slow" tests/unit tests/commands $(ARGS)
 
 test-unit: $(DEV)  ## Run the tests of one module at a time: the first to run while you work.
 	$(BIN)/python -m pytest $(BALANCED) tests/unit $(ARGS)
 
 test-slow: $(DEV)  ## Run the rest: kills, many processes, XLA, fuzzing, memory, benchmarks.
-	$(BIN)/python -m pytest $(IN_PARALLEL) tests/slow $(addprefix --ignore=,$(ALONE)) $(ARGS)
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m slow tests $(addprefix --ignore=,$(ALONE)) $(ARGS)
 	$(BIN)/python -m pytest $(ALONE) $(ARGS)
 
 test-xla:  ## Run the tests of trainer=tpu on another release of torch_xla: XLA=2.8.

@@ -68,6 +68,7 @@ def tiny_settings(garden: Path) -> list[str]:
         "model.pretrained=false",
         "trainer=cpu",
         "trainer.max_epochs=1",
+        "logger=csv",
         "report=false",
     ]
 
@@ -76,7 +77,7 @@ def tiny_settings(garden: Path) -> list[str]:
 def trained(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the directory of a finished run."""
     directory = tmp_path_factory.mktemp("runs") / "trained"
-    done = run_script("train", *tiny_settings, f"hydra.run.dir={directory}")
+    done = run_script("train", *tiny_settings, "logger=default", f"hydra.run.dir={directory}")
     assert done.returncode == 0, done.stderr
     (directory / "stdout.txt").write_text(done.stdout)
     (directory / "stderr.txt").write_text(done.stderr)

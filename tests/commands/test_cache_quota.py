@@ -162,6 +162,7 @@ def read_in_process(url: str, cache_dir: Path, seed: int, started: Event) -> Non
         started.set()
 
 
+@pytest.mark.slow
 def test_processes_share_the_quota_and_may_be_killed(server: Server, tmp_path: Path) -> None:
     server.latency = 0.01
     context = multiprocessing.get_context("forkserver")

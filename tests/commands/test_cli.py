@@ -144,7 +144,7 @@ def test_a_full_disk_is_reported(tiny_settings: list[str], tmp_path: Path) -> No
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # for each file that this process writes
     try:
-        done = run_script("train", *tiny_settings, "logger=csv", f"hydra.run.dir={tmp_path}/run")
+        done = run_script("train", *tiny_settings, f"hydra.run.dir={tmp_path}/run")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert done.returncode == 1
@@ -207,13 +207,13 @@ def test_a_run_that_stops_before_its_first_validation_can_still_be_used(
     tiny_settings: list[str], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    done = run_script("train", *tiny_settings, "trainer.max_steps=2", "logger=csv", f"hydra.run.dir={run}")
+    done = run_script("train", *tiny_settings, "trainer.max_steps=2", f"hydra.run.dir={run}")
     assert done.returncode == 0, done.stderr
     assert 0 <= json.loads((run / "metrics.json").read_text())["val/macro_f1"] <= 1
     # Resuming in the same directory keeps the earlier metrics.
     (run / "metrics.csv").write_text("epoch,step\n0,1\n")
     first = (run / "checkpoints" / "best.ckpt").read_bytes()
-    resume = [*tiny_settings, "logger=csv", f"ckpt_path={run}/checkpoints/last.ckpt", f"hydra.run.dir={run}"]
+    resume = [*tiny_settings, f"ckpt_path={run}/checkpoints/last.ckpt", f"hydra.run.dir={run}"]
     done = run_script("train", *resume, "trainer.max_steps=2")
     assert done.returncode == 1
     assert done.stderr.startswith("error: trainer.max_steps=2: ")
@@ -289,6 +289,7 @@ def test_a_grid_runs_every_job(tiny_settings: list[str], tmp_path: Path) -> None
         "train",
         "--multirun",
         *tiny_settings,
+        "logger=default",
         "optimizer.lr=1e-3,3e-3",
         "+trainer.limit_train_batches=2",
         "+trainer.limit_val_batches=1",
@@ -302,7 +303,7 @@ def test_a_grid_runs_every_job(tiny_settings: list[str], tmp_path: Path) -> None
 
 def test_a_final_fit_has_no_validation_metrics(tiny_settings: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    done = run_script("train", *tiny_settings, "data.train_on=train+val", "logger=csv", f"hydra.run.dir={run}")
+    done = run_script("train", *tiny_settings, "data.train_on=train+val", f"hydra.run.dir={run}")
     assert done.returncode == 0, done.stderr
     assert not any(name.startswith("val/") for name in json.loads((run / "metrics.json").read_text()))
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}

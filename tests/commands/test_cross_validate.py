@@ -36,6 +36,7 @@ def table_of(printed: str) -> list[str]:
     return [line for line in printed.splitlines() if line.startswith(("│ mean", "│ std.", "│ 95 %", "Out-of-fold"))]
 
 
+@pytest.mark.slow
 def test_each_image_of_train_and_val_is_predicted_once_out_of_fold(finished: tuple[Path, str]) -> None:
     output, _ = finished
     table = pq.read_table(output / "predictions" / "val.parquet")
@@ -46,6 +47,7 @@ def test_each_image_of_train_and_val_is_predicted_once_out_of_fold(finished: tup
     assert len((output / "submission.csv").read_text().splitlines()) == TINY.test + 1
 
 
+@pytest.mark.slow
 def test_the_scores_are_those_of_the_files(finished: tuple[Path, str]) -> None:
     output, printed = finished
     summary = json.loads((output / "cross_validation.json").read_text())
@@ -61,6 +63,7 @@ def test_the_scores_are_those_of_the_files(finished: tuple[Path, str]) -> None:
     assert f"{np.mean(losses):.4f}" in printed and f"{np.std(losses, ddof=1):.4f}" in printed
 
 
+@pytest.mark.slow
 def test_the_written_files_are_printed(finished: tuple[Path, str]) -> None:
     output, printed = finished
     for name in DONE:
@@ -68,6 +71,7 @@ def test_the_written_files_are_printed(finished: tuple[Path, str]) -> None:
     assert "Epoch 1/1" in printed and "Epoch 1/1" in (output / "fold-1" / "console.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_second_call_repeats_nothing_and_prints_the_same_table(
     finished: tuple[Path, str], tiny_settings: list[str]
 ) -> None:
@@ -82,6 +86,7 @@ def test_a_second_call_repeats_nothing_and_prints_the_same_table(
     assert table_of(done.stdout) == table_of(printed) != []
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_with_the_key_and_both_values(
     finished: tuple[Path, str], tiny_settings: list[str]
 ) -> None:

@@ -98,6 +98,7 @@ def validated(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
     return find_validations(settings, tmp_path_factory.mktemp("validated"), [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("at", "validating"), [(3, False), (5, False), (5, True)])
 def test_a_run_stopped_near_a_validation_logs_the_same_steps(
     settings: list[str], validated: set[tuple[int, int]], tmp_path: Path, at: int, validating: bool

@@ -58,6 +58,7 @@ def test_a_probe_starts_training_with_a_fitted_head(tiny_settings: list[str], we
     assert float(load_watched(tmp_path)["head"].abs().max()) > 0
 
 
+@pytest.mark.slow
 def test_several_processes_fit_the_head_of_one(tiny_settings: list[str], weights: Path, tmp_path: Path) -> None:
     settings = [*tiny_settings, *PROBE, f"model.pretrained={weights}", "+trainer.limit_train_batches=3"]
     for processes, batch in ((1, 16), (2, 8)):

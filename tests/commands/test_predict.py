@@ -188,7 +188,7 @@ def test_predictions_record_the_weights_that_made_them(run: Run) -> None:
 
 def test_a_run_with_an_average_predicts_with_it(tiny_settings: list[str], tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    done = run_script("train", *tiny_settings, "callbacks=ema", "logger=csv", f"hydra.run.dir={run.directory}")
+    done = run_script("train", *tiny_settings, "callbacks=ema", f"hydra.run.dir={run.directory}")
     assert done.returncode == 0, done.stderr
     done = run_script("predict", f"run={run.directory}", "split=val", "trainer=cpu")
     assert done.returncode == 0, done.stderr

@@ -382,6 +382,7 @@ def read_in_order(root: str, cache: Path, started: Event) -> None:
         reader.prefetch(range(start, min(start + 4, len(reader))))
 
 
+@pytest.mark.slow
 def test_killed_processes_leave_a_valid_cache(indexed: Place, tmp_path: Path) -> None:
     indexed.counted.latency = 0.02
     context = multiprocessing.get_context("forkserver")

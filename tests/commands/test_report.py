@@ -13,8 +13,11 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
-from tests.helpers.browser import CHROMIUM, WIDTHS, launch_browser, open_page
+from tests.helpers.browser import CHROMIUM, launch_browser, open_page
 from tests.helpers.commands import ROOT, run_script
+
+SCREENS = [("phone", "dark"), ("desktop", "light")]
+"""Widths and colour schemes: each occurs once, as a page takes seconds to draw."""
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +51,16 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-@pytest.fixture(params=[(width, scheme) for width in WIDTHS for scheme in ("light", "dark")], ids="-".join)
+@pytest.fixture(params=SCREENS, ids="-".join)
 def page(browser: Browser, run: Path, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """Yield the report on a phone and a desktop, in light and dark colours. Any error on the page fails the test."""
+    """Yield the report on a phone and a desktop. Any error on the page fails the test."""
     with open_page(browser, run / "report" / "index.html", *request.param) as page:
         yield page
 
 
-def test_all_images_and_charts_are_drawn(page: Page) -> None:
+def test_all_is_drawn_and_axe_finds_no_serious_problem(page: Page) -> None:
     check_drawn(page, charts=6)
+    check_accessible(page)
 
 
 def check_drawn(page: Page, charts: int) -> None:
@@ -73,11 +77,7 @@ def check_drawn(page: Page, charts: int) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing overflows
 
 
-def test_axe_finds_no_serious_problem(page: Page) -> None:
-    check_accessible(page)
-
-
-@pytest.mark.parametrize(("width", "scheme"), [("phone", "dark"), ("desktop", "light")])
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
 def test_an_ensembles_report_compares_its_members(browser: Browser, ensemble: Path, width: str, scheme: str) -> None:
     with open_page(browser, ensemble / "report" / "index.html", width, scheme) as page:
         check_drawn(page, charts=5)

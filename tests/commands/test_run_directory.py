@@ -58,7 +58,7 @@ def test_under_slurm_a_run_does_not_resume_the_checkpoint_of_another(
     environment = {f"SLURM_{name}": value for name, value in slurm.items()}
     run = tmp_path / "run"
     done = run_script(
-        "train", *tiny_settings, *SHORT, "logger=csv", f"hydra.run.dir={run}", cwd=tmp_path, **environment
+        "train", *tiny_settings, *SHORT, f"hydra.run.dir={run}", cwd=tmp_path, **environment
     )
     assert done.returncode == 0, done.stderr
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2

@@ -27,6 +27,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.slow
 def test_every_page_opens_without_errors_or_requests(site: Path) -> None:
     pages = sorted(path for path in site.glob("*.html") if path.stem != "404")  # which has addresses of a server
     assert {page.stem for page in pages} == {path.stem for path in (ROOT / "docs").glob("*.md")}
@@ -39,6 +40,7 @@ def test_every_page_opens_without_errors_or_requests(site: Path) -> None:
                 assert page.locator("pre.mermaid").count() == 0
 
 
+@pytest.mark.slow
 def test_the_search_finds_a_setting(site: Path) -> None:
     with launch_browser() as browser, open_page(browser, site / "index.html") as page:
         results = page.locator(".md-search-result__link")

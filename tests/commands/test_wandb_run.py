@@ -23,7 +23,7 @@ from tests.helpers.wandb_server import read_records, wandb_server
 def run(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the directory of a run of two epochs that mixes its images."""
     directory = tmp_path_factory.mktemp("runs") / "run"
-    settings = ["report=true", "model.mixup_alpha=1", "trainer.max_epochs=2", "trainer.log_every_n_steps=2"]
+    settings = ["logger=default", "report=true", "model.mixup_alpha=1", "trainer.max_epochs=2", "trainer.log_every_n_steps=2"]
     done = run_script("train", *tiny_settings, *settings, "data.batch_size=26", f"hydra.run.dir={directory}")
     assert done.returncode == 0, done.stderr
     return directory
@@ -43,7 +43,8 @@ def records(offline: Path) -> list[Record]:
 @pytest.fixture(scope="module")
 def resumed(run: Path, offline: Path, tiny_settings: list[str]) -> Path:
     """Return the W&B run of the same training, resumed for an epoch."""
-    settings = ["model.mixup_alpha=1", "trainer.max_epochs=3", "data.batch_size=26", f"hydra.run.dir={run}"]
+    settings = ["logger=default", "model.mixup_alpha=1", "trainer.max_epochs=3", "data.batch_size=26"]
+    settings += [f"hydra.run.dir={run}"]
     done = run_script("train", *tiny_settings, *settings, f"ckpt_path={run}/checkpoints/last.ckpt")
     assert done.returncode == 0, done.stderr
     (directory,) = set(run.glob("wandb/offline-run-*")) - {offline}
@@ -244,6 +245,7 @@ def test_an_ensemble_logs_its_members_and_its_scores_by_class(ensemble: Path) ->
 
 def test_the_jobs_of_a_multirun_are_grouped_and_tagged(tiny_settings: list[str], tmp_path: Path) -> None:
     settings = [
+        "logger=default",
         "+trainer.limit_train_batches=1",
         "+trainer.limit_val_batches=1",
         "seed=1,2",

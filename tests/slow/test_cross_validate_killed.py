@@ -22,6 +22,15 @@ def settings(tiny_settings: list[str]) -> list[str]:
     return [*tiny_settings, *steps, "trainer.max_epochs=2"]
 
 
+@pytest.fixture(scope="module")
+def whole(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return the directory of an uninterrupted cross-validation, and what was printed."""
+    output = tmp_path_factory.mktemp("whole") / "out"
+    done = call(output, settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return output, done.stdout
+
+
 def start(output: Path, settings: list[str]) -> ScriptProcess:
     return ScriptProcess("cross_validate", f"folds={FOLDS}", f"output={output}", *settings, "logger=csv")
 
@@ -35,10 +44,8 @@ def wait_until(condition: Callable[[], object], command: ScriptProcess) -> None:
 
 
 def test_kills_while_training_between_folds_and_while_predicting_change_nothing(
-    settings: list[str], tmp_path: Path
+    settings: list[str], whole: tuple[Path, str], tmp_path: Path
 ) -> None:
-    done = call(tmp_path / "whole", settings)
-    assert done.returncode == 0, done.stdout + done.stderr
     output = tmp_path / "killed"
     first, second = output / "fold-0", output / "fold-1"
     moments: list[Callable[[], object]] = [
@@ -58,8 +65,8 @@ def test_kills_while_training_between_folds_and_while_predicting_change_nothing(
     assert again.returncode == 0, again.stdout + again.stderr
     assert list(output.rglob("*.part")) == []
     assert "Resuming from" in (first / "console.log").read_text()
-    assert table_of(again.stdout) == table_of(done.stdout) != []
-    scores = [json.loads((tmp_path / name / "cross_validation.json").read_text()) for name in ("whole", "killed")]
+    assert table_of(again.stdout) == table_of(whole[1]) != []
+    scores = [json.loads((each / "cross_validation.json").read_text()) for each in (whole[0], output)]
     assert scores[0]["over_folds"].keys() >= {"val/loss", "val/accuracy", "val/macro_f1"}
     assert scores[0]["out_of_fold"] == scores[1]["out_of_fold"]
     for name in ("val/loss", "val/accuracy", "val/macro_f1"):
@@ -79,10 +86,10 @@ def test_a_signal_ends_the_training_in_order(settings: list[str], tmp_path: Path
     assert "Resume with ckpt_path=" in (output / "fold-0" / "console.log").read_text()  # the training's own message
 
 
-def test_a_training_that_was_killed_after_its_last_step_is_not_repeated(settings: list[str], tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    done = call(output, settings)
-    assert done.returncode == 0, done.stderr
+def test_a_training_that_was_killed_after_its_last_step_is_not_repeated(
+    settings: list[str], whole: tuple[Path, str]
+) -> None:
+    output, _ = whole
     run = output / "fold-1"
     before, best = (
         json.loads((run / "metrics.json").read_text()),

@@ -33,7 +33,7 @@ def whole(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> list
 
 def test_a_killed_training_releases_its_directory(tiny_settings: list[str], tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    settings = [*tiny_settings, "logger=csv", "data.num_workers=2", f"hydra.run.dir={run.directory}"]
+    settings = [*tiny_settings, "data.num_workers=2", f"hydra.run.dir={run.directory}"]
     command = ScriptProcess("train", *settings, "callbacks.last_checkpoint.every_n_steps=1", "trainer.max_epochs=9")
     deadline = time.monotonic() + 120
     while not run.last.exists() and time.monotonic() < deadline:

@@ -24,7 +24,7 @@ from tests.helpers.commands import ScriptProcess, run_process
 def test_two_processes_give_the_metrics_of_one(tiny_settings: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     done = run_process(
-        "train", *tiny_settings, "trainer.devices=2", "data.batch_size=9", "logger=csv", f"hydra.run.dir={run}"
+        "train", *tiny_settings, "trainer.devices=2", "data.batch_size=9", f"hydra.run.dir={run}"
     )
     assert done.returncode == 0, done.stderr
     metrics = json.loads((run / "metrics.json").read_text())
@@ -40,7 +40,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(
 ) -> None:
     """The pretrained statistics of batch norm are kept: in training each process would normalise by its own part."""
     weights = f"model.pretrained={trained}/checkpoints/best.ckpt"
-    settings = [*tiny_settings, weights, "trainer.max_epochs=2", "logger=csv", "data.num_workers=0"]
+    settings = [*tiny_settings, weights, "trainer.max_epochs=2", "data.num_workers=0"]
     metrics, states = [], []
     for devices, batch_size in ((1, 16), (2, 8)):
         run = Run(tmp_path / str(devices))

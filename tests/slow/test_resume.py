@@ -22,6 +22,7 @@ EPOCHS = 3
 def settings(tiny_settings: list[str]) -> list[str]:
     return [
         *tiny_settings,
+        "logger=default",
         "data.batch_size=16",
         f"trainer.max_epochs={EPOCHS}",
         "model.mixup_alpha=0.2",

@@ -61,7 +61,7 @@ def test_two_processes_share_the_trials(tmp_path: Path) -> None:
 
 def test_a_killed_search_takes_its_training_with_it_and_resumes_it(tiny_settings: list[str], tmp_path: Path) -> None:
     run = Run(tmp_path / "search" / "trial-0")
-    settings = [*tiny_settings, "trainer.max_epochs=2", "logger=csv", "trials=1", f"output={tmp_path}/search"]
+    settings = [*tiny_settings, "trainer.max_epochs=2", "trials=1", f"output={tmp_path}/search"]
     search = ScriptProcess("search", *settings)
     wait_for(run.last.exists)
     search.process.kill()

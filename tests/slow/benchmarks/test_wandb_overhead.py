@@ -23,7 +23,7 @@ def cold(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_server_that_refuses_connections_loses_no_data(
     tiny_settings: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    measured = measure_faults(1, [*tiny_settings, *FIRST_STEPS], {"refuses": SERVERS["refuses"]})
+    measured = measure_faults(1, [*tiny_settings, "logger=default", *FIRST_STEPS], {"refuses": SERVERS["refuses"]})
     offline, refused = measured[NONE], measured["refuses"]
     assert [training.status for training in (*offline.trainings, *refused.trainings)] == [0, 0]
     assert offline.files == refused.files

@@ -110,6 +110,7 @@ def whole_recipe(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFact
     done = run_process(
         "train",
         *tiny_settings,
+        "logger=default",
         "trainer=tpu",
         "experiment=mixing",
         "callbacks=ema",
@@ -361,7 +362,7 @@ def test_settings_that_the_devices_do_not_allow_are_refused(
     tiny_settings: list[str], tmp_path: Path, setting: str, message: str
 ) -> None:
     done = run_process(
-        "train", *tiny_settings, "trainer=tpu", "logger=csv", setting, f"hydra.run.dir={tmp_path}", **xla_environment(4)
+        "train", *tiny_settings, "trainer=tpu", setting, f"hydra.run.dir={tmp_path}", **xla_environment(4)
     )
     assert done.returncode == 1
     assert re.fullmatch(f"error: {message}.*", done.stderr.strip().splitlines()[-1])
