@@ -37,6 +37,7 @@ def choose_last(seconds: dict[autotune.Choice, float]) -> autotune.Choice:
     return list(seconds)[-1]
 
 
+@pytest.mark.slow
 def test_a_tuned_run_that_is_resumed_equals_an_uninterrupted_run_with_the_chosen_settings(
     tiny_settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,8 @@ import sys
 import termios
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.commands import ROOT, run_script
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -36,6 +38,7 @@ def run_on_terminal(command: list[str], columns: int) -> list[str]:
     return re.split(r"[\r\n]+", ESCAPE.sub("", drawn.decode()))
 
 
+@pytest.mark.slow
 def test_a_terminal_of_80_columns_shows_bars_that_fit(tiny_settings: list[str], tmp_path: Path) -> None:
     settings = [*tiny_settings, "+trainer.limit_train_batches=3", "+trainer.limit_val_batches=1", "logger=csv"]
     command = [sys.executable, "src/train.py", *settings, "callbacks.progress_bar.refresh_rate=1"]

@@ -38,6 +38,7 @@ def read_metrics(run: Path) -> dict[str, Any]:
     return {name: value for name, value in metrics.items() if name.startswith("val/")}
 
 
+@pytest.mark.slow
 def test_an_interrupted_multirun_skips_resumes_and_starts(settings: list[str], whole: Path, tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     shutil.copytree(whole / "0", sweep / "0")

@@ -105,6 +105,7 @@ def test_trackio_has_the_metrics_and_settings(logs: Path, metric: str) -> None:
     assert read_trackio(run, metric) == read_metric(logs, "trackio", metric)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOGGERS)
 def test_an_ensemble_is_logged(name: str, logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")

@@ -77,6 +77,7 @@ def check_drawn(page: Page, charts: int) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing overflows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), SCREENS)
 def test_an_ensembles_report_compares_its_members(browser: Browser, ensemble: Path, width: str, scheme: str) -> None:
     with open_page(browser, ensemble / "report" / "index.html", width, scheme) as page:

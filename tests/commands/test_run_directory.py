@@ -57,9 +57,7 @@ def test_under_slurm_a_run_does_not_resume_the_checkpoint_of_another(
     slurm = {"JOB_ID": "1", "JOB_NAME": "train", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
     environment = {f"SLURM_{name}": value for name, value in slurm.items()}
     run = tmp_path / "run"
-    done = run_script(
-        "train", *tiny_settings, *SHORT, f"hydra.run.dir={run}", cwd=tmp_path, **environment
-    )
+    done = run_script("train", *tiny_settings, *SHORT, f"hydra.run.dir={run}", cwd=tmp_path, **environment)
     assert done.returncode == 0, done.stderr
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
 

@@ -21,9 +21,7 @@ SPACE = "space={optimizer.weight_decay: null, model.mixup_alpha: null}"
 def searched(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Return the directory of a search of two trials, and what it printed."""
     directory = tmp_path_factory.mktemp("searches") / "search"
-    done = run_script(
-        "search", *tiny_settings, "data.num_workers=0", "trials=2", f"output={directory}", SPACE
-    )
+    done = run_script("search", *tiny_settings, "data.num_workers=0", "trials=2", f"output={directory}", SPACE)
     assert done.returncode == 0, done.stderr
     return directory, done.stdout
 
@@ -57,9 +55,7 @@ def test_the_best_command_is_one_that_trains(searched: tuple[Path, str]) -> None
 def test_running_it_again_repeats_no_trial(searched: tuple[Path, str], tiny_settings: list[str]) -> None:
     directory, printed = searched
     before = {path: path.stat().st_mtime_ns for path in directory.glob("trial-*/metrics.json")}
-    done = run_script(
-        "search", *tiny_settings, "data.num_workers=0", "trials=2", f"output={directory}", SPACE
-    )
+    done = run_script("search", *tiny_settings, "data.num_workers=0", "trials=2", f"output={directory}", SPACE)
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in directory.glob("trial-*/metrics.json")} == before
     header, _, results = done.stdout.partition("\n")

@@ -210,6 +210,7 @@ def test_a_rebuilt_run_has_the_names_of_its_configuration(server: WandbServer, o
     assert [row["epoch"] for row in server.runs["abc00001"].history()] == [0] * 5
 
 
+@pytest.mark.slow
 def test_a_failed_upload_of_a_rebuilt_run_is_repeated(server: WandbServer, offline: Path, tmp_path: Path) -> None:
     file = find_wandb_file(copy_offline(offline, tmp_path))
     file.write_bytes(b"")
@@ -234,6 +235,7 @@ def test_a_resumed_run_is_uploaded_as_one_run(
     assert is_marked(first) and is_marked(second)
 
 
+@pytest.mark.slow
 def test_a_run_may_be_resumed_after_its_upload(
     server: WandbServer, offline: Path, resumed: Path, tmp_path: Path
 ) -> None:
@@ -269,6 +271,7 @@ def test_without_a_key_no_request_is_made(
     assert server.requests == [] and not is_marked(directory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", [401, 500, "hangs", "is down"])
 def test_a_server_that_cannot_be_used_ends_the_command_soon(
     failure: int | str, server: WandbServer, offline: Path, tmp_path: Path
@@ -285,6 +288,7 @@ def test_a_server_that_cannot_be_used_ends_the_command_soon(
     assert not any(map(is_marked, directories))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["file_stream", "/put/", "CreateRunFiles", "UpsertBucket"])
 def test_an_incomplete_upload_is_not_marked(part: str, server: WandbServer, offline: Path, tmp_path: Path) -> None:
     directory = copy_offline(offline, tmp_path)
@@ -299,6 +303,7 @@ def test_an_incomplete_upload_is_not_marked(part: str, server: WandbServer, offl
     assert server.runs["abc00001"].files["media/strip.txt"] == b"an image"
 
 
+@pytest.mark.slow
 def test_an_upload_that_takes_too_long_is_stopped(server: WandbServer, offline: Path, tmp_path: Path) -> None:
     directory = copy_offline(offline, tmp_path)
     server.hang_on = ("file_stream",)
@@ -308,6 +313,7 @@ def test_an_upload_that_takes_too_long_is_stopped(server: WandbServer, offline: 
     assert done.returncode == 1 and "timeout" in done.stdout and not is_marked(directory)
 
 
+@pytest.mark.slow
 def test_after_the_server_has_vanished_no_run_is_uploaded(server: WandbServer, offline: Path, tmp_path: Path) -> None:
     directories = [copy_offline(offline, tmp_path / name, run_id=f"abc0000{name}") for name in "123"]
     server.hang_on = ("file_stream",)
@@ -325,6 +331,7 @@ def test_after_the_server_has_vanished_no_run_is_uploaded(server: WandbServer, o
     assert all(str(directory) in done.stdout for directory in directories)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_upload_is_repeated(
     number: signal.Signals, server: WandbServer, offline: Path, resumed: Path, tmp_path: Path
@@ -377,6 +384,7 @@ def test_a_read_only_directory_is_reported(server: WandbServer, offline: Path, t
     assert "Traceback" not in done.stderr and not server.runs
 
 
+@pytest.mark.slow
 def test_the_files_of_artifacts_are_uploaded_after_a_failure(
     server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

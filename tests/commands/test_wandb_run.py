@@ -23,7 +23,8 @@ from tests.helpers.wandb_server import read_records, wandb_server
 def run(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the directory of a run of two epochs that mixes its images."""
     directory = tmp_path_factory.mktemp("runs") / "run"
-    settings = ["logger=default", "report=true", "model.mixup_alpha=1", "trainer.max_epochs=2", "trainer.log_every_n_steps=2"]
+    settings = ["logger=default", "report=true", "model.mixup_alpha=1", "trainer.max_epochs=2"]
+    settings.append("trainer.log_every_n_steps=2")
     done = run_script("train", *tiny_settings, *settings, "data.batch_size=26", f"hydra.run.dir={directory}")
     assert done.returncode == 0, done.stderr
     return directory

@@ -23,9 +23,7 @@ from tests.helpers.commands import ScriptProcess, run_process
 
 def test_two_processes_give_the_metrics_of_one(tiny_settings: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    done = run_process(
-        "train", *tiny_settings, "trainer.devices=2", "data.batch_size=9", f"hydra.run.dir={run}"
-    )
+    done = run_process("train", *tiny_settings, "trainer.devices=2", "data.batch_size=9", f"hydra.run.dir={run}")
     assert done.returncode == 0, done.stderr
     metrics = json.loads((run / "metrics.json").read_text())
     for devices in (1, 2):

@@ -37,7 +37,8 @@ def test_a_grid_finishes_without_its_server(tiny_settings: list[str], server: Wa
         server.vanish()
 
     Thread(target=vanish, daemon=True).start()
-    overrides = [*tiny_settings, "logger=default", "seed=0,1", "+trainer.limit_train_batches=2", "+trainer.limit_val_batches=1"]
+    first_steps = ["+trainer.limit_train_batches=2", "+trainer.limit_val_batches=1"]
+    overrides = [*tiny_settings, "logger=default", "seed=0,1", *first_steps]
     done = subprocess.run(
         [sys.executable, "src/train.py", "--multirun", *overrides, f"hydra.sweep.dir={tmp_path}"],
         cwd=ROOT,
