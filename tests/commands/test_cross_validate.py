@@ -96,6 +96,7 @@ def test_other_settings_are_refused_with_the_key_and_both_values(
     assert "optimizer.lr: 0.0003 there, 0.5 here" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_fold_that_fails_ends_the_command_with_its_message_and_log(tiny_settings: list[str], tmp_path: Path) -> None:
     done = call(tmp_path / "out", tiny_settings, "data.image_size=100")
     assert done.returncode == 1

@@ -26,6 +26,7 @@ def whole(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> list
     return run_uninterrupted(run_script, settings, tmp_path_factory.mktemp("whole"))
 
 
+@pytest.mark.slow
 def test_a_stopped_run_is_resumed_with_its_next_batch(
     settings: list[str], whole: list[dict[str, Any]], tmp_path: Path
 ) -> None:

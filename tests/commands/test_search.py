@@ -62,6 +62,7 @@ def test_running_it_again_repeats_no_trial(searched: tuple[Path, str], tiny_sett
     assert f"output={directory}" in header and printed.endswith(results)
 
 
+@pytest.mark.slow
 def test_a_sweep_file_is_read_by_wandb_and_its_values_are_accepted(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     done = run_script("search", "hparams_search=optuna", "trainer=cpu", f"sweep={path}")
