@@ -17,7 +17,9 @@ from tests.helpers.browser import CHROMIUM, launch_browser, open_page
 from tests.helpers.commands import ROOT, run_script
 
 SCREENS = [("phone", "dark"), ("desktop", "light")]
-"""Widths and colour schemes: each occurs once, as a page takes seconds to draw."""
+"""Widths and colour schemes: each occurs once, as a page takes seconds to draw. The slow tests have the others."""
+
+OTHERS = [pytest.param(screen, marks=pytest.mark.slow) for screen in (("phone", "light"), ("desktop", "dark"))]
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +53,9 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-@pytest.fixture(params=SCREENS, ids="-".join)
+@pytest.fixture(params=[*SCREENS, *OTHERS], ids="-".join)
 def page(browser: Browser, run: Path, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """Yield the report on a phone and a desktop. Any error on the page fails the test."""
+    """Yield the report on a phone and a desktop, in light and dark colours. Any error on the page fails the test."""
     with open_page(browser, run / "report" / "index.html", *request.param) as page:
         yield page
 

@@ -19,9 +19,9 @@ SPACE = "space={optimizer.weight_decay: null, model.mixup_alpha: null}"
 
 @pytest.fixture(scope="module")
 def searched(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Return the directory of a search of two trials, and what it printed."""
+    """Return the directory of a search of three trials, and what it printed."""
     directory = tmp_path_factory.mktemp("searches") / "search"
-    done = run_script("search", *tiny_settings, "data.num_workers=0", "trials=2", f"output={directory}", SPACE)
+    done = run_script("search", *tiny_settings, "data.num_workers=0", "trials=3", f"output={directory}", SPACE)
     assert done.returncode == 0, done.stderr
     return directory, done.stdout
 
@@ -30,7 +30,7 @@ def searched(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory)
 def test_each_trial_is_a_run_with_its_settings(searched: tuple[Path, str]) -> None:
     directory, printed = searched
     trials = dict(re.findall(r"^Trial (\d): (\w.*=.*)$", printed, re.MULTILINE))
-    assert set(trials) == {"0", "1"}
+    assert set(trials) == {"0", "1", "2"}
     for number, shown in trials.items():
         config = Run(directory / f"trial-{number}").config()
         values = dict(override.split("=") for override in shown.split())
@@ -42,12 +42,12 @@ def test_each_trial_is_a_run_with_its_settings(searched: tuple[Path, str]) -> No
 @pytest.mark.slow
 def test_the_best_command_is_one_that_trains(searched: tuple[Path, str]) -> None:
     directory, printed = searched
-    assert "2 complete" in printed
+    assert "3 complete" in printed
     (shown,) = re.findall(r"python (src/train\.py .*)", printed)
     script, *overrides = shlex.split(shown)
     assert script == "src/train.py"
     settings = check("train", *overrides)
-    rates = [Run(directory / f"trial-{number}").config().optimizer.lr for number in range(2)]
+    rates = [Run(directory / f"trial-{number}").config().optimizer.lr for number in range(3)]
     assert settings.optimizer["lr"] in rates
 
 
@@ -55,7 +55,7 @@ def test_the_best_command_is_one_that_trains(searched: tuple[Path, str]) -> None
 def test_running_it_again_repeats_no_trial(searched: tuple[Path, str], tiny_settings: list[str]) -> None:
     directory, printed = searched
     before = {path: path.stat().st_mtime_ns for path in directory.glob("trial-*/metrics.json")}
-    done = run_script("search", *tiny_settings, "data.num_workers=0", "trials=2", f"output={directory}", SPACE)
+    done = run_script("search", *tiny_settings, "data.num_workers=0", "trials=3", f"output={directory}", SPACE)
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in directory.glob("trial-*/metrics.json")} == before
     header, _, results = done.stdout.partition("\n")

@@ -51,8 +51,13 @@ def test_a_signal_to_the_process_group_stops_the_training(
     settings: list[str], whole: list[dict[str, Any]], tmp_path: Path, number: signal.Signals
 ) -> None:
     last, seen = tmp_path / "run" / "checkpoints" / "last.ckpt", tmp_path / "seen.jsonl"
-    with_wandb = [setting for setting in settings if setting != "logger=csv"]
-    run = [*with_wandb, "data.num_workers=2", f"+callbacks.killer.path={seen}", f"hydra.run.dir={tmp_path}/run"]
+    run = [
+        *settings,
+        "logger=default",
+        "data.num_workers=2",
+        f"+callbacks.killer.path={seen}",
+        f"hydra.run.dir={tmp_path}/run",
+    ]
     command = ScriptProcess("train", *run, "callbacks.last_checkpoint.every_n_steps=1")
     deadline = time.monotonic() + 120
     while not last.exists() and time.monotonic() < deadline:
