@@ -164,7 +164,7 @@ class CachedShard:
         with ExitStack() as stack:
             with quota.lock() if quota else nullcontext():
                 if quota is not None:
-                    quota.make_room(lambda: round_to_blocks(0, self.size))
+                    quota.make_room(lambda: round_to_blocks(0, self.size), [self.path])
                 stack.enter_context(in_use(self.path))
                 if quota is not None:
                     reserve_blocks(self.path, 0, self.size)
@@ -257,7 +257,7 @@ class RemoteReader(ShardReader):
         self._touch(numbers)
         if self.quota is not None:
             self._present.clear()  # another process may have removed records
-            numbers = self._first_that_fit(numbers, self.quota.limit // 2)
+            numbers = self._first_that_fit(numbers, self.quota.limit // 3)  # each may need a block of extents too
         if missing := self._missing(numbers):
             with self._reserved(missing if self.quota is None else numbers) as missing:
                 self._fetch(missing)

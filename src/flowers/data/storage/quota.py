@@ -47,7 +47,7 @@ class Quota:
 
     def check(self, source: UPath, size: int) -> None:
         """Raise `InputError` if a shard of `size` bytes is larger than the cache may be."""
-        if round_to_blocks(0, size) > self.limit:
+        if _with_extents(round_to_blocks(0, size), 1) > self.limit:
             raise InputError(
                 f"data.cache_gb={self.limit / 1e9:g}: expected room for the largest shard, found {source} with "
                 f"{size / 1e9:.3g} GB. Raise data.cache_gb, or write the data set again in smaller shards."
@@ -71,7 +71,8 @@ class Quota:
         """
         while True:
             copies = self._copies()
-            excess = sum(copy.taken for copy in copies) + needed() - self.limit
+            shards = {copy.path for copy in copies if copy.taken}.union(own)
+            excess = _with_extents(sum(copy.taken for copy in copies) + needed(), len(shards)) - self.limit
             if excess <= 0:
                 return
             removed = False
@@ -91,6 +92,14 @@ class Quota:
                 status = path.stat()
                 copies.append(_Copy(path, status.st_mtime_ns, status.st_blocks * 512))
         return copies
+
+
+def _with_extents(size: int, shards: int) -> int:
+    """Return the most bytes that `size` bytes in these many cached shards take, with the file system's own blocks.
+
+    ext4 lists the pieces of a file, from the fifth on, in such blocks of up to 340, often while it writes the data.
+    """
+    return size + _BLOCK * (shards + size // _BLOCK // 128)
 
 
 def remove_copy(path: Path) -> bool:
