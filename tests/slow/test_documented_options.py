@@ -7,7 +7,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from flowers.models.backbone import create_backbone
 from tests.helpers.commands import ROOT, run_script
 
 FIXRES = ["experiment=fixres", "model.pretrained=RUN/checkpoints/best.ckpt", "data.image_size=224"]
@@ -41,6 +44,22 @@ def test_an_option_runs(option: list[str], garden: Path, trained: Path, tmp_path
         "train", "data=tfrecords", *settings, f"data.root={garden}", *TINY, *pretrained, *sizes, "debug=fdr", run
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_fixres_changes_the_head_and_the_normalisation_only(garden: Path, trained: Path, tmp_path: Path) -> None:
+    settings = [setting.replace("RUN", str(trained)) for setting in FIXRES]
+    short = ["+trainer.limit_train_batches=2", "logger=csv", "report=false", f"hydra.run.dir={tmp_path}/run"]
+    done = run_script("train", f"data.root={garden}", *settings, *TINY, *short)
+    assert done.returncode == 0, done.stderr
+    before, after = (
+        torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+        for run in (trained, tmp_path / "run")
+    )
+    model = create_backbone("test_efficientnet", 2, False)
+    parts = {"classifier", *(name for name, module in model.named_modules() if isinstance(module, _BatchNorm))}
+    weights = {name for name, _ in model.named_parameters() if name.rpartition(".")[0] in parts}
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {f"backbone.{name}" for name in weights}
 
 
 def test_the_augmentation_of_the_documentation_runs(garden: Path, tmp_path: Path) -> None:
