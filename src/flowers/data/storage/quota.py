@@ -97,7 +97,8 @@ class Quota:
 def _with_extents(size: int, shards: int) -> int:
     """Return the most bytes that `size` bytes in these many cached shards take, with the file system's own blocks.
 
-    ext4 lists the pieces of a file, from the fifth on, in such blocks of up to 340, often while it writes the data.
+    ext4 lists the pieces of a file, from the fifth on, in such blocks of up to 340, often while it writes the data. One
+    for each shard and one for 128 blocks suffice even if each second block is missing and the lists are half full.
     """
     return size + _BLOCK * (shards + size // _BLOCK // 128)
 
