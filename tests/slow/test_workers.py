@@ -1,4 +1,4 @@
-"""Workers end with their parent process."""
+"""Workers end with their parent process, and not before."""
 
 from __future__ import annotations
 
@@ -52,3 +52,44 @@ def test_a_killed_process_leaves_no_workers(context: str, tmp_path: Path) -> Non
     while find_processes(mark) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert find_processes(mark) == []
+
+
+SLOW_START = """
+import sys, time
+from flowers.data.workers import WorkerLoader, fork_server, start_worker
+from flowers.system.termination import handle_signals, raise_on_signals
+
+def start_slowly(worker):
+    time.sleep(3)
+    start_worker(worker)
+
+if __name__ == "__main__":
+    if sys.argv[2] == "command":
+        raise_on_signals()
+    else:  # a training finishes its step
+        handle_signals(lambda number, frame: None)
+    context = fork_server() if sys.argv[1] == "forkserver" else "fork"
+    loader = WorkerLoader(range(8), num_workers=2, worker_init_fn=start_slowly, multiprocessing_context=context)
+    batches = iter(loader)
+    print("starting", flush=True)
+    print(len(list(batches)), flush=True)
+"""
+
+
+@pytest.mark.parametrize("context", ["fork", "forkserver"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("kind", ["command", "training"])
+def test_a_signal_does_not_end_workers_that_start(
+    kind: str, context: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    (tmp_path / "script.py").write_text(SLOW_START)
+    command = [sys.executable, str(tmp_path / "script.py"), context, kind]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "starting\n"
+        os.killpg(process.pid, number)
+        stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == {"command": (128 + number, ""), "training": (0, "8\n")}[kind], stderr
+    assert stderr == ""

@@ -14,7 +14,7 @@ from flowers.data.collate import BatchDataset
 from flowers.data.dataset import FlowersDataset
 from flowers.data.sampler import EpochSampler
 from flowers.data.shared_memory import SharedMemoryPool
-from flowers.data.workers import fork_server, start_worker
+from flowers.data.workers import WorkerLoader, fork_server, start_worker
 from flowers.interfaces import Batch
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def batch_loader(
         threaded: whether this process may have threads, as for remote files; workers then come from a fork server.
     """
     pool = _open_pool(workers, sampler.batch_size * image_size * image_size * 3)
-    loader = DataLoader(
+    loader = WorkerLoader(
         BatchDataset(dataset, records, sampler.batch_size, image_size, pool),
         batch_size=sampler.batch_size,
         sampler=sampler,

@@ -100,6 +100,7 @@ def accept_sigterm_from_parent_only() -> None:
     """
     parent = multiprocessing.parent_process()
     if parent is None or not hasattr(signal, "sigwaitinfo"):  # macOS has none
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_exit_at_sigterm_from, args=(parent.pid,), daemon=True).start()

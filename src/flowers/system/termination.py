@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
@@ -37,6 +38,16 @@ def handle_signals(handler: Callable[[int, FrameType | None], None]) -> None:
     signal.signal(signal.SIGTERM, handler)
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def hold_signals() -> Iterator[None]:
+    """Hold SIGTERM and Ctrl-C back until the block ends. Processes that are started in it hold them from birth."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, NAMES)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
