@@ -27,7 +27,7 @@ BALANCED := -n auto --dist worksteal
 ALONE := tests/slow/test_start.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train ensemble test test-unit test-slow test-xla lint format docs clean
+.PHONY: help setup train ensemble test test-unit test-slow test-xla slurm lint format docs clean
 
 help:  ## List the commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,14 @@ test-xla:  ## Run the tests of trainer=tpu on another release of torch_xla: XLA=
 	grep -vE '^(torch|torch-xla|torchvision|triton|nvidia-[a-z0-9-]+)==' constraints.txt > $(XLA_VENV)/constraints.txt
 	$(XLA_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(XLA_VENV)/constraints.txt torch==$(XLA).0 torch_xla==$(XLA).0 --editable '.[dev]'
 	$(XLA_VENV)/bin/python -m pytest tests/unit/training/xla tests/slow/xla $(ARGS)
+
+slurm: build/slurm/usr  ## Unpack SLURM for its tests. Needs Debian or Ubuntu.
+
+# Not installed: where Lightning finds srun, each training warns that it was not started with it.
+build/slurm/usr:
+	@mkdir -p $(@D)
+	cd $(@D) && apt-get download -qq slurmctld slurmd slurm-client slurm-wlm-basic-plugins libhwloc15 libmunge2
+	cd $(@D) && for package in *.deb; do dpkg -x $$package . && rm $$package; done
 
 lint: $(DEV)  ## Check style, types and files, as pre-commit does.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pre-commit run --all-files

@@ -83,3 +83,16 @@ def test_the_summary_of_a_trial_run_has_no_loggers(tiny_settings: list[str], tmp
 
 def test_no_library_warns(trained: Path) -> None:
     assert (trained / "stderr.txt").read_text() == ""
+
+
+def test_a_run_resumed_within_an_epoch_reports_that_epoch_without_warnings(
+    tiny_settings: list[str], tmp_path: Path
+) -> None:
+    run = [*tiny_settings, "data.batch_size=52", "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}"]
+    assert run_script("train", *run, "trainer.max_steps=6").returncode == 0
+    done = run_script("train", *run, f"ckpt_path={tmp_path}/checkpoints/last.ckpt")
+    assert (done.returncode, done.stderr) == (0, "")
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("Epoch")]
+    assert line.startswith("Epoch 2/2 ")
+    minutes, seconds = line.split()[-1].split(":")
+    assert int(minutes) < 5 and int(seconds) < 60  # of this process, not since the machine started

@@ -175,3 +175,11 @@ def test_a_users_own_exception_keeps_its_traceback(pair: Path) -> None:
 
 def test_the_package_does_not_mention_the_example() -> None:
     assert not [path for path in (ROOT / "src").rglob("*.py") if "digit" in path.read_text().lower().split()]
+
+
+def test_a_data_module_without_a_position_is_warned_of_on_resuming_within_an_epoch(tmp_path: Path) -> None:
+    run = [*DIGITS, "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}"]
+    assert run_script("train", *run, "trainer.max_steps=2").returncode == 0
+    done = run_script("train", *run, f"ckpt_path={tmp_path}/checkpoints/last.ckpt", "trainer.max_steps=4")
+    assert done.returncode == 0, done.stderr
+    assert "not resumable" in done.stderr

@@ -57,9 +57,13 @@ class ProgressBar(RichProgressBar):
             TimeRemainingColumn(compact=True),
         ]
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._begin_epoch(trainer)  # a run resumed within an epoch has no on_train_epoch_start
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._print_epoch(trainer)
-        self._epoch, self._start = trainer.current_epoch, time.perf_counter()
+        self._begin_epoch(trainer)
         super().on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -85,6 +89,9 @@ class ProgressBar(RichProgressBar):
         # Like Lightning's, but counted from one.
         last = "" if self.trainer.max_epochs in (None, -1) else f"/{self.trainer.max_epochs}"
         return f"{f'Epoch {current_epoch + 1}{last}':{len(self.validation_description)}}"
+
+    def _begin_epoch(self, trainer: L.Trainer) -> None:
+        self._epoch, self._start = trainer.current_epoch, time.perf_counter()
 
     def _print_epoch(self, trainer: L.Trainer) -> None:
         if not self._unprinted or not trainer.is_global_zero or trainer.state.fn != TrainerFn.FITTING:

@@ -193,6 +193,7 @@ def _fit(
         config = configure_choice(config, choice)
     run.write_config(config)  # all checks have passed
     _keep_earlier_metrics(run)
+    _ignore_false_warnings(datamodule)
     _log_configuration(trainer, config)
     loggers = list(trainer.loggers)
     with executing(execution, model, trainer):
@@ -283,12 +284,20 @@ def _keep_earlier_metrics(run: Run) -> None:
         remove_parts(checkpoint)
     if run.metrics_csv.exists():
         run.metrics_csv.rename(run.metrics_csv.with_name(f"metrics-until-{int(time.time())}.csv"))
-    # The directory is not empty, but it has no metrics.csv to delete.
+
+
+def _ignore_false_warnings(datamodule: L.LightningDataModule) -> None:
+    """Ignore warnings of Lightning's that do not hold for a run of this package."""
+    # The directory of a resumed run is not empty, but it has no metrics.csv to delete, and its checkpoints are kept.
     warnings.filterwarnings("ignore", message="Experiment logs directory")
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     # model.freeze_batch_norm keeps modules in evaluation mode.
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode at the start of training")
     # Steps are counted over all epochs, so short epochs are logged as well.
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
+    if type(datamodule).state_dict is not L.LightningDataModule.state_dict:
+        # The loader does not keep the position within an epoch, but its data module does.
+        warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
 
 
 def _best_metrics(
