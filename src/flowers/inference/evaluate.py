@@ -18,6 +18,7 @@ from flowers.training.collect_outcomes import CollectOutcomes
 from flowers.training.distributed import closing_process_group
 from flowers.training.execution import executing
 from flowers.training.lightning_trainer import TRAINER, make_plain_trainer
+from flowers.training.lightning_warnings import ignore_false_warnings
 from flowers.training.outcomes import Outcomes
 from flowers.training.pair import check_sizes, check_validated
 from flowers.training.runs import Run
@@ -107,6 +108,7 @@ def evaluate(config: DictConfig) -> EvaluationResult:
         return loader
 
     execution, _ = choose_execution("validate", settings.trainer, trainer, model, datamodule, make_loader)
+    ignore_false_warnings(model, datamodule)
     with executing(execution, model, trainer):
         trainer.validate(model, datamodule=datamodule, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}

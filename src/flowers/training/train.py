@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ from flowers.training.execution import Execution, executing
 from flowers.training.learning_rate import LrScaling, count_images_per_step, scale_rate
 from flowers.training.length import check_validation_interval, count_batches, count_run_batches, make_schedule
 from flowers.training.lightning_trainer import TRAINER, make_all, make_trainer
+from flowers.training.lightning_warnings import ignore_false_warnings
 from flowers.training.monitor import CheckMonitor, Monitor, check_monitors
 from flowers.training.outcomes import Outcomes
 from flowers.training.pair import MODEL, check_data, check_model, check_testable, has_validation, make_data, make_model
@@ -193,7 +193,7 @@ def _fit(
         config = configure_choice(config, choice)
     run.write_config(config)  # all checks have passed
     _keep_earlier_metrics(run)
-    _ignore_false_warnings(datamodule)
+    ignore_false_warnings(model, datamodule)
     _log_configuration(trainer, config)
     loggers = list(trainer.loggers)
     with executing(execution, model, trainer):
@@ -284,20 +284,6 @@ def _keep_earlier_metrics(run: Run) -> None:
         remove_parts(checkpoint)
     if run.metrics_csv.exists():
         run.metrics_csv.rename(run.metrics_csv.with_name(f"metrics-until-{int(time.time())}.csv"))
-
-
-def _ignore_false_warnings(datamodule: L.LightningDataModule) -> None:
-    """Ignore warnings of Lightning's that do not hold for a run of this package."""
-    # The directory of a resumed run is not empty, but it has no metrics.csv to delete, and its checkpoints are kept.
-    warnings.filterwarnings("ignore", message="Experiment logs directory")
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-    # model.freeze_batch_norm keeps modules in evaluation mode.
-    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode at the start of training")
-    # Steps are counted over all epochs, so short epochs are logged as well.
-    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
-    if type(datamodule).state_dict is not L.LightningDataModule.state_dict:
-        # The loader does not keep the position within an epoch, but its data module does.
-        warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
 
 
 def _best_metrics(
