@@ -69,13 +69,14 @@ test-xla:  ## Run the tests of trainer=tpu on another release of torch_xla: XLA=
 	$(XLA_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(XLA_VENV)/constraints.txt torch==$(XLA).0 torch_xla==$(XLA).0 --editable '.[dev]'
 	$(XLA_VENV)/bin/python -m pytest tests/unit/training/xla tests/slow/xla $(ARGS)
 
-slurm: build/slurm/usr  ## Unpack SLURM for its tests. Needs Debian or Ubuntu.
+slurm: build/slurm  ## Unpack SLURM for its tests. Needs Debian or Ubuntu.
 
 # Not installed: where Lightning finds srun, each training warns that it was not started with it.
-build/slurm/usr:
-	@mkdir -p $(@D)
-	cd $(@D) && apt-get download -qq slurmctld slurmd slurm-client slurm-wlm-basic-plugins libhwloc15 libmunge2
-	cd $(@D) && for package in *.deb; do dpkg -x $$package . && rm $$package; done
+build/slurm:
+	@rm -rf $@.part && mkdir -p $@.part
+	cd $@.part && apt-get download -qq slurmctld slurmd slurm-client slurm-wlm-basic-plugins libhwloc15 libmunge2
+	cd $@.part && set -e && for package in *.deb; do dpkg -x $$package . && rm $$package; done
+	@mv $@.part $@
 
 lint: $(DEV)  ## Check style, types and files, as pre-commit does.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pre-commit run --all-files

@@ -60,7 +60,7 @@ from flowers.data.workers import WorkerLoader, fork_server, start_worker
 from flowers.system.termination import handle_signals, raise_on_signals
 
 def start_slowly(worker):
-    time.sleep(3)
+    time.sleep(2)
     start_worker(worker)
 
 if __name__ == "__main__":
