@@ -1,4 +1,7 @@
-"""Memory does not grow with epochs of reading, with the test rows of an ensemble, or with rows that are written."""
+"""Memory does not grow with epochs of reading, with the test rows of an ensemble, or with rows that are written.
+
+Nor do workers copy what their parent has freed.
+"""
 
 from __future__ import annotations
 
@@ -47,6 +50,41 @@ def test_memory_does_not_grow_over_epochs(garden: Path, tmp_path: Path) -> None:
     kilobytes = [int(line) for line in done.stdout.split()]
     assert len(kilobytes) == 20
     assert max(kilobytes[10:]) < max(kilobytes[2:10]) + 5_000, kilobytes
+
+
+START_LATE = """
+import os
+from pathlib import Path
+import torch
+from flowers.data.workers import WorkerLoader, start_worker
+
+def resident(process, kind):
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(kind))
+
+def activations():
+    return [torch.ones(1 << 18) for _ in range(400)]  # 400 MB in pieces of 1 MB, which glibc takes from its heap
+
+if __name__ == "__main__":
+    del_later = torch.ones(1 << 22)  # glibc then takes pieces of up to 16 MB from its heap
+    del del_later
+    held = activations()
+    kept = torch.ones(1 << 18)  # above them, so that the heap cannot shrink
+    del held
+    loader = WorkerLoader(range(8), num_workers=1, worker_init_fn=start_worker, persistent_workers=True)
+    batches = iter(loader)
+    next(batches)
+    held = activations()
+    (child,) = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    print(resident(child, "Private_Dirty"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of processes in /proc")
+def test_workers_do_not_copy_what_their_parent_has_freed() -> None:
+    done = subprocess.run([sys.executable, "-c", START_LATE], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 100_000, "kilobytes of a worker of its own"
 
 
 BLEND = """

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 from torch.utils.data import DataLoader
 
+from flowers.system.memory import release_freed_memory
 from flowers.system.processes import accept_sigterm_from_parent_only, exit_with_parent
 from flowers.system.processor import available_cores
 from flowers.system.termination import hold_signals
@@ -24,6 +25,9 @@ class WorkerLoader(DataLoader[Any]):
     """
 
     def __iter__(self) -> Any:
+        if self.num_workers and self._iterator is None:  # workers are about to be forked
+            # They would keep a copy of freed memory once this process uses it again: 6.6 GB after steps at 512 px.
+            release_freed_memory()
         with hold_signals():
             return super().__iter__()
 

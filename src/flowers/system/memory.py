@@ -1,7 +1,8 @@
-"""Find out how much of the machine's memory this process may use."""
+"""Find out how much of the machine's memory this process may use, and return what it has freed."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,13 @@ def memory_limit(cgroups: Path = CGROUPS) -> int:
 def available_memory(cgroups: Path = CGROUPS) -> int:
     """Return the bytes that this process can still allocate without swapping or being killed."""
     return max(0, min([_free(), *(limit - used for limit, used in _groups(cgroups, _own_groups()))]))
+
+
+def release_freed_memory() -> None:
+    """Return the memory that this process has freed to the system, where the C library can: glibc's keeps it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _physical() -> int:
