@@ -55,7 +55,7 @@ def test_a_killed_process_leaves_no_workers(context: str, tmp_path: Path) -> Non
 
 
 SLOW_START = """
-import sys, time
+import signal, sys, time
 from flowers.data.workers import WorkerLoader, fork_server, start_worker
 from flowers.system.termination import handle_signals, raise_on_signals
 
@@ -64,6 +64,7 @@ def start_slowly(worker):
     start_worker(worker)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell script's background jobs ignore SIGINT
     if sys.argv[2] == "command":
         raise_on_signals()
     else:  # a training finishes its step
