@@ -107,7 +107,10 @@ def running_cluster(directory: Path) -> Iterator[Cluster]:
         while not _is_idle(cluster):
             assert time.monotonic() < deadline, (directory / "slurmctld-wlm.log").read_text()
             time.sleep(0.2)
-        yield cluster
+        try:
+            yield cluster
+        finally:
+            cluster.run("scancel", f"--user={getpass.getuser()}")  # jobs would outlive their cluster
 
 
 def _is_idle(cluster: Cluster) -> bool:

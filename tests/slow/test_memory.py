@@ -58,16 +58,15 @@ from pathlib import Path
 import torch
 from flowers.data.workers import WorkerLoader, start_worker
 
-def resident(process, kind):
+def own_kilobytes(process):
     lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(kind))
+    return next(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
 
 def activations():
     return [torch.ones(1 << 18) for _ in range(400)]  # 400 MB in pieces of 1 MB, which glibc takes from its heap
 
 if __name__ == "__main__":
-    del_later = torch.ones(1 << 22)  # glibc then takes pieces of up to 16 MB from its heap
-    del del_later
+    torch.ones(1 << 22)  # once 16 MB are freed, glibc takes pieces of up to that size from its heap
     held = activations()
     kept = torch.ones(1 << 18)  # above them, so that the heap cannot shrink
     del held
@@ -76,7 +75,7 @@ if __name__ == "__main__":
     next(batches)
     held = activations()
     (child,) = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    print(resident(child, "Private_Dirty"))
+    print(own_kilobytes(child))
 """
 
 
