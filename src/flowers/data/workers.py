@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import multiprocessing
 import signal
 from multiprocessing import resource_tracker
 from multiprocessing.context import ForkServerContext
+from multiprocessing.util import Finalize
 from typing import Any
 
 import cv2
@@ -28,6 +28,7 @@ class WorkerLoader(DataLoader[Any]):
         if self.num_workers and self._iterator is None:  # workers are about to be forked
             # They would keep a copy of freed memory once this process uses it again: 6.6 GB after steps at 512 px.
             release_freed_memory()
+            Finalize(None, end_workers, exitpriority=1)  # before the semaphores that they use are removed
         with hold_signals():
             return super().__iter__()
 
@@ -60,9 +61,8 @@ def start_worker(worker: int) -> None:
     exit_with_parent()
 
 
-@atexit.register
 def end_workers() -> None:
-    """End the workers that are left when the command exits, before `multiprocessing` sends SIGTERM once and waits.
+    """End the workers that are left when this process exits, before `multiprocessing` sends SIGTERM once and waits.
 
     A process that holds SIGTERM keeps one of several. A worker that still starts may keep the scheduler's and lose its
     parent's.
