@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigSource
 
 
 def read_once() -> None:
-    """Keep what Hydra's two readers of files return. A file that has changed since is read again."""
-    for source in (FileConfigSource, ImportlibResourcesConfigSource):
-        _keep_results(source)
+    """Keep what Hydra's readers of files return. A file that has changed since is read again."""
+    # Hydra executes the modules of its plugins when it looks for them, so classes imported before are not those in use.
+    for source in Plugins.instance().discover(ConfigSource):
+        if source.scheme() in ("file", "pkg"):
+            _keep_results(source)
 
 
 def _keep_results(source: Any) -> None:
@@ -25,7 +27,7 @@ def _keep_results(source: Any) -> None:
         state = file.stat() if file.exists() else None  # none within a package
         key = self.path, config_path, state and (state.st_ino, state.st_mtime_ns, state.st_size)
         if key not in kept:
-            kept[key] = load(self, config_path)
-        return copy.deepcopy(kept[key])
+            kept[key] = pickle.dumps(load(self, config_path))
+        return pickle.loads(kept[key])  # faster than a deep copy
 
     source.load_config = load_once
