@@ -7,7 +7,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from flowers.models.backbone import head_names
@@ -42,6 +41,8 @@ def fit_linear_head(
     Returns:
         Weights float32 `[K, F]` and biases float32 `[K]`.
     """
+    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]  # takes a second
+
     mean, scale = features.mean(0), float(features.std()) or 1.0
     found = LogisticRegression(C=1 / PENALTY, max_iter=1000).fit((features - mean) / scale, labels)
     rows = _expand_binary(found.coef_) / scale
