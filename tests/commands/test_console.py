@@ -72,13 +72,15 @@ def test_the_summary_names_data_model_device_and_schedule(trained: Path) -> None
     assert rows["Device"].startswith("cpu, ")
     assert rows["Schedule"].startswith("1 epoch of ")
     assert rows["Logs"] == "CSV, Wandb"
+    assert "".join(rows["Run"].split()) in str(trained)
 
 
 def test_the_summary_of_a_trial_run_has_no_loggers(tiny_settings: list[str], tmp_path: Path) -> None:
     done = run_script("train", *tiny_settings, "debug=fdr", f"hydra.run.dir={tmp_path}/run")
     assert done.returncode == 0, done.stderr
     rows = read_summary(done.stdout)
-    assert rows["Logs"] == "none" and rows["Schedule"].startswith("1 epoch of 1 step, ")
+    assert rows["Logs"] == "none" and "Run" not in rows
+    assert rows["Schedule"].startswith("1 epoch of 1 step, ")
 
 
 def test_no_library_warns(trained: Path) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+import lightning as L
 import pyarrow.parquet as pq
 import pytest
 
+from flowers.training.pair import make_model
 from tests.helpers.commands import ROOT, run_script
 
 CONFIG_DIR = ["--config-dir", "examples/digits/configs"]
@@ -171,6 +176,16 @@ def test_a_users_own_exception_keeps_its_traceback(pair: Path) -> None:
     assert code == 1
     assert "Traceback" in errors and 'raise ValueError("wrong was set")' in errors
     assert errors.rstrip().endswith("ValueError: wrong was set")
+
+
+def test_the_sketches_of_the_documentation_fit_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "your-own.md").read_text()
+    blocks = re.findall(r"\n( +class My\w+\(.*\n(?: .*\n)+)", page)
+    imports = "from __future__ import annotations\nimport lightning as L\n"
+    (tmp_path / "my_sketches.py").write_text(imports + "\n".join(map(textwrap.dedent, blocks)))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    data = importlib.import_module("my_sketches").MyData()
+    assert isinstance(make_model({"_target_": "my_sketches.MyNet"}, data), L.LightningModule)
 
 
 def test_the_package_does_not_mention_the_example() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import textwrap
 from pathlib import Path
 
@@ -31,6 +32,7 @@ OPTIONS = [
     ],
     *([f"data/augment={path.stem}"] for path in sorted((ROOT / "configs/data/augment").glob("*.yaml"))),
 ]
+OWN_PAGE = (ROOT / "docs" / "your-own.md").read_text()
 TINY = ["model.backbone=test_efficientnet", "data.train_size=64", "data.eval_size=64", "data.num_workers=1"]
 
 
@@ -82,11 +84,10 @@ def test_a_grid_runs_all_its_jobs(garden: Path, tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*/.hydra"))) == 6 or len([path for path in tmp_path.iterdir() if path.is_dir()]) == 6
 
 
-def test_the_model_and_the_experiment_of_the_documentation_run(
-    garden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = (ROOT / "docs/your-own.md").read_text()
-    blocks = [textwrap.dedent(block) for block in re.findall(r"\n\n((?:(?:    .*)?\n)+)", page)]
+@pytest.fixture
+def small_net(garden: Path, tmp_path: Path) -> list[str]:
+    """Write the model and the experiment of docs/your-own.md to `tmp_path`, and return settings that find both."""
+    blocks = [textwrap.dedent(block) for block in re.findall(r"\n\n((?:(?:    .*)?\n)+)", OWN_PAGE)]
     code, settings, experiment = (
         next(block for block in blocks if start in block)
         for start in ("class SmallNet", "_target_: small_net.SmallNet", "override /model: small_net")
@@ -95,12 +96,37 @@ def test_the_model_and_the_experiment_of_the_documentation_run(
     for name, text in (("model/small_net", settings), ("experiment/mine", experiment)):
         (tmp_path / "configs" / name).parent.mkdir(parents=True)
         (tmp_path / "configs" / f"{name}.yaml").write_text(text)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    run, places = tmp_path / "run", f"hydra.searchpath=[file://{tmp_path}/configs]"
     data = ["data=tfrecords", f"data.root={garden}", "data.train_size=32", "data.eval_size=32", "data.num_workers=1"]
-    done = run_script("train", "experiment=mine", *data, "trainer.max_epochs=1", places, f"hydra.run.dir={run}")
+    return [*data, f"hydra.searchpath=[file://{tmp_path}/configs]"]
+
+
+def test_the_model_and_the_experiment_of_the_documentation_run(small_net: list[str], tmp_path: Path) -> None:
+    run, settings = tmp_path / "run", ["experiment=mine", *small_net, "trainer.max_epochs=1"]
+    done = run_script("train", *settings, f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (run / "report/index.html").exists()
-    done = run_script("predict", f"run={run}", "split=test", "trust=true")
+    done = run_script("predict", f"run={run}", "split=test", "trust=true", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (run / "submission.csv").exists()
+
+
+def shown_overrides(part: str) -> list[str]:
+    """Return the overrides of the only command of docs/your-own.md that has this part."""
+    text = OWN_PAGE.replace("\\\n", " ")
+    (command,) = (line for line in text.splitlines() if line.strip().startswith("python src/") and part in line)
+    return shlex.split(command)[2:]
+
+
+def test_an_own_model_is_debugged_as_documented(small_net: list[str], tmp_path: Path) -> None:
+    settings = [*shown_overrides("debug=overfit"), *small_net, "trainer=cpu", "trainer.max_epochs=1", "report=false"]
+    done = run_script("train", *settings, "logger=csv", f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_own_model_is_searched_as_documented(small_net: list[str], tmp_path: Path) -> None:
+    short = ["trials=1", "trainer=cpu", "trainer.max_epochs=1", "logger=csv", "report=false"]
+    settings = [*shown_overrides("+space="), *small_net, *short, f"output={tmp_path}/search"]
+    done = run_script("search", *settings, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 complete" in done.stdout
+    assert "model.width" in done.stdout and "model.lr" in done.stdout

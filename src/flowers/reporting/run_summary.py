@@ -20,6 +20,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from flowers.interfaces import CountsImages, DescribesWeights
+from flowers.system.paths import shorten
 from flowers.system.processor import available_cores
 from flowers.training.compilation import Compiling
 from flowers.training.pair import class_names_of
@@ -48,6 +49,7 @@ def summarize(trainer: L.Trainer, model: L.LightningModule) -> dict[str, str]:
         "Device": _device(trainer),
         "Schedule": _schedule(trainer),
         "Logs": _loggers(trainer),
+        "Run": "" if trainer.fast_dev_run else str(shorten(Path(trainer.default_root_dir))),  # type: ignore[attr-defined]
     }
     return {name: text for name, text in rows.items() if text}
 

@@ -110,7 +110,7 @@ def plan_search(config: DictConfig, training: Training) -> Plan:
     _make_pruner(settings)
     for key, entry in space.items():
         for value in entry.edges():
-            tried = _check_training(training, write_overrides({key: value}), f"space.{key}: ")
+            tried = _check_training(training, write_overrides({key: value}), key)
             if tried.monitor != base.monitor:
                 raise InputError(f"space.{key}: expected one monitored metric for all trials. Leave it out.")
     return Plan(settings, space, training, base.monitor, base.seed)
@@ -125,16 +125,19 @@ def _resolve_value(value: Any) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-def _check_training(training: Training, overrides: Sequence[str], place: str = "") -> TrainSettings:
+def _check_training(training: Training, overrides: Sequence[str], searched: str = "") -> TrainSettings:
     try:
         config = training.compose([*training.overrides, *overrides, "paths.output_dir=DIR"])
         settings = load_settings(TrainSettings, config, TRAIN_RULES)
         check_settings(settings)
         return settings
     except (InputError, HydraException) as error:
-        if not place:
+        if not searched:
             raise
-        raise InputError(f"{place}{' '.join(overrides)}: {' '.join(str(error).split())}") from error
+        problem = " ".join(str(error).split())
+        if "Could not override" in problem:  # Hydra advises to add it, which the model or the data would refuse
+            problem = f"expected a setting of the training, found another. 'space={{{searched}:null}}' leaves it out."
+        raise InputError(f"space.{searched}: {' '.join(overrides)}: {problem}") from error
 
 
 def _check_base(base: TrainSettings, settings: SearchSettings) -> None:
