@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast, get_args, get_origin
@@ -45,6 +46,7 @@ Nodes: TypeAlias = dict[str, Node | None] | None
 
 Settings = TypeVar("Settings")
 
+_WORDS = {"null", "true", "false", "inf", "nan"}
 _HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_convert_", "_recursive_"}
 _INSTANCES = {"callable_type", "is_instance_of", "is_subclass_of", "needs_python_object"}
 """pydantic's error types for annotations that no plain value can satisfy."""
@@ -121,8 +123,19 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def quote(value: str) -> str:
-    """Quote a value for an override if Hydra would not take it as one string."""
-    return value if re.fullmatch(r"[\w./:@%+-]+", value) else "'{}'".format(value.replace("'", "\\'"))
+    """Quote a value for an override if Hydra would not take it as one string.
+
+    Hydra reads letters beyond ASCII, numbers and words such as `null` as strings only within quotes.
+    """
+    if re.fullmatch(r"[./]*[A-Za-z_][\w./:@%+-]*", value, re.ASCII) and value.lower() not in _WORDS:
+        return value
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
+    return f"'{escaped}'"
+
+
+def typed(key: str, value: object) -> str:
+    """Return a setting of text as it is typed in a shell."""
+    return shlex.quote(f"{key}={quote(str(value))}")
 
 
 def find_node_problems(key: str, node: Mapping[str, Any], rule: Rule | None = None) -> list[str]:

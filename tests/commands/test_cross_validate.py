@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import f1_score
 
+from flowers.settings import quote
 from tests.conftest import TINY
 from tests.helpers.commands import run_script
 
@@ -20,13 +21,15 @@ DONE = ["predictions/val.parquet", "predictions/test.parquet", "submission.csv",
 
 
 def call(output: Path, settings: list[str], *more: str) -> CompletedProcess[str]:
-    return run_script("cross_validate", f"folds={FOLDS}", f"output={output}", *settings, "logger=csv", *more)
+    return run_script(
+        "cross_validate", f"folds={FOLDS}", f"output={quote(str(output))}", *settings, "logger=csv", *more
+    )
 
 
 @pytest.fixture(scope="module")
 def finished(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Return the directory of a finished cross-validation, and what was printed."""
-    output = tmp_path_factory.mktemp("cross validation") / "out"  # the space has to be quoted for the trainings
+    output = tmp_path_factory.mktemp("cross validation") / "größe"  # has to be quoted for the trainings
     done = call(output, tiny_settings)
     assert done.returncode == 0, done.stdout + done.stderr
     return output, done.stdout

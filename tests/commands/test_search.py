@@ -10,6 +10,7 @@ import pytest
 import yaml
 from wandb.sdk.sweeps.scheduler.optuna import sweep_parameter_to_distribution
 
+from flowers.settings import quote, typed
 from flowers.training.runs import Run
 from tests.helpers.commands import run_script
 from tests.helpers.configuration import check
@@ -17,11 +18,17 @@ from tests.helpers.configuration import check
 SPACE = "space={optimizer.weight_decay: null, model.mixup_alpha: null}"
 
 
+def output_setting(directory: Path) -> str:
+    return f"output={quote(str(directory))}"
+
+
 @pytest.fixture(scope="module")
 def searched(tiny_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Return the directory of a search of three trials, and what it printed."""
-    directory = tmp_path_factory.mktemp("searches") / "search"
-    done = run_script("search", *tiny_settings, "data.num_workers=0", "trials=3", f"output={directory}", SPACE)
+    directory = tmp_path_factory.mktemp("searches") / "größe"  # has to be quoted for the trainings
+    done = run_script(
+        "search", *tiny_settings, "data.num_workers=0", "trials=3", f"output={quote(str(directory))}", SPACE
+    )
     assert done.returncode == 0, done.stderr
     return directory, done.stdout
 
@@ -55,11 +62,13 @@ def test_the_best_command_is_one_that_trains(searched: tuple[Path, str]) -> None
 def test_running_it_again_repeats_no_trial(searched: tuple[Path, str], tiny_settings: list[str]) -> None:
     directory, printed = searched
     before = {path: path.stat().st_mtime_ns for path in directory.glob("trial-*/metrics.json")}
-    done = run_script("search", *tiny_settings, "data.num_workers=0", "trials=3", f"output={directory}", SPACE)
+    done = run_script(
+        "search", *tiny_settings, "data.num_workers=0", "trials=3", f"output={quote(str(directory))}", SPACE
+    )
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in directory.glob("trial-*/metrics.json")} == before
     header, _, results = done.stdout.partition("\n")
-    assert f"output={directory}" in header and printed.endswith(results)
+    assert typed("output", directory) in header and printed.endswith(results)
 
 
 @pytest.mark.slow

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from pydantic import Field
 
 from flowers.errors import InputError
-from flowers.settings import Rule, find_node_problems, flatten
+from flowers.settings import Rule, find_node_problems, flatten, quote
 from flowers.targets import locate
 
 if TYPE_CHECKING:
@@ -144,6 +145,18 @@ def test_the_own_settings_of_the_program_are_checked_like_those_of_the_target() 
     assert problem.startswith("net.depth=deep: ")
     (problem,) = find_node_problems("net", {**node, "deph": 2}, rule)
     assert "net.depth?" in problem
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("logs/a b/x=1", "/home/größe/日本", "null", "12", "1e3", "true", "it's", "a\\", "a\\'b\\\\", "logs/x.ckpt"),
+        *("", "[1]", "${oc.env:HOME}", "a,b", "{a}"),
+    ],
+)
+def test_a_quoted_value_is_one_string_to_hydra(value: str) -> None:
+    (override,) = OverridesParser.create().parse_overrides([f"key={quote(value)}"])
+    assert override.value() == value and not override.is_sweep_override()
 
 
 def test_settings_are_named_by_dotted_keys() -> None:

@@ -6,6 +6,7 @@ ids.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -219,16 +220,30 @@ def _check_none_skipped(members: Sequence[Member]) -> None:
 
 def _allocate(ids: pa.Array, members: int, classes: int, file: Path) -> AlignedPredictions:
     """Create rows without labels whose probabilities are zero, and the file that holds them."""
-    size = 4 * members * len(ids) * classes
-    if (free := shutil.disk_usage(file.parent).free) < size:
-        raise InputError(
-            f"{file.parent}: expected {size / 1e9:.1f} GB of free space for the members' aligned predictions, found "
-            f"{free / 1e9:.1f} GB. Free some space, or write elsewhere with paths.log_dir=DIR."
-        )
-    with file.open("wb") as new:
-        new.truncate(size)
+    _reserve(file, 4 * members * len(ids) * classes)
     present = np.zeros((members, len(ids)), bool)
     return AlignedPredictions(ids, np.full(len(ids), NO_LABEL), present, file, (members, len(ids), classes))
+
+
+def _reserve(file: Path, size: int) -> None:
+    """Create a file of this size whose bytes are all on the disk: without room, writing to a mapped file kills.
+
+    Raises:
+        InputError: there is not enough room, or too little is left of a quota.
+    """
+    free = shutil.disk_usage(file.parent).free
+    try:
+        if free < size:
+            raise OSError
+        with file.open("wb") as new:
+            new.truncate(size)
+            if hasattr(os, "posix_fallocate") and size:  # not on macOS
+                os.posix_fallocate(new.fileno(), 0, size)
+    except OSError as error:
+        raise InputError(
+            f"{file.parent}: expected {size / 1e9:.1f} GB of free space for the members' aligned predictions, found "
+            f"{free / 1e9:.1f} GB, or less by a quota. Free some space, or write elsewhere with paths.log_dir=DIR."
+        ) from error
 
 
 def _copy_rows(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -114,6 +114,7 @@ def ensemble(settings: EnsembleSettings) -> Ensemble:
             resamples=settings.resamples,
             seed=settings.seed,
         )
+        _remove_earlier(directory, {"test": tested, "train": taught})
         files = [_write(directory, val, [assessment.probabilities], _provenance(directory, members, "val"))]
         if test is not None:
             blended = _blend_in_parts(test, assessment.blend)
@@ -140,6 +141,17 @@ def ensemble(settings: EnsembleSettings) -> Ensemble:
     )
     write_atomic(files[-1], json.dumps(_summary(result, settings), indent=2) + "\n")
     return result
+
+
+def _remove_earlier(directory: Path, written: Mapping[str, bool]) -> None:
+    """Remove an earlier blend's files of the splits that this one does not write. A run's own files are kept."""
+    if (directory / "config.yaml").exists():
+        return
+    for split, is_written in written.items():
+        if not is_written:
+            (directory / "predictions" / f"{split}.parquet").unlink(missing_ok=True)
+    if not written["test"]:
+        (directory / "submission.csv").unlink(missing_ok=True)
 
 
 def _have_test(members: Sequence[Member]) -> bool:

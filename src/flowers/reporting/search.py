@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from flowers.search.search import Plan, SearchResult
 from flowers.search.space import write_overrides
 from flowers.search.sweep import make_sweep
+from flowers.settings import typed
 from flowers.system.atomic import write_atomic
 from flowers.system.paths import shorten
 from flowers.training.monitor import metric_label
@@ -31,7 +32,7 @@ _console = Console(soft_wrap=True, highlight=False)
 
 def print_directory(plan: Plan) -> None:
     """Print how many trials there will be, and the setting that continues the search if it is stopped."""
-    output = shlex.quote(f"output={plan.settings.output}")
+    output = typed("output", plan.settings.output)
     _console.print(f"Search: {plan.settings.trials} trials. Continue it with {output}", markup=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
+from flowers.settings import typed
 from flowers.system.paths import shorten
 from flowers.training.autotune import loader_headroom
 from flowers.training.runs import Run
@@ -67,18 +69,19 @@ def print_speed(images_per_second: float | None) -> None:
 def print_run(directory: Path) -> None:
     """Print a run's directory and the commands that use it, with paths relative to the working directory."""
     directory = shorten(directory)
-    _console.print(f"Run directory:  {directory}")
+    _console.print(f"Run directory:  {directory}", markup=False)
     if not Run(directory).best.exists():
         return
     if (report := Run(directory).report).exists():
-        _console.print(f"Look at it:     {report}")
-    _console.print(f"Evaluate it:    python src/evaluate.py run={directory}")
-    _console.print(f"Predict:        python src/predict.py run={directory} split=test")
+        _console.print(f"Look at it:     {report}", markup=False)
+    run = typed("run", directory)
+    _console.print(f"Evaluate it:    python src/evaluate.py {run}", markup=False)
+    _console.print(f"Predict:        python src/predict.py {run} split=test", markup=False)
     wandb = directory / "wandb"
     if any(wandb.glob("*run-*")):
-        _console.print(f"In a terminal:  wandb leet {wandb}")
+        _console.print(f"In a terminal:  wandb leet {shlex.quote(str(wandb))}", markup=False)
     if any(wandb.glob("offline-run-*")):
-        _console.print(f"Put it online:  wandb login && python src/sync.py runs={directory}")
+        _console.print(f"Put it online:  wandb login && python src/sync.py {typed('runs', directory)}", markup=False)
 
 
 @rank_zero_only

@@ -55,7 +55,12 @@ class SeededSampler(BaseSampler):
     def __init__(self, node: Node, seed: int) -> None:
         self._node = node
         self._seed = seed
-        self._make(0, "")  # its settings are checked here
+        sampler = self._make(0, "")  # its settings are checked here
+        if isinstance(sampler, (optuna.samplers.GridSampler, optuna.samplers.BruteForceSampler)):
+            raise InputError(
+                f"sampler._target_={node['_target_']}: expected a sampler without an end, found one of a grid. "
+                "Train a grid with python src/train.py --multirun KEY=VALUE,VALUE."
+            )
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         space: dict[str, BaseDistribution] = self._make(trial.number, "").infer_relative_search_space(study, trial)

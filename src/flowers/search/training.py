@@ -49,6 +49,8 @@ def train_trial(run: Run, command: Sequence[str], metric: str, should_prune: Cal
     """
     watch = _Watch(run, metric, should_prune)
     status = 0
+    log = output_log(run)
+    earlier = log.stat().st_size if log.exists() else 0  # what earlier attempts have printed
     if not run.metrics_path.exists():
         run.wait_until_unused()
         arguments = ["resume=true", f"hydra.run.dir={quote(str(run.directory))}"]
@@ -64,7 +66,7 @@ def train_trial(run: Run, command: Sequence[str], metric: str, should_prune: Cal
         return _read_outcome(run, metric)
     if status in _STOPPED:
         raise InputError(f"{run.directory}: a signal stopped the training. Run the command again: it continues.")
-    return Outcome(problem=_find_problem(output_log(run), status))
+    return Outcome(problem=_find_problem(log, earlier, status))
 
 
 def output_log(run: Run) -> Path:
@@ -141,6 +143,7 @@ def _read_outcome(run: Run, metric: str) -> Outcome:
     return Outcome(value=float(metrics[metric]))
 
 
-def _find_problem(log: Path, status: int) -> str:
-    """Return the error that a training printed, or else its last line, and its exit status."""
-    return f"{find_error(log.read_text(errors='replace')) or 'it printed nothing'} (exit status {status})"
+def _find_problem(log: Path, start: int, status: int) -> str:
+    """Return the error that a training printed from byte `start` on, or else its last line, and its exit status."""
+    printed = log.read_bytes()[start:].decode(errors="replace")
+    return f"{find_error(printed) or 'it printed nothing'} (exit status {status})"

@@ -77,8 +77,12 @@ def read_checkpoint(path: Path, datamodule: L.LightningDataModule) -> Checkpoint
 
 
 def is_stopped(callbacks: Mapping[str, Any]) -> bool:
-    """Return whether the states of a checkpoint's callbacks hold an early stop."""
-    return any(name.startswith("EarlyStopping") and state.get("stopped_epoch") for name, state in callbacks.items())
+    """Return whether the states of a checkpoint's callbacks hold an early stop.
+
+    Lightning's `stopped_epoch` is 0 both for none and for one in the first epoch, where only the patience tells.
+    """
+    stops = [state for name, state in callbacks.items() if name.startswith("EarlyStopping")]
+    return any(state.get("stopped_epoch") or state["wait_count"] >= state["patience"] for state in stops)
 
 
 def digest_weights(state: Mapping[str, Tensor]) -> str:

@@ -47,7 +47,8 @@ class CollectOutcomes(Callback):
     ) -> None:
         if trainer.strategy.root_device.type == "xla" and trainer.state.fn == TrainerFn.FITTING:
             return
-        if isinstance(outputs, Mapping) and "logits" in outputs and isinstance(batch, Mapping) and "id" in batch:
+        returned = isinstance(outputs, Mapping) and "logits" in outputs
+        if returned and isinstance(batch, Mapping) and {"id", "label"} <= batch.keys():
             # Kept on the device until all batches are done: fetching each one would make the device wait.
             logits, valid = outputs["logits"].detach(), valid_rows(cast(Batch, batch))
             self._batches.append(_ValidationBatch(batch["id"], batch["label"], valid, logits))

@@ -63,6 +63,7 @@ def _compute_features(trainer: L.Trainer, model: Any) -> tuple[NDArray[np.float3
     loader = trainer.datamodule.loader("train")  # type: ignore[attr-defined]
     count = limit_batches(len(loader), trainer.limit_train_batches)
     features, labels = [], []
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     for batch in progress(itertools.islice(loader, count), "Fitting the head to frozen features", count):
         kept = valid_rows(batch) & (batch["label"] != NO_LABEL)
@@ -71,7 +72,8 @@ def _compute_features(trainer: L.Trainer, model: Any) -> tuple[NDArray[np.float3
             computed = model.features(image)
         features.append(computed.float().cpu().numpy()[kept.numpy()])
         labels.append(batch["label"].numpy()[kept.numpy()])
-    model.train()
+    for module, training in modes:  # a model may keep some in evaluation mode
+        module.training = training
     parts = gather_objects((np.concatenate(features), np.concatenate(labels)))
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 

@@ -170,8 +170,16 @@ class Run:
         return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
     def discard_first_epoch(self) -> None:
-        """Remove the checkpoints of a training that was killed in its first epoch, before there was one to resume."""
-        if self.config_path.is_file() and self.read_metrics() is None and self.find_last_checkpoint() is None:
+        """Remove the checkpoints of a training that was killed in its first epoch, before there was one to resume.
+
+        They are kept if the training saved its last checkpoint elsewhere, or none: then it may have come further.
+        """
+        if not self.config_path.is_file() or self.read_metrics() is not None or self.find_last_checkpoint() is not None:
+            return
+        began = self.config()
+        began.paths.output_dir = str(self.directory)  # it may have been moved
+        saved = OmegaConf.select(began, "callbacks.last_checkpoint.path")
+        if saved is not None and Path(saved).absolute() == self.last.absolute():
             shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
 
     def check_unused(self, resumed: Path | None) -> None:
@@ -185,8 +193,14 @@ class Run:
             raise InputError(
                 f"{self.directory}: expected a new directory, found files of another run: "
                 f"{first_few([str(path.relative_to(self.directory)) for path in results], ', ')}. Set hydra.run.dir to "
-                f"another directory, or resume that run with ckpt_path={self.last}."
+                f"another directory, {self._describe_resuming()}."
             )
+
+    def _describe_resuming(self) -> str:
+        last = self.find_last_checkpoint()
+        if last is None:
+            return "or remove these files; they hold no last checkpoint that the run could be resumed from"
+        return f"or resume that run with ckpt_path={last}"
 
     @rank_zero_only
     def write_config(self, config: DictConfig) -> None:

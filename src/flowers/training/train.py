@@ -24,7 +24,7 @@ from flowers.instantiate import instantiate
 from flowers.interfaces import LearnsFromTeacher, ReportsSkipped
 from flowers.models.optimizers import OptimizerFactory, SchedulerFactory, configure
 from flowers.settings import Node, Nodes, Paths, Seed, load_settings
-from flowers.system.atomic import atomic_path, remove_parts
+from flowers.system.atomic import atomic_path
 from flowers.targets import locate, parameters_of
 from flowers.training.autotune import Choice
 from flowers.training.checkpoint_io import check_kept_checkpoints
@@ -280,10 +280,19 @@ def _keep_earlier_metrics(run: Run) -> None:
 
     Also remove checkpoints that were incomplete when the run was killed.
     """
-    for checkpoint in (run.best, run.last):
-        remove_parts(checkpoint)
+    for part in run.best.parent.glob("*.part"):
+        part.unlink(missing_ok=True)
     if run.metrics_csv.exists():
         run.metrics_csv.rename(run.metrics_csv.with_name(f"metrics-until-{int(time.time())}.csv"))
+
+
+def find_best_checkpoint(trainer: L.Trainer) -> str:
+    """Return the path of the best checkpoint, or an empty one, of the first callback that keeps the best.
+
+    Lightning's `checkpoint_callback` is the first of any kind.
+    """
+    found = (getattr(callback, "best_model_path", None) for callback in trainer.checkpoint_callbacks)
+    return next((str(path) for path in found if path is not None), "")
 
 
 def _best_metrics(
@@ -293,7 +302,7 @@ def _best_metrics(
 
     Without a validation split, the last weights are saved as the best, and there are no metrics.
     """
-    best = Path(getattr(trainer.checkpoint_callback, "best_model_path", ""))
+    best = Path(find_best_checkpoint(trainer))
     # There is no best checkpoint yet, it belongs to the run that this one was resumed from, or it was deleted.
     if best.parent.resolve() != run.best.parent.resolve() or not best.is_file():
         trainer.save_checkpoint(run.best)

@@ -346,6 +346,11 @@ def test_too_little_disk_space_is_reported_before_anything_is_written(
     assert len(align_validation(members, scratch, allow_missing=False).ids) == 12
 
 
+def test_aligned_predictions_are_on_the_disk_before_they_are_written(tmp_path: Path) -> None:
+    aligned = align_validation(make_members(tmp_path, VAL), tmp_path, allow_missing=False)
+    assert aligned.file.stat().st_blocks * 512 >= aligned.file.stat().st_size == 4 * 3 * 12 * 3
+
+
 def test_a_damaged_page_is_refused(tmp_path: Path) -> None:
     rows = make_rows(5_000, 0)
     path = write_foreign(tmp_path / "val.parquet", rows)

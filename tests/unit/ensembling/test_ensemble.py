@@ -54,6 +54,18 @@ def blend_by_hand(directory: Path, runs: list[str], split: str) -> Iterator[tupl
         yield identity, total
 
 
+def test_a_blend_without_test_predictions_removes_those_of_an_earlier_one(runs: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    ensemble(settings(output, runs))
+    written = [output / "submission.csv", output / "predictions" / "test.parquet"]
+    assert all(path.exists() for path in written)
+    for run in runs:
+        (Path(run) / "predictions" / "test.parquet").unlink()
+    ensemble(settings(output, runs))
+    assert not any(path.exists() for path in written)
+    assert read_summary(output)["members"][0]["test_rows_missing"] == 0
+
+
 def assert_refused(output: Path, runs: list[str], message: str, **changes: Any) -> None:
     with pytest.raises(InputError, match=message):
         ensemble(settings(output, runs, **changes))

@@ -39,6 +39,11 @@ def make_classifier(**settings: float) -> FlowerClassifier:
     return FlowerClassifier(NAMES, "test_efficientnet", **settings)  # type: ignore[arg-type]
 
 
+def test_a_single_class_is_refused() -> None:
+    with pytest.raises(InputError, match=r"two classes, found rose\."):
+        FlowerClassifier(class_names=["rose"], backbone="test_efficientnet")
+
+
 def test_images_become_channels_last_input_in_the_backbones_range() -> None:
     model = make_classifier()
     image = make_batch(2)["image"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from optuna.trial import TrialState
 from flowers.errors import InputError
 from flowers.reporting.search import best_command, measure_importance, rank_trials
 from flowers.search.search import plan_search
-from flowers.search.study import claim_trial
-from flowers.search.training import read_epochs
+from flowers.search.study import SeededSampler, claim_trial
+from flowers.search.training import output_log, read_epochs, train_trial
 from flowers.training.runs import Run
 from tests.helpers.configuration import compose_config
 from tests.helpers.searching import make_plan, run_search, table
@@ -115,6 +116,19 @@ def test_a_metric_that_is_not_finite_is_a_failure(tmp_path: Path) -> None:
     (directory / "metrics.json").write_text(json.dumps({"val/macro_f1": None}))
     (trial,) = run_search(plan).study.get_trials()
     assert trial.state == TrialState.FAIL
+
+
+def test_a_failed_trial_reports_its_last_attempt(tmp_path: Path) -> None:
+    run = Run(tmp_path / "trial-0")
+    output_log(run).write_text("error: an earlier attempt\nepoch 1\n")
+    outcome = train_trial(run, [sys.executable, "-c", "import os; os.abort()"], "val/loss", lambda *_: False)
+    assert outcome.problem == "it printed nothing (exit status -6)"
+
+
+@pytest.mark.parametrize(("name", "settings"), [("Grid", {"search_space": {"x": [1, 2]}}), ("BruteForce", {})])
+def test_a_sampler_of_a_grid_is_refused(name: str, settings: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=rf"^sampler\._target_=optuna\.samplers\.{name}Sampler: "):
+        SeededSampler({"_target_": f"optuna.samplers.{name}Sampler", **settings}, 1)
 
 
 BAD = {

@@ -11,6 +11,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from flowers.errors import InputError
+from flowers.training.checkpoints import is_stopped
 from flowers.training.continuing import check_same_run, find_finished
 from flowers.training.runs import Run
 from tests.helpers.configuration import compose_config
@@ -99,6 +100,35 @@ def test_the_newest_checkpoint_is_resumed(run: Run, monkeypatch: pytest.MonkeyPa
     assert run.find_last_checkpoint() == last
     newer = write(run.directory / "hpc_ckpt_2.ckpt", age=0)
     assert run.find_last_checkpoint() == newer
+
+
+@pytest.mark.parametrize(
+    "began",
+    ["callbacks.last_checkpoint=null", "callbacks=none", "callbacks.last_checkpoint.path=/elsewhere/last.ckpt"],
+)
+def test_checkpoints_are_kept_if_the_last_one_was_saved_elsewhere_or_not_at_all(run: Run, began: str) -> None:
+    run.write_config(compose_training(run.directory, began))
+    write(run.best, age=0)
+    with pytest.raises(InputError, match=r"best\.ckpt"), run.claim(None, again=True):
+        pass
+    assert run.best.exists()
+
+
+def test_a_first_epoch_is_also_discarded_in_a_moved_run(run: Run, tmp_path: Path) -> None:
+    write(run.best, age=0)
+    moved = Run(run.directory.rename(tmp_path / "moved"))
+    moved.discard_first_epoch()
+    assert not moved.best.exists()
+
+
+@pytest.mark.parametrize(
+    ("stopped_epoch", "wait_count", "stopped"), [(0, 0, False), (0, 2, False), (0, 3, True), (5, 3, True), (5, 0, True)]
+)
+def test_an_early_stop_is_known_from_its_epoch_or_its_patience(
+    stopped_epoch: int, wait_count: int, stopped: bool
+) -> None:
+    state = {"stopped_epoch": stopped_epoch, "wait_count": wait_count, "patience": 3}
+    assert is_stopped({"EarlyStopping{'monitor': 'val/loss'}": state, "Timer": {}}) == stopped
 
 
 def test_only_a_first_epoch_is_discarded(run: Run) -> None:

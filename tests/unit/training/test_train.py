@@ -1,11 +1,27 @@
-"""The length of a run is computed for the schedule of its learning rate."""
+"""The length of a run is computed for the schedule of its learning rate, and its best checkpoint is found."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import lightning as L
 import pytest
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from flowers.errors import InputError
+from flowers.training.last_checkpoint import LastCheckpoint
 from flowers.training.length import limit_batches, run_length
+from flowers.training.train import find_best_checkpoint
+
+
+def test_the_best_checkpoint_is_found_after_a_callback_that_keeps_the_last(tmp_path: Path) -> None:
+    last, best = LastCheckpoint(f"{tmp_path}/last.ckpt"), ModelCheckpoint(tmp_path)
+    best.best_model_path = f"{tmp_path}/best.ckpt"
+    for callbacks in ([last, best], [best, last]):
+        assert find_best_checkpoint(L.Trainer(callbacks=callbacks, logger=False, accelerator="cpu")) == (
+            best.best_model_path
+        )
+    assert find_best_checkpoint(L.Trainer(callbacks=[last], logger=False, accelerator="cpu")) == ""
 
 
 @pytest.mark.parametrize(
