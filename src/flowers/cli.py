@@ -16,13 +16,13 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from flowers.errors import FULL, UNWRITABLE, InputError, nearest
-from flowers.settings import is_node, quote
+from flowers.settings import is_node, quote, typed
 from flowers.system.processes import exit_with_starter
 from flowers.system.termination import Terminated, raise_on_signals
 from flowers.targets import locate, parameters_of
@@ -230,12 +230,20 @@ def _explain(error: Exception, name: str) -> str:
         choices = [str(option) for option in error.options or []]
         close = "".join(f" Did you mean {group}={option}?" for option in get_close_matches(choice, choices, n=1))
         return f"{group}={choice}: no such choice.{close} Choices: {', '.join(choices)}."
+    if isinstance(error, OverrideParseException) and _is_plain_text(error.override):
+        key, _, value = error.override.partition("=")
+        return f"{error.override}: expected quotes around a text with such characters, found none: {typed(key, value)}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: expected a value, found none. Set it with {error.full_key}=VALUE."
     if isinstance(error, ConfigCompositionException) and isinstance(error.__cause__, OmegaConfBaseException):
         key = str(error.__cause__.full_key or "")
         return _explain_unknown(key, _compose_groups(name)) if key else str(error).strip()
     return str(error).strip()
+
+
+def _is_plain_text(override: str) -> bool:
+    """Return whether an override that Hydra cannot parse is meant as text, not as a list, a mapping or a function."""
+    return re.fullmatch(r"[\w./@+~]+=[^\[\]{}()'\"$]+", override) is not None
 
 
 def _compose_groups(name: str) -> DictConfig:
@@ -249,7 +257,7 @@ def _compose_groups(name: str) -> DictConfig:
         for override in overrides
         if any((directory / override.key_or_group).is_dir() for directory in (CONFIGS, *own))
     ]
-    groups.append(f"hydra.searchpath=[{','.join(f'file://{directory.resolve()}' for directory in own)}]")
+    groups.append(f"hydra.searchpath=[{','.join(quote(f'file://{directory.resolve()}') for directory in own)}]")
     return compose(name, groups)
 
 

@@ -135,7 +135,9 @@ def quote(value: str) -> str:
 
 def typed(key: str, value: object) -> str:
     """Return a setting of text as it is typed in a shell."""
-    return shlex.quote(f"{key}={quote(str(value))}")
+    setting = f"{key}={quote(str(value))}"
+    readable = "'" in setting and not re.search(r'["$`\\!]', setting)
+    return f'"{setting}"' if readable else shlex.quote(setting)
 
 
 def find_node_problems(key: str, node: Mapping[str, Any], rule: Rule | None = None) -> list[str]:

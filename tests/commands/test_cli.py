@@ -115,6 +115,7 @@ def test_resuming_continues_with_the_next_epoch(tiny_settings: list[str], traine
 REFUSED = {
     "trainer.limit_train_batches=3": r"\+trainer\.limit_train_batches=VALUE",
     "trainer.max_epoch=3": r"error: trainer\.max_epoch: .*\btrainer\.max_epochs\?",
+    "data.root=größe": r"error: data\.root=größe: .*\"data\.root='größe'\"",
     "data=tfrecord": r"error: data=tfrecord: .*\bdata=tfrecords\?",
     "logger=null": r"error: logger=null: ",
     "trainer.max_epochs=abc": r"error: trainer\.max_epochs=abc: .*'abc'",

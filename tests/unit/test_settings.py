@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from pydantic import Field
 
 from flowers.errors import InputError
-from flowers.settings import Rule, find_node_problems, flatten, quote
+from flowers.settings import Rule, find_node_problems, flatten, quote, typed
 from flowers.targets import locate
 
 if TYPE_CHECKING:
@@ -155,8 +156,10 @@ def test_the_own_settings_of_the_program_are_checked_like_those_of_the_target() 
     ],
 )
 def test_a_quoted_value_is_one_string_to_hydra(value: str) -> None:
-    (override,) = OverridesParser.create().parse_overrides([f"key={quote(value)}"])
-    assert override.value() == value and not override.is_sweep_override()
+    quoted, words = f"key={quote(value)}", shlex.split(typed("key", value))
+    for override in OverridesParser.create().parse_overrides([quoted, *words]):
+        assert override.value() == value and not override.is_sweep_override()
+    assert words == [quoted]
 
 
 def test_settings_are_named_by_dotted_keys() -> None:
