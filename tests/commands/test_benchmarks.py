@@ -13,6 +13,7 @@ from flowers.errors import InputError
 from tests.helpers.commands import run_module
 
 QUICK = ("sizes=[192]", "rounds=1", "seconds=0.2", "workers=2")
+SMALL = ["model.backbone=test_efficientnet", "model.pretrained=false"]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_a_line_that_is_no_result_is_refused(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["steps=2", "trainer=cpu"], r"error: steps=2: .*\b5\b"),
-        (["trainer=cpu", "trainer.fast_dev_run=true", "model.pretrained=false"], r"error: steps=30: .*\b35\b"),
+        (["trainer=cpu", "trainer.fast_dev_run=true", *SMALL], r"error: steps=30: .*\b35\b"),
         (["model=nonsense"], r"error: model=nonsense: "),
     ],
 )
