@@ -46,7 +46,7 @@ Nodes: TypeAlias = dict[str, Node | None] | None
 
 Settings = TypeVar("Settings")
 
-_WORDS = {"null", "true", "false", "inf", "nan"}
+_HYDRA_WORDS = {"null", "true", "false", "inf", "nan"}
 _HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_convert_", "_recursive_"}
 _INSTANCES = {"callable_type", "is_instance_of", "is_subclass_of", "needs_python_object"}
 """pydantic's error types for annotations that no plain value can satisfy."""
@@ -127,7 +127,7 @@ def quote(value: str) -> str:
 
     Hydra reads letters beyond ASCII, numbers and words such as `null` as strings only within quotes.
     """
-    if re.fullmatch(r"[./]*[A-Za-z_][\w./:@%+-]*", value, re.ASCII) and value.lower() not in _WORDS:
+    if re.fullmatch(r"[./]*[A-Za-z_][\w./:@%+-]*", value, re.ASCII) and value.lower() not in _HYDRA_WORDS:
         return value
     escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
     return f"'{escaped}'"

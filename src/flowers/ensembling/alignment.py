@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from flowers.data.class_names import class_difference
 from flowers.ensembling.members import Member
 from flowers.ensembling.scores import Labels, Probabilities
-from flowers.errors import InputError
+from flowers.errors import FULL, InputError
 from flowers.interfaces import NO_LABEL
 from flowers.training.predictions import read_ids, read_provenance, read_rows
 from flowers.training.row_checks import RowProblems, first_rows
@@ -232,18 +232,22 @@ def _reserve(file: Path, size: int) -> None:
         InputError: there is not enough room, or too little is left of a quota.
     """
     free = shutil.disk_usage(file.parent).free
+    full = InputError(
+        f"{file.parent}: expected {size / 1e9:.1f} GB of free space for the members' aligned predictions, found "
+        f"{free / 1e9:.1f} GB, or less by a quota. Free some space, or write elsewhere with paths.log_dir=DIR."
+    )
+    if free < size:
+        raise full
     try:
-        if free < size:
-            raise OSError
         with file.open("wb") as new:
-            new.truncate(size)
-            if hasattr(os, "posix_fallocate") and size:  # not on macOS
+            if size and hasattr(os, "posix_fallocate"):  # not on macOS
                 os.posix_fallocate(new.fileno(), 0, size)
+            else:
+                new.truncate(size)
     except OSError as error:
-        raise InputError(
-            f"{file.parent}: expected {size / 1e9:.1f} GB of free space for the members' aligned predictions, found "
-            f"{free / 1e9:.1f} GB, or less by a quota. Free some space, or write elsewhere with paths.log_dir=DIR."
-        ) from error
+        if error.errno not in FULL:
+            raise
+        raise full from error
 
 
 def _copy_rows(

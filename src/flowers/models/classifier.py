@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from flowers.errors import InputError, first_few
+from flowers.errors import InputError
 from flowers.interfaces import Batch, ChecksImageSizes, valid_rows
 from flowers.models.backbone import (
     BackboneName,
@@ -104,7 +104,8 @@ class FlowerClassifier(L.LightningModule):
         super().__init__()
         self.class_names = list(class_names)
         if len(self.class_names) < 2:
-            raise InputError(f"data: expected at least two classes, found {first_few(self.class_names) or 'none'}.")
+            found = ", ".join(self.class_names) or "none"
+            raise InputError(f"data: expected at least two classes, found {found}. Add images of another class.")
         self.loss = LabelLoss(len(self.class_names), label_smoothing, class_weight_power, logit_adjustment)
         self.train_sizes = None if train_sizes is None else list(train_sizes)
         self.mixer = Mixer(mixup_alpha, cutmix_alpha, mixing_epochs, seed)

@@ -58,8 +58,8 @@ class SeededSampler(BaseSampler):
         sampler = self._make(0, "")  # its settings are checked here
         if isinstance(sampler, (optuna.samplers.GridSampler, optuna.samplers.BruteForceSampler)):
             raise InputError(
-                f"sampler._target_={node['_target_']}: expected a sampler without an end, found one of a grid. "
-                "Train a grid with python src/train.py --multirun KEY=VALUE,VALUE."
+                f"sampler._target_={node['_target_']}: expected a sampler that makes any number of "
+                "trials, found one of a grid. Train a grid with python src/train.py --multirun KEY=VALUE,VALUE."
             )
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

@@ -82,7 +82,7 @@ def is_stopped(callbacks: Mapping[str, Any]) -> bool:
     Lightning's `stopped_epoch` is 0 both for none and for one in the first epoch, where only the patience tells.
     """
     stops = [state for name, state in callbacks.items() if name.startswith("EarlyStopping")]
-    return any(state.get("stopped_epoch") or state["wait_count"] >= state["patience"] for state in stops)
+    return any(state.get("stopped_epoch") or state.get("wait_count", 0) >= state.get("patience", 1) for state in stops)
 
 
 def digest_weights(state: Mapping[str, Tensor]) -> str:

@@ -177,7 +177,7 @@ class Run:
         if not self.config_path.is_file() or self.read_metrics() is not None or self.find_last_checkpoint() is not None:
             return
         began = self.config()
-        began.paths.output_dir = str(self.directory)  # it may have been moved
+        OmegaConf.update(began, "paths.output_dir", str(self.directory))  # it may have been moved
         saved = OmegaConf.select(began, "callbacks.last_checkpoint.path")
         if saved is not None and Path(saved).absolute() == self.last.absolute():
             shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)

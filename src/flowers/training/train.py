@@ -24,7 +24,7 @@ from flowers.instantiate import instantiate
 from flowers.interfaces import LearnsFromTeacher, ReportsSkipped
 from flowers.models.optimizers import OptimizerFactory, SchedulerFactory, configure
 from flowers.settings import Node, Nodes, Paths, Seed, load_settings
-from flowers.system.atomic import atomic_path
+from flowers.system.atomic import atomic_path, final_name, remove_parts
 from flowers.targets import locate, parameters_of
 from flowers.training.autotune import Choice
 from flowers.training.checkpoint_io import check_kept_checkpoints
@@ -281,7 +281,7 @@ def _keep_earlier_metrics(run: Run) -> None:
     Also remove checkpoints that were incomplete when the run was killed.
     """
     for part in run.best.parent.glob("*.part"):
-        part.unlink(missing_ok=True)
+        remove_parts(part.with_name(final_name(part.name)))
     if run.metrics_csv.exists():
         run.metrics_csv.rename(run.metrics_csv.with_name(f"metrics-until-{int(time.time())}.csv"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -349,6 +350,17 @@ def test_too_little_disk_space_is_reported_before_anything_is_written(
 def test_aligned_predictions_are_on_the_disk_before_they_are_written(tmp_path: Path) -> None:
     aligned = align_validation(make_members(tmp_path, VAL), tmp_path, allow_missing=False)
     assert aligned.file.stat().st_blocks * 512 >= aligned.file.stat().st_size == 4 * 3 * 12 * 3
+
+
+def test_a_quota_is_reported(tmp_path: Path) -> None:
+    members = make_members(tmp_path, VAL)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # for each file that this process writes
+    try:
+        message = error_on_validation(members, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert message.startswith(f"{tmp_path}: ") and "quota" in message
 
 
 def test_a_damaged_page_is_refused(tmp_path: Path) -> None:
