@@ -1,22 +1,25 @@
 """Compare this project's training step and prediction with those of a plain Lightning module.
 
 The plain one is what a first program does: 32 bits, the default memory format, float images that were normalised on the
-host, no compilation. This project's runs as `trainer.autotune=true` chooses. Both have the same backbone with random
-weights, batch, optimizer and trainer, and take turns in one process: python -m benchmarks.plain_module BACKBONE
+host, no compilation, memory returned after use. This project's runs as `trainer.autotune=true` chooses. Both have the
+same backbone with random weights, batch, optimizer and trainer. They take turns, each in a process of its own, because
+a process that has kept freed memory is faster afterwards, too: python -m benchmarks.plain_module BACKBONE
 """
 
 from __future__ import annotations
 
 import functools
-from argparse import ArgumentParser, Namespace
-from dataclasses import dataclass
+from argparse import ArgumentParser
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, fields
+from multiprocessing import get_context
 from statistics import median
 from typing import Any
 
 import lightning as L
 import timm
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.optim.lr_scheduler import ConstantLR
 
@@ -24,6 +27,7 @@ from flowers.inference.predict import Predictor
 from flowers.inference.tta import TTA
 from flowers.interfaces import Batch
 from flowers.models.classifier import FlowerClassifier
+from flowers.system.processes import exit_with_parent
 from flowers.training.execution import Execution
 from flowers.training.step_timing import Stage, quiet, time_steps
 from flowers.training.tuning import choose_execution
@@ -54,44 +58,52 @@ class PlainModule(L.LightningModule):
         return MAKE_OPTIMIZER(self.parameters())
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One stage of both modules: the modules, their batches, and how this project's is run."""
+@dataclass(frozen=True)
+class Settings:
+    """The command line's arguments."""
 
-    stage: Stage
-    plain: L.LightningModule
-    plain_batch: Any
-    own: L.LightningModule
-    own_batch: Batch
+    backbone: str = field(metadata={"help": "the name of a timm model"})
+    batch: int = field(default=16, metadata={"help": "images per step"})
+    size: int = field(default=192, metadata={"help": "the side of the images, in pixels"})
+    steps: int = field(default=10_000, metadata={"help": "the length of the run that is tuned"})
+    rounds: int = field(default=5, metadata={"help": "how often both take a turn"})
+    seconds: float = field(default=5.0, metadata={"help": "the time of a turn"})
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A module, its batch, and how its steps are run. `model` is the model that the module runs."""
+
+    module: L.LightningModule
+    batch: Any
     precision: str
     execution: Execution
-
-    def time(self, seconds: float) -> tuple[float, float]:
-        """Return the times of a step of the plain module and of this project's: the least of some."""
-        plain = time_steps(
-            *(self.stage, NODE, "32-true", Execution(), self.plain, self.plain_batch, seconds),
-        )
-        own = time_steps(
-            *(self.stage, NODE, self.precision, self.execution, self.own, self.own_batch, seconds),
-            model=getattr(self.own, "model", self.own),
-        )
-        return min(plain[1:]), min(own[1:])
+    model: L.LightningModule
 
 
-def make_comparison(stage: Stage, arguments: Namespace) -> Comparison:
-    """Create both modules, and tune this project's."""
-    shape = (arguments.batch, arguments.size, arguments.size, 3)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8)
-    labels = torch.randint(0, CLASSES, shape[:1])
+Make = Callable[[Stage, Settings], Contender]
+
+
+def make_plain(stage: Stage, settings: Settings) -> Contender:
+    """Create the plain module and its batch."""
+    images, labels = make_images(settings)
+    floats = ((images.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25).contiguous()
+    module = PlainModule(settings.backbone)
+    return Contender(module, (floats, labels), "32-true", Execution(keep_memory=False), module)
+
+
+def make_own(stage: Stage, settings: Settings) -> Contender:
+    """Create this project's module and its batch, and tune it."""
+    images, labels = make_images(settings)
     model = FlowerClassifier(
         class_names=[f"class {label}" for label in range(CLASSES)],
-        backbone=arguments.backbone,
+        backbone=settings.backbone,
         label_smoothing=0.1,
         optimizer=MAKE_OPTIMIZER,
         scheduler=functools.partial(ConstantLR, factor=1.0),
-        image_size=arguments.size,
+        image_size=settings.size,
     )
-    own = model if stage == "fit" else Predictor(model, TTA().views(arguments.size))
+    module = model if stage == "fit" else Predictor(model, TTA().views(settings.size))
     batch = Batch(
         image=images,
         label=labels,
@@ -104,39 +116,65 @@ def make_comparison(stage: Stage, arguments: Namespace) -> Comparison:
         stage,
         {**NODE, "autotune": True},
         trainer,
-        own,
+        module,
         L.LightningDataModule(),
         lambda: [batch],
-        arguments.steps,
+        settings.steps,
         model_of=lambda module: getattr(module, "model", module),
     )
-    floats = ((images.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25).contiguous()
-    plain = PlainModule(arguments.backbone)
-    return Comparison(stage, plain, (floats, labels), own, batch, str(trainer.precision), execution)
+    return Contender(module, batch, str(trainer.precision), execution, model)
 
 
-def parse_arguments() -> Namespace:
+def make_images(settings: Settings) -> tuple[Tensor, Tensor]:
+    """Return random images uint8 `[B, S, S, 3]` and labels int64 `[B]`."""
+    shape = (settings.batch, settings.size, settings.size, 3)
+    return torch.randint(0, 256, shape, dtype=torch.uint8), torch.randint(0, CLASSES, shape[:1])
+
+
+@functools.cache
+def make_once(make: Make, stage: Stage, settings: Settings) -> Contender:
+    """Make a contender at the first turn of this process."""
+    return make(stage, settings)
+
+
+def time_step(make: Make, stage: Stage, settings: Settings) -> float:
+    """Return the seconds of a step: the least of some."""
+    it = make_once(make, stage, settings)
+    with quiet():
+        steps = (stage, NODE, it.precision, it.execution, it.module, it.batch, settings.seconds)
+        return min(time_steps(*steps, model=it.model)[1:])
+
+
+def parse_arguments() -> Settings:
     """Return the command line's arguments."""
     parser = ArgumentParser(prog="python -m benchmarks.plain_module", description=__doc__)
-    parser.add_argument("backbone", help="the name of a timm model")
-    parser.add_argument("--batch", type=int, default=16, help="images per step")
-    parser.add_argument("--size", type=int, default=192, help="the side of the images, in pixels")
-    parser.add_argument("--steps", type=int, default=10_000, help="the length of the run that is tuned")
-    parser.add_argument("--rounds", type=int, default=5, help="how often both take a turn")
-    parser.add_argument("--seconds", type=float, default=5.0, help="the time of a turn")
-    return parser.parse_args()
+    backbone, *options = fields(Settings)
+    parser.add_argument(backbone.name, help=backbone.metadata["help"])
+    for option in options:
+        parser.add_argument(
+            f"--{option.name}", type=type(option.default), default=option.default, help=option.metadata["help"]
+        )
+    return Settings(**vars(parser.parse_args()))
 
 
 def main() -> None:
     """Print the images per second of both, and their ratio, for training and prediction."""
-    arguments = parse_arguments()
-    print(f"{arguments.backbone}, {arguments.size} px, batch {arguments.batch}, {torch.get_num_threads()} threads")
-    for stage in ("fit", "predict"):
-        with isolate_rng():
-            comparison = make_comparison(stage, arguments)
-        with quiet():
-            rounds = [comparison.time(arguments.seconds) for _ in range(arguments.rounds)]
-        plain, own = (arguments.batch / median(times) for times in zip(*rounds, strict=True))
+    settings = parse_arguments()
+    print(f"{settings.backbone}, {settings.size} px, batch {settings.batch}, {torch.get_num_threads()} threads")
+    stages: tuple[Stage, ...] = ("fit", "predict")
+    for stage in stages:
+        contenders: tuple[Make, ...] = (make_plain, make_own)
+        processes = [ProcessPoolExecutor(1, get_context("spawn"), exit_with_parent) for _ in contenders]
+        rounds = [
+            [
+                process.submit(time_step, make, stage, settings).result()
+                for process, make in zip(processes, contenders, strict=True)
+            ]
+            for _ in range(settings.rounds)
+        ]
+        for process in processes:
+            process.shutdown()
+        plain, own = (settings.batch / median(times) for times in zip(*rounds, strict=True))
         ratio = median(first / second for first, second in rounds)
         name = "training" if stage == "fit" else "prediction"
         print(f"{name}: plain {plain:.1f} images/s, this project {own:.1f}, ratio {ratio:.2f}", flush=True)

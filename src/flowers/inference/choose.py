@@ -38,7 +38,7 @@ from flowers.models.classifier import FlowerClassifier
 from flowers.models.features import PENALTY
 from flowers.settings import Node, Paths, Positive, Seed, load_settings, split_own
 from flowers.system.atomic import write_atomic
-from flowers.training.execution import Execution
+from flowers.training.execution import Execution, executing
 from flowers.training.lightning_trainer import TRAINER, make_plain_trainer
 from flowers.training.pair import check_sizes, class_names_of, has_validation, make_data
 
@@ -271,11 +271,12 @@ def _pretrained(name: str) -> bool | str:
 def _assess(
     name: str, extractor: Extractor, trainer: L.Trainer, datamodule: Any, settings: ChooseSettings
 ) -> Candidate:
-    known = _extract(extractor, trainer, _training_batches(datamodule, settings.train_images))
+    execution = split_own(settings.trainer, Execution)[1]
+    with executing(execution, extractor.model, trainer):
+        known = _extract(extractor, trainer, _training_batches(datamodule, settings.train_images))
+        unknown = _extract(extractor, trainer, datamodule.loader("val")) if has_validation(datamodule) else None
     by_folds = cross_validate(known, settings.seed)
-    on_val: tuple[float | None, float | None] = (None, None)
-    if has_validation(datamodule):
-        on_val = score_on(known, _extract(extractor, trainer, datamodule.loader("val")))
+    on_val: tuple[float | None, float | None] = (None, None) if unknown is None else score_on(known, unknown)
     parameters = _count_parameters(extractor.model.backbone)
     return Candidate(
         name, _pretrained(name), *by_folds, *on_val, extractor.images_per_second, parameters, extractor.model.licence

@@ -1,4 +1,4 @@
-"""Run the steps of a network in a memory format, compiled or not, with a number of threads.
+"""Run the steps of a network in a memory format, compiled or not, with a number of threads, keeping memory or not.
 
 These settings do not change what a network computes, beyond rounding. They are keys of `trainer.*` beside Lightning's.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from flowers.errors import InputError
 from flowers.interfaces import HasNetwork
 from flowers.settings import Positive
+from flowers.system.memory import keeping_freed_memory
 from flowers.training.compilation import Compiling
 
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """The memory format, compilation and threads of a network's steps.
+    """The memory format, compilation, threads and memory of a network's steps.
 
     Args:
         channels_last: the memory format of the network: channels-last, or contiguous. It needs a model with
@@ -33,6 +34,8 @@ class Execution:
         compile: whether to compile the network with torch.compile. On a CPU that needs a C++ compiler. A model without
             `get_network()` has its `forward` compiled.
         threads: the number of threads of this process on the CPU; None: PyTorch's default.
+        keep_memory: whether steps on a CPU keep the memory that they free for the next one, which is faster and takes
+            more of it: see docs/speed.md.
         autotune: whether to time these settings, precisions and numbers of workers first, and to take the fastest; see
             docs/speed.md.
     """
@@ -40,6 +43,7 @@ class Execution:
     channels_last: bool = True
     compile: bool = False
     threads: Positive | None = None
+    keep_memory: bool = True
     autotune: bool = False
 
 
@@ -93,8 +97,10 @@ def executing(execution: Execution, model: nn.Module, trainer: L.Trainer) -> Ite
     if execution.compile:
         # In place: the names of the weights stay as they are.
         network_of(model).compile(dynamic=False)  # type: ignore[no-untyped-call]
+    keeps = execution.keep_memory and trainer.strategy.root_device.type == "cpu"
     try:
-        yield
+        with keeping_freed_memory() if keeps else nullcontext():
+            yield
     except RuntimeError as error:
         if not (execution.compile and is_compile_error(error)):
             raise

@@ -343,7 +343,7 @@ def recipe_of(config: DictConfig) -> str:
         OmegaConf.update(kept, key, None, force_add=True)
     if kept.trainer.pop("autotune", False):
         kept.trainer.precision = "autotune"  # the folds of a cross-validation may have different ones
-    for key in ("channels_last", "compile", "threads"):
+    for key in ("channels_last", "compile", "threads", "keep_memory"):
         kept.trainer.pop(key, None)
     return hashlib.sha256(OmegaConf.to_yaml(kept, sort_keys=True).encode()).hexdigest()
 

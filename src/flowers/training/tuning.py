@@ -108,7 +108,7 @@ def choose_execution(
         tuning = _Tuner(stage, node, execution, trainer, module, datamodule, model_of).tune(make_loader(), steps)
     Console(width=max(get_console().width, WIDTH)).print(make_table(tuning))
     get_console().print(f"Chosen: {tuning.choice}", soft_wrap=True, highlight=False)
-    return apply_choice(tuning.choice, trainer, datamodule), tuning
+    return apply_choice(tuning.choice, execution, trainer, datamodule), tuning
 
 
 def keep_execution(
@@ -136,15 +136,23 @@ def keep_execution(
         log.info("Autotune: not done in a resumed run, whose first process was not tuned.")
         return replace(execution, autotune=False), None
     log.info("Autotune: %s, as in %s.", choice, path)
-    return apply_choice(choice, trainer, datamodule), choice
+    return apply_choice(choice, execution, trainer, datamodule), choice
 
 
-def apply_choice(choice: Choice, trainer: L.Trainer, datamodule: L.LightningDataModule) -> Execution:
-    """Set a choice's precision and workers in a trainer and a data module, and return the rest of it."""
+def apply_choice(
+    choice: Choice, configured: Execution, trainer: L.Trainer, datamodule: L.LightningDataModule
+) -> Execution:
+    """Set a choice's precision and workers in a trainer and a data module, and return the configured rest with it."""
     set_precision(trainer, choice.precision)
     if choice.workers is not None and getattr(datamodule, "num_workers", 0) is None:
         datamodule.num_workers = choice.workers  # type: ignore[attr-defined]
-    return Execution(choice.channels_last, choice.compile, choice.threads)
+    return _execute(choice, configured)
+
+
+def _execute(choice: Choice, configured: Execution) -> Execution:
+    """Return a configured execution with the chosen settings."""
+    chosen = {name: getattr(choice, name) for name in ("channels_last", "compile", "threads")}
+    return replace(configured, autotune=False, **chosen)
 
 
 def configure_choice(config: DictConfig, choice: Choice) -> DictConfig:
@@ -277,7 +285,7 @@ class _Tuner:
 
     def _time(self, choice: Choice, batch: Any, seconds: float, *, keep: bool = False) -> Timing:
         """Time one candidate; with `keep`, raise its errors instead of noting them."""
-        execution = Execution(choice.channels_last, choice.compile, choice.threads)
+        execution = _execute(choice, self._execution)
         module = self._copy()
         model = self._model_of(module)
         try:

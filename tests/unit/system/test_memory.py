@@ -1,13 +1,16 @@
-"""The limit and the available memory are found in a container as on a machine."""
+"""The limit and the available memory are found in a container as on a machine, and freed memory is kept on request."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 from pathlib import Path
 
 import pytest
 
 from flowers.system import memory
-from flowers.system.memory import available_memory, memory_limit
+from flowers.system.memory import available_memory, keeping_freed_memory, memory_limit
+from tests.helpers.page_faults import BYTES, PAGES, allocate
 
 GIB = 2**30
 
@@ -71,3 +74,23 @@ def test_without_control_groups_the_memory_of_the_machine_applies(
 ) -> None:
     monkeypatch.setattr(memory, "_own_groups", lambda: "")
     assert (memory_limit(tmp_path), available_memory(tmp_path)) == (64 * GIB, 60 * GIB)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="this C library's malloc has no settings")
+def test_freed_memory_is_kept_within_the_block_and_returned_after_it() -> None:
+    with keeping_freed_memory():
+        allocate(30)  # until small objects no longer take a part of what is free
+        assert allocate(20) < 10 * PAGES
+        held = resident_bytes()
+    assert held - resident_bytes() > BYTES // 2
+    assert allocate(20) > 19 * PAGES
+
+
+def test_another_c_library_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    with keeping_freed_memory():
+        allocate(1)
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -81,6 +81,7 @@ def default() -> DictConfig:
         ("callbacks.progress_bar", None, True),
         ("trainer.compile", True, True),
         ("trainer.threads", 2, True),
+        ("trainer.keep_memory", False, True),
         ("trainer.precision", "bf16-mixed", False),
         ("data.folds", 7, False),
         ("model.backbone", "resnet18", False),
