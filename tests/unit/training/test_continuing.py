@@ -35,7 +35,7 @@ def run(tmp_path: Path) -> Run:
     ("overrides", "named"),
     [
         ([], None),
-        (["data.num_workers=3", "logger=csv", "report=false", "tags=[other]"], None),
+        (["data.num_workers=3", "logger=csv", "report=false", "tags=[other]", "trainer.keep_memory=false"], None),
         (["callbacks.last_checkpoint.every_n_steps=5", "callbacks.progress_bar=null", "ckpt_path=x.ckpt"], None),
         (["seed=2"], "seed: 1 before, 2 now"),
         (["trainer.devices=2"], "trainer.devices: 1 before, 2 now"),
