@@ -20,17 +20,8 @@ from flowers.training.runs import PASSIVE_CALLBACKS, Run
 log = logging.getLogger(__name__)
 
 _MAY_CHANGE = (
-    *(
-        "ckpt_path",
-        "data.num_workers",
-        "logger",
-        "paths",
-        "report",
-        "resume",
-        "tags",
-        "task_name",
-        "trainer.keep_memory",
-    ),
+    *("ckpt_path", "data.num_workers", "logger", "paths", "report", "resume", "tags", "task_name"),
+    "trainer.keep_memory",
     *PASSIVE_CALLBACKS,
 )
 """Settings that a run may be continued with in another value, because they do not change its results."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.plugins import MixedPrecision, Precision
 from torch import Tensor, nn
 
@@ -34,17 +35,17 @@ class Execution:
         compile: whether to compile the network with torch.compile. On a CPU that needs a C++ compiler. A model without
             `get_network()` has its `forward` compiled.
         threads: the number of threads of this process on the CPU; None: PyTorch's default.
-        keep_memory: whether steps on a CPU keep the memory that they free for the next one, which is faster and takes
-            more of it: see docs/speed.md.
         autotune: whether to time these settings, precisions and numbers of workers first, and to take the fastest; see
             docs/speed.md.
+        keep_memory: whether steps on a CPU keep the memory that they free for the next one, which is faster and takes
+            more of it: see docs/speed.md.
     """
 
     channels_last: bool = True
     compile: bool = False
     threads: Positive | None = None
-    keep_memory: bool = True
     autotune: bool = False
+    keep_memory: bool = True
 
 
 def check_execution(execution: Execution, trainer: L.Trainer) -> None:
@@ -97,7 +98,7 @@ def executing(execution: Execution, model: nn.Module, trainer: L.Trainer) -> Ite
     if execution.compile:
         # In place: the names of the weights stay as they are.
         network_of(model).compile(dynamic=False)  # type: ignore[no-untyped-call]
-    keeps = execution.keep_memory and trainer.strategy.root_device.type == "cpu"
+    keeps = execution.keep_memory and isinstance(trainer.accelerator, CPUAccelerator)
     try:
         with keeping_freed_memory() if keeps else nullcontext():
             yield
