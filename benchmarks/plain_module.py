@@ -82,6 +82,7 @@ class Contender:
 
 
 Make = Callable[[Stage, Settings], Contender]
+"""Makes a contender for a stage."""
 
 
 def make_plain(stage: Stage, settings: Settings) -> Contender:
@@ -139,10 +140,12 @@ def make_once(make: Make, stage: Stage, settings: Settings) -> Contender:
 
 def time_step(make: Make, stage: Stage, settings: Settings) -> float:
     """Return the seconds of a step: the least of some."""
-    it = make_once(make, stage, settings)
+    made = make_once(make, stage, settings)
     with quiet():
-        steps = (stage, NODE, it.precision, it.execution, it.module, it.batch, settings.seconds)
-        return min(time_steps(*steps, model=it.model)[1:])
+        times = time_steps(
+            *(stage, NODE, made.precision, made.execution, made.module, made.batch, settings.seconds), model=made.model
+        )
+    return min(times[1:])
 
 
 def parse_arguments() -> Settings:
@@ -162,8 +165,8 @@ def main() -> None:
     settings = parse_arguments()
     print(f"{settings.backbone}, {settings.size} px, batch {settings.batch}, {torch.get_num_threads()} threads")
     stages: tuple[Stage, ...] = ("fit", "predict")
+    contenders: tuple[Make, ...] = (make_plain, make_own)
     for stage in stages:
-        contenders: tuple[Make, ...] = (make_plain, make_own)
         processes = [ProcessPoolExecutor(1, get_context("spawn"), exit_with_parent) for _ in contenders]
         rounds = [
             [

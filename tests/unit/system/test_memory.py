@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -86,9 +87,11 @@ def test_freed_memory_is_kept_within_the_block_and_returned_after_it() -> None:
 
 
 def test_another_c_library_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    trimmed: list[int] = []
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: SimpleNamespace(malloc_trim=trimmed.append))
     with keeping_freed_memory():
-        allocate(1)
+        assert not trimmed
+    assert trimmed == [0]
 
 
 def resident_bytes() -> int:
