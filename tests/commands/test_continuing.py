@@ -11,9 +11,11 @@ import pytest
 
 from flowers.training.runs import Run
 from tests.helpers.commands import run_script
-from tests.helpers.killing import add_killer
+from tests.helpers.killing import add_killer, read_steps
 
 EPOCHS = 2
+STEPS = 4
+"""Steps of an epoch."""
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,25 @@ def test_a_finished_run_prints_its_metrics(settings: list[str], whole: Path) -> 
     done = run_script("train", *settings, "seed=1", f"hydra.run.dir={whole}/0")
     assert done.returncode == 0, done.stderr
     assert f"{read_metrics(whole / '0')['val/loss']:.4f}" in done.stdout
+    assert "Finished already" in done.stdout
+
+
+def test_a_run_that_the_time_limit_ended_goes_on(settings: list[str], whole: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    shutil.copytree(whole / "0", run.directory)
+    config = run.config()
+    config.trainer.update(max_epochs=EPOCHS + 1, max_time="00:00:00:01")  # as if the time had ended before the last epoch
+    run.write_config(config)
+    command = [*settings, "seed=1", f"trainer.max_epochs={EPOCHS + 1}", f"hydra.run.dir={run.directory}"]
+    done = run_script("train", *command, KILLER_AT=str(EPOCHS * STEPS + 1))
+    assert done.returncode == 143, done.stderr
+    assert not run.metrics_path.exists(), "the metrics of the earlier epochs would count as the run's"
+    done = run_script("train", *command, "+trainer.max_time='00:01:00:00'")
+    assert done.returncode == 0, done.stderr
+    assert "Resuming from" in done.stdout
+    assert len(read_steps(run.directory / "seen.jsonl")) == (EPOCHS + 1) * STEPS
+    done = run_script("train", *command)
+    assert done.returncode == 0, done.stderr
     assert "Finished already" in done.stdout
 
 

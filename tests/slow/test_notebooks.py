@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -65,20 +64,21 @@ def test_on_kaggle_a_second_session_continues_to_the_submission(
     assert len(lines) > 2
 
 
-def test_on_colab_the_run_of_an_earlier_session_is_continued(
-    trained: Path, tiny_settings: list[str], tmp_path: Path
-) -> None:
-    shutil.copytree(trained, tmp_path / "run")
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    steps = torch.load(last, weights_only=True)["global_step"]
+def test_on_colab_the_run_of_an_earlier_session_is_continued(tiny_settings: list[str], tmp_path: Path) -> None:
     tiny = [setting for setting in tiny_settings if not setting.startswith("trainer")]
     tiny += [
         "+trainer.limit_train_batches=2",
         "+trainer.limit_val_batches=1",
+        "trainer.max_epochs=2",
         "data.batch_size=16",
         "logger=csv",
     ]
-    settings = {"REPOSITORY": str(ROOT), "SETTINGS": shlex.join([*tiny, "trainer.max_epochs=2"])}
-    run_notebook("colab_tpu", tmp_path, settings | {"RUN": str(tmp_path / "run")}, **xla_environment(1))
-    assert torch.load(last, weights_only=True)["global_step"] == steps + 2
-    assert (tmp_path / "run" / "submission.csv").read_text().startswith("id,label")
+    run = tmp_path / "run"
+    for session, limit in (("first", ["+trainer.max_time=00:00:00:01"]), ("second", [])):
+        (tmp_path / session).mkdir()
+        settings = {"REPOSITORY": str(ROOT), "SETTINGS": shlex.join([*tiny, *limit]), "RUN": str(run)}
+        printed = run_notebook("colab_tpu", tmp_path / session, settings, **xla_environment(1))
+        steps = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+        assert 1 <= steps < 4 if limit else steps == 4
+        assert ("Resuming from" in printed) == (not limit)
+    assert (run / "submission.csv").read_text().startswith("id,label")

@@ -14,14 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from flowers.errors import InputError, first_few
 from flowers.settings import flatten
-from flowers.training.checkpoints import is_stopped
+from flowers.training.checkpoints import is_stopped, read_progress
 from flowers.training.runs import PASSIVE_CALLBACKS, Run
 
 log = logging.getLogger(__name__)
 
 _MAY_CHANGE = (
     *("ckpt_path", "data.num_workers", "logger", "paths", "report", "resume", "tags", "task_name"),
-    "trainer.keep_memory",
+    *("trainer.keep_memory", "trainer.max_time"),
     *PASSIVE_CALLBACKS,
 )
 """Settings that a run may be continued with in another value, because they do not change its results."""
@@ -33,6 +33,8 @@ _TUNED = tuple(f"trainer.{name}" for name in ("precision", "channels_last", "com
 def find_finished(config: DictConfig) -> dict[str, float] | None:
     """Return the metrics of the run in a training's directory if `resume` is true and the run is finished, else None.
 
+    A run that was ended by its time limit has metrics, too, but is not finished.
+
     Raises:
         InputError: the directory's run has other settings than these.
     """
@@ -40,7 +42,20 @@ def find_finished(config: DictConfig) -> dict[str, float] | None:
         return None
     run = Run(Path(config.paths.output_dir))
     check_same_run(run, config)
-    return run.read_metrics()
+    metrics = run.read_metrics()
+    return None if metrics is None or _is_cut_short(run) else metrics
+
+
+def _is_cut_short(run: Run) -> bool:
+    """Return whether `trainer.max_time` ended a run before its last step."""
+    trainer = run.config().trainer
+    last = run.find_last_checkpoint()
+    if trainer.get("max_time") is None or last is None:
+        return False
+    done = read_progress(last)
+    limits = ((trainer.max_epochs, done.epochs), (trainer.max_steps, done.steps))
+    left = [limit - count for limit, count in limits if limit is not None and limit >= 0]
+    return bool(left) and min(left) > 0 and not done.stopped
 
 
 def check_same_run(run: Run, config: DictConfig) -> None:

@@ -191,8 +191,8 @@ def _fit(
     if choice is not None:
         _callbacks(trainer).insert(0, RecordChoice(choice))
         config = configure_choice(config, choice)
-    run.write_config(config)  # all checks have passed
-    _keep_earlier_metrics(run)
+    _set_earlier_metrics_aside(run)  # all checks have passed
+    run.write_config(config)
     ignore_false_warnings(model, datamodule)
     _log_configuration(trainer, config)
     loggers = list(trainer.loggers)
@@ -275,11 +275,12 @@ def _check_final_fit(trainer: L.Trainer, datamodule: L.LightningDataModule) -> N
 
 
 @rank_zero_only
-def _keep_earlier_metrics(run: Run) -> None:
-    """Rename metrics.csv of a resumed run, because the CSV logger would delete it.
+def _set_earlier_metrics_aside(run: Run) -> None:
+    """Rename metrics.csv of a resumed run, because the CSV logger would delete it, and remove metrics.json.
 
-    Also remove checkpoints that were incomplete when the run was killed.
+    A run with metrics.json counts as finished. Also remove checkpoints that were incomplete when the run was killed.
     """
+    run.metrics_path.unlink(missing_ok=True)
     for part in run.best.parent.glob("*.part"):
         remove_parts(part.with_name(final_name(part.name)))
     if run.metrics_csv.exists():

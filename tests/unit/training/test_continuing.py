@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from flowers.errors import InputError
@@ -36,6 +37,7 @@ def run(tmp_path: Path) -> Run:
     [
         ([], None),
         (["data.num_workers=3", "logger=csv", "report=false", "tags=[other]", "trainer.keep_memory=false"], None),
+        (["+trainer.max_time='00:08:00:00'"], None),
         (["callbacks.last_checkpoint.every_n_steps=5", "callbacks.progress_bar=null", "ckpt_path=x.ckpt"], None),
         (["seed=2"], "seed: 1 before, 2 now"),
         (["trainer.devices=2"], "trainer.devices: 1 before, 2 now"),
@@ -81,6 +83,45 @@ def test_a_finished_run_has_its_metrics(run: Run) -> None:
     assert found is not None and found["val/loss"] == 0.5 and math.isnan(found["val/macro_f1"])
     assert json.loads(run.metrics_path.read_text())["val/macro_f1"] is None
     assert find_finished(OmegaConf.merge(config, {"resume": False})) is None  # type: ignore[arg-type]
+
+
+def save_progress(run: Run, epochs: int, steps: int, stops: dict[str, int]) -> None:
+    """Save the parts of a last checkpoint that tell how far a training has come."""
+    run.last.parent.mkdir()
+    progress = {"epoch_progress": {"current": {"processed": epochs}}}
+    content = {"loops": {"fit_loop": progress}, "global_step": steps, "callbacks": {"EarlyStopping": stops}}
+    torch.save(content, run.last)
+
+
+@pytest.mark.parametrize(
+    ("limits", "epochs", "steps", "stops", "finished"),
+    [
+        (["+trainer.max_time='00:08:00:00'"], 2, 20, {}, False),
+        (["+trainer.max_time='00:08:00:00'"], 3, 30, {}, True),
+        ([], 2, 20, {}, True),  # something else has ended it, such as the user's own callback
+        (["+trainer.max_time={hours: 8}", "trainer.max_steps=20"], 2, 20, {}, True),
+        (["+trainer.max_time={hours: 8}", "trainer.max_steps=20"], 1, 19, {}, False),
+        (["+trainer.max_time={hours: 8}", "trainer.max_epochs=-1"], 2, 20, {}, True),  # the time is all its length
+        (["+trainer.max_time={hours: 8}"], 2, 20, {"stopped_epoch": 1}, True),
+    ],
+)
+def test_a_run_that_the_time_limit_ended_is_not_finished(
+    tmp_path: Path, limits: list[str], epochs: int, steps: int, stops: dict[str, int], finished: bool
+) -> None:
+    run = Run(tmp_path / "run")
+    run.write_config(compose_training(run.directory, *limits))
+    run.write_metrics({"val/loss": 0.5})
+    save_progress(run, epochs, steps, stops)
+    now = [limit for limit in limits if "max_time" not in limit]
+    assert (find_finished(compose_training(run.directory, *now)) is not None) == finished
+
+
+def test_progress_is_not_read_from_another_file(run: Run) -> None:
+    run.write_config(compose_training(run.directory, "seed=1", "+trainer.max_time={hours: 8}"))
+    run.write_metrics({})
+    write(run.last, age=0)
+    with pytest.raises(InputError, match=r"last\.ckpt: expected a checkpoint"):
+        find_finished(compose_training(run.directory, "seed=1"))
 
 
 def write(path: Path, age: float) -> Path:
