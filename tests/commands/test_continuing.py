@@ -75,9 +75,9 @@ def test_a_run_that_the_time_limit_ended_goes_on(settings: list[str], whole: Pat
     run = Run(tmp_path / "run")
     shutil.copytree(whole / "0", run.directory)
     config = run.config()
-    # As if the time had ended before the last epoch.
     config.trainer.update(max_epochs=EPOCHS + 1, max_time="00:00:00:01")
     run.write_config(config)
+    run.write_metrics(run.read_metrics() or {}, cut_short=True)  # as if the time had ended before the last epoch
     command = [*settings, "seed=1", f"trainer.max_epochs={EPOCHS + 1}", f"hydra.run.dir={run.directory}"]
     done = run_script("train", *command, KILLER_AT=str(EPOCHS * STEPS + 1))
     assert done.returncode == 143, done.stderr

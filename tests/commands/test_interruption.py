@@ -50,6 +50,30 @@ def test_a_stopped_run_is_resumed_with_its_next_batch(
     assert read_steps(seen) == whole, "a batch was lost or repeated"
 
 
+def test_a_run_with_a_number_of_steps_is_resumed_with_its_next_epoch(
+    settings: list[str], whole: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    steps = BATCHES + 5
+    run = [*settings, f"trainer.max_steps={steps}", f"hydra.run.dir={tmp_path}/run"]
+    run += [f"+callbacks.killer.path={tmp_path}/seen.jsonl", "+callbacks.killer.by=SIGTERM", "resume=true"]
+    assert run_script("train", *run, KILLER_AT=str(BATCHES - 1)).returncode == 143
+    done = run_script("train", *run)
+    assert done.returncode == 0, done.stderr
+    assert read_steps(tmp_path / "seen.jsonl") == whole[:steps], "a batch was lost or repeated"
+
+
+def test_data_without_a_length_are_saved_after_their_epochs(settings: list[str], tmp_path: Path) -> None:
+    data = ["data._target_=tests.helpers.data_modules.UnsizedData", "+trainer.limit_val_batches=0"]
+    schedule = ["scheduler._target_=torch.optim.lr_scheduler.StepLR", "+scheduler.step_size=9"]
+    schedule += ["~scheduler.warmup_epochs", "~scheduler.start", "~scheduler.end"]  # they need the run's length
+    run = [*schedule, f"+callbacks.killer.path={tmp_path}/seen.jsonl", f"hydra.run.dir={tmp_path}/run"]
+    done = run_script("train", *settings, *data, *run)
+    assert done.returncode == 0, done.stderr
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] == EPOCHS
+    assert state["global_step"] == EPOCHS * BATCHES
+
+
 @pytest.mark.parametrize(
     ("by", "status", "accumulate", "at", "batches", "steps"),
     [("stop", 0, 3, 3, 6, 2), ("SIGTERM", 143, 3, 3, 6, 2), ("stop", 0, 5, 11, BATCHES, 3)],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,21 @@ def module(
         seed=7,
         num_workers=workers,
     )
+
+
+class UnsizedData(FlowersDataModule):
+    """A data module whose training batches are an iterable without a length."""
+
+    def train_dataloader(self) -> Any:
+        return _Unsized(super().train_dataloader())
+
+
+class _Unsized:
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
 
 
 def ids_of(batches: Iterable[Batch]) -> list[str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ def read_checkpoint(path: Path, datamodule: L.LightningDataModule) -> Checkpoint
             f"{path}: no such file. Expected a run's checkpoint; a run with debug=fdr has none. Train again, or give "
             "another checkpoint."
         )
-    with _explaining(path):
+    try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         hyperparameters = content.get("hyper_parameters", {})
         names = hyperparameters.get("class_names"), hyperparameters.get("licence")
@@ -70,44 +69,11 @@ def read_checkpoint(path: Path, datamodule: L.LightningDataModule) -> Checkpoint
         averaged = ema.KEY in content
         found = (content["state_dict"], *names, *done, averaged, position, groups, schedule)
         return Checkpoint(*found, choice=content.get(CHOICE))
-
-
-@contextmanager
-def _explaining(path: Path) -> Iterator[None]:
-    """Raise `InputError` for an error in reading a checkpoint; torch.load raises many types of them."""
-    try:
-        yield
-    except Exception as error:
+    except Exception as error:  # torch.load raises many types of errors for other files
         raise InputError(
             f"{path}: expected a checkpoint of this program, found {type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else 'nothing'}. Train again, or copy the file again."
         ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a training had come when its checkpoint was saved.
-
-    epochs, steps: the numbers of completed epochs and steps.
-    stopped: whether early stopping had ended the training.
-    """
-
-    epochs: int
-    steps: int
-    stopped: bool
-
-
-def read_progress(path: Path) -> Progress:
-    """Read the progress of a training from its last checkpoint, without reading the weights.
-
-    Raises:
-        InputError: the file is not a checkpoint of this program.
-    """
-    with _explaining(path):
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        # The checkpoint is saved at the end of an epoch, before Lightning counts the epoch as completed.
-        epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-        return Progress(epochs, content["global_step"], is_stopped(content.get("callbacks", {})))
 
 
 def is_stopped(callbacks: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from flowers.errors import InputError, first_few
 from flowers.settings import flatten
-from flowers.training.checkpoints import is_stopped, read_progress
+from flowers.training.checkpoints import is_stopped
 from flowers.training.runs import PASSIVE_CALLBACKS, Run
 
 log = logging.getLogger(__name__)
@@ -42,20 +42,9 @@ def find_finished(config: DictConfig) -> dict[str, float] | None:
         return None
     run = Run(Path(config.paths.output_dir))
     check_same_run(run, config)
-    metrics = run.read_metrics()
-    return None if metrics is None or _is_cut_short(run) else metrics
-
-
-def _is_cut_short(run: Run) -> bool:
-    """Return whether `trainer.max_time` ended a run before its last step."""
-    trainer = run.config().trainer
-    last = run.find_last_checkpoint()
-    if trainer.get("max_time") is None or last is None:
-        return False
-    done = read_progress(last)
-    limits = ((trainer.max_epochs, done.epochs), (trainer.max_steps, done.steps))
-    left = [limit - count for limit, count in limits if limit is not None and limit >= 0]
-    return bool(left) and min(left) > 0 and not done.stopped
+    if run.unfinished.exists() and run.find_last_checkpoint() is not None:
+        return None
+    return run.read_metrics()
 
 
 def check_same_run(run: Run, config: DictConfig) -> None:
@@ -77,7 +66,8 @@ def check_same_run(run: Run, config: DictConfig) -> None:
         raise InputError(
             f"{run.config_path}: expected the settings that this training has now, found others:\n  "
             f"{first_few(changed)}\nresume=true continues a run with its own settings. Repeat its command without "
-            "changes, or set hydra.run.dir (hydra.sweep.dir of a multirun) to a new directory."
+            "changes, or set hydra.run.dir (hydra.sweep.dir of a multirun) to a new directory. To continue with other "
+            f"settings, set ckpt_path={run.last} instead of resume=true."
         )
 
 

@@ -126,8 +126,7 @@ def _is_accumulating(trainer: L.Trainer) -> bool:
 
 def _ends_within_epoch(trainer: L.Trainer) -> bool:
     """Return whether the training ends here, with batches of the epoch left."""
-    loop = trainer.fit_loop.epoch_loop
-    return loop.done and loop.batch_progress.current.ready < trainer.num_training_batches
+    return trainer.fit_loop.epoch_loop.done and not trainer.is_last_batch
 
 
 def _validation_is_due(trainer: L.Trainer) -> bool:

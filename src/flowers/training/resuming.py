@@ -42,12 +42,20 @@ class TimeEachProcess(Callback):
 
     Lightning's timer saves the elapsed time in the checkpoint. A run that it has stopped once would stop again before
     its first step. This callback also logs a warning if the time limit has ended a run.
+
+    Attributes:
+        cut_short: whether the time limit ended the training before its last step. Without another limit, that is the
+            length of the training.
     """
+
+    def __init__(self) -> None:
+        self.cut_short = False
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         left = [callback.time_remaining() for callback in callbacks if isinstance(callback, Timer)]
         if trainer.should_stop and any(seconds is not None and seconds <= 0 for seconds in left):
+            self.cut_short = trainer.max_steps >= 0 or (trainer.max_epochs or -1) >= 0
             rank_zero_only(log.warning)(
                 "trainer.max_time: the time limit ended the run after step %d. "
                 "To continue, resume from the last checkpoint.",
@@ -59,6 +67,17 @@ class TimeEachProcess(Callback):
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint.get("callbacks", {}).pop(Timer.__qualname__, None)
+
+
+class ResumeNextEpoch(Callback):
+    """Lets a run with `trainer.max_steps` that is resumed after an epoch go on with the next one.
+
+    Lightning's fit loop takes every such run for one that was interrupted within an epoch. It then counts an epoch of no
+    batches, so the data of one epoch are never seen.
+    """
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
 
 
 class ReportResume(Callback):

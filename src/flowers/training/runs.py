@@ -1,6 +1,6 @@
 """The run directory: its files, and how to load the configuration, data and model from it.
 
-config.yaml  checkpoints/{best,last}.ckpt  metrics.csv  metrics.json  predictions/  report/  wandb/
+config.yaml  checkpoints/{best,last}.ckpt  metrics.csv  metrics.json  unfinished.txt  predictions/  report/  wandb/
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,9 @@ PASSIVE_CALLBACKS = tuple(
 """Callbacks that do not change the model."""
 
 
+_EARLIER_METRICS = "metrics-until-{}{}"
+"""The name of metrics that a resumed run had when it was resumed: the time in seconds, and the suffix."""
+
 _ORPHAN_SECONDS = 60
 """How long a training whose parent was killed may take to end its step and save a checkpoint."""
 
@@ -76,6 +80,11 @@ class Run:
     def metrics_path(self) -> Path:
         """Return the path of the final metrics."""
         return self.directory / "metrics.json"
+
+    @property
+    def unfinished(self) -> Path:
+        """Return the path of the note that `trainer.max_time` ended the run before its last step."""
+        return self.directory / "unfinished.txt"
 
     @property
     def metrics_csv(self) -> Path:
@@ -134,7 +143,7 @@ class Run:
                 "Wait for it to end, or set hydra.run.dir to another directory."
             ) from None
         with lock:
-            if again:
+            if again and not self._contains(resumed):
                 self.discard_first_epoch()
             self.check_unused(resumed)
             yield
@@ -172,9 +181,11 @@ class Run:
     def discard_first_epoch(self) -> None:
         """Remove the checkpoints of a training that was killed in its first epoch, before there was one to resume.
 
-        They are kept if the training saved its last checkpoint elsewhere, or none: then it may have come further.
+        They are kept if the training saved its last checkpoint elsewhere, or none: then it may have come further. They
+        are also kept if the run had ended before, and was then continued.
         """
-        if not self.config_path.is_file() or self.read_metrics() is not None or self.find_last_checkpoint() is not None:
+        ended = self.metrics_path.exists() or any(self.directory.glob(_EARLIER_METRICS.format("*", ".json")))
+        if not self.config_path.is_file() or ended or self.find_last_checkpoint() is not None:
             return
         began = self.config()
         OmegaConf.update(began, "paths.output_dir", str(self.directory))  # it may have been moved
@@ -189,18 +200,32 @@ class Run:
         """
         results = [*self.directory.glob("checkpoints/*.ckpt"), *self.directory.glob("predictions/*")]
         results += [path for path in (self.metrics_path, self.submission) if path.exists()]
-        if results and (resumed is None or self.directory.resolve() not in resumed.resolve().parents):
+        if results and not self._contains(resumed):
             raise InputError(
                 f"{self.directory}: expected a new directory, found files of another run: "
                 f"{first_few([str(path.relative_to(self.directory)) for path in results], ', ')}. Set hydra.run.dir to "
                 f"another directory, {self._describe_resuming()}."
             )
 
+    def _contains(self, checkpoint: Path | None) -> bool:
+        return checkpoint is not None and self.directory.resolve() in checkpoint.resolve().parents
+
     def _describe_resuming(self) -> str:
         last = self.find_last_checkpoint()
         if last is None:
             return "or remove these files; they hold no last checkpoint that the run could be resumed from"
         return f"or resume that run with ckpt_path={last}"
+
+    @rank_zero_only
+    def set_metrics_aside(self) -> None:
+        """Rename the metrics of a run that is resumed.
+
+        With metrics.json it would count as finished, and the CSV logger would delete metrics.csv.
+        """
+        for path in (self.metrics_path, self.metrics_csv):
+            if path.exists():
+                path.rename(path.with_name(_EARLIER_METRICS.format(int(time.time()), path.suffix)))
+        self.unfinished.unlink(missing_ok=True)
 
     @rank_zero_only
     def write_config(self, config: DictConfig) -> None:
@@ -211,8 +236,15 @@ class Run:
         write_atomic(self.config_path, OmegaConf.to_yaml(kept))
 
     @rank_zero_only
-    def write_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Write the metrics as JSON, with null for NaN and infinity, which JSON does not have."""
+    def write_metrics(self, metrics: Mapping[str, float], *, cut_short: bool = False) -> None:
+        """Write the metrics as JSON, with null for NaN and infinity, which JSON does not have.
+
+        If the run was `cut_short`, a note says so. Then its metrics are those of its unfinished training.
+        """
+        if cut_short:
+            write_atomic(
+                self.unfinished, "trainer.max_time ended this run. The same command with resume=true goes on.\n"
+            )
         values = {name: value if math.isfinite(value) else None for name, value in sorted(metrics.items())}
         write_atomic(self.metrics_path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
@@ -343,7 +375,7 @@ def recipe_of(config: DictConfig) -> str:
         OmegaConf.update(kept, key, None, force_add=True)
     if kept.trainer.pop("autotune", False):
         kept.trainer.precision = "autotune"  # the folds of a cross-validation may have different ones
-    for key in ("channels_last", "compile", "threads", "keep_memory"):
+    for key in ("channels_last", "compile", "threads", "keep_memory", "max_time"):
         kept.trainer.pop(key, None)
     return hashlib.sha256(OmegaConf.to_yaml(kept, sort_keys=True).encode()).hexdigest()
 

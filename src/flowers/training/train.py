@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +39,7 @@ from flowers.training.monitor import CheckMonitor, Monitor, check_monitors
 from flowers.training.outcomes import Outcomes
 from flowers.training.pair import MODEL, check_data, check_model, check_testable, has_validation, make_data, make_model
 from flowers.training.random_state import SeedSteps
-from flowers.training.resuming import ReportResume, TimeEachProcess, check_resumable
+from flowers.training.resuming import ReportResume, ResumeNextEpoch, TimeEachProcess, check_resumable
 from flowers.training.runs import Run
 from flowers.training.teachers import describe_teacher, find_teacher, load_teacher
 from flowers.training.tuning import RecordChoice, choose_execution, configure_choice, keep_execution, write_tuning
@@ -191,8 +190,9 @@ def _fit(
     if choice is not None:
         _callbacks(trainer).insert(0, RecordChoice(choice))
         config = configure_choice(config, choice)
-    _set_earlier_metrics_aside(run)  # all checks have passed
+    run.set_metrics_aside()  # all checks have passed
     run.write_config(config)
+    _remove_incomplete_checkpoints(run)
     ignore_false_warnings(model, datamodule)
     _log_configuration(trainer, config)
     loggers = list(trainer.loggers)
@@ -209,7 +209,8 @@ def _fit(
             last |= trainer.callback_metrics
     metrics = {name: float(value) for name, value in last.items() if name not in STEP_METRICS}
     if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-        run.write_metrics(metrics)
+        (timed,) = (callback for callback in _callbacks(trainer) if isinstance(callback, TimeEachProcess))
+        run.write_metrics(metrics, cut_short=timed.cut_short)
     skipped = datamodule.gather_skipped() if isinstance(datamodule, ReportsSkipped) else set[str]()
     (collected,) = (callback for callback in _callbacks(trainer) if isinstance(callback, CollectOutcomes))
     return TrainingResult(run, metrics, skipped, model, datamodule, collected.outcomes, loggers, trainer.global_step)
@@ -254,7 +255,7 @@ def _make_factories(
 
 def _make_trainer(settings: TrainSettings, run: Run) -> L.Trainer:
     callbacks = make_all("callbacks", settings.callbacks)
-    own = [SeedSteps(settings.seed), TimeEachProcess(), ReportResume(), FollowMove()]
+    own = [SeedSteps(settings.seed), TimeEachProcess(), ResumeNextEpoch(), ReportResume(), FollowMove()]
     if settings.resume:
         own.append(StayStopped())
     if callbacks:
@@ -275,16 +276,10 @@ def _check_final_fit(trainer: L.Trainer, datamodule: L.LightningDataModule) -> N
 
 
 @rank_zero_only
-def _set_earlier_metrics_aside(run: Run) -> None:
-    """Rename metrics.csv of a resumed run, because the CSV logger would delete it, and remove metrics.json.
-
-    A run with metrics.json counts as finished. Also remove checkpoints that were incomplete when the run was killed.
-    """
-    run.metrics_path.unlink(missing_ok=True)
+def _remove_incomplete_checkpoints(run: Run) -> None:
+    """Remove checkpoints that were incomplete when the run was killed."""
     for part in run.best.parent.glob("*.part"):
         remove_parts(part.with_name(final_name(part.name)))
-    if run.metrics_csv.exists():
-        run.metrics_csv.rename(run.metrics_csv.with_name(f"metrics-until-{int(time.time())}.csv"))
 
 
 def find_best_checkpoint(trainer: L.Trainer) -> str:

@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from flowers.errors import InputError
@@ -85,43 +84,18 @@ def test_a_finished_run_has_its_metrics(run: Run) -> None:
     assert find_finished(OmegaConf.merge(config, {"resume": False})) is None  # type: ignore[arg-type]
 
 
-def save_progress(run: Run, epochs: int, steps: int, stops: dict[str, int]) -> None:
-    """Save the parts of a last checkpoint that tell how far a training has come."""
-    run.last.parent.mkdir()
-    progress = {"epoch_progress": {"current": {"processed": epochs}}}
-    content = {"loops": {"fit_loop": progress}, "global_step": steps, "callbacks": {"EarlyStopping": stops}}
-    torch.save(content, run.last)
-
-
-@pytest.mark.parametrize(
-    ("limits", "epochs", "steps", "stops", "finished"),
-    [
-        (["+trainer.max_time='00:08:00:00'"], 2, 20, {}, False),
-        (["+trainer.max_time='00:08:00:00'"], 3, 30, {}, True),
-        ([], 2, 20, {}, True),  # something else has ended it, such as the user's own callback
-        (["+trainer.max_time={hours: 8}", "trainer.max_steps=20"], 2, 20, {}, True),
-        (["+trainer.max_time={hours: 8}", "trainer.max_steps=20"], 1, 19, {}, False),
-        (["+trainer.max_time={hours: 8}", "trainer.max_epochs=-1"], 2, 20, {}, True),  # the time is all its length
-        (["+trainer.max_time={hours: 8}"], 2, 20, {"stopped_epoch": 1}, True),
-    ],
-)
-def test_a_run_that_the_time_limit_ended_is_not_finished(
-    tmp_path: Path, limits: list[str], epochs: int, steps: int, stops: dict[str, int], finished: bool
-) -> None:
-    run = Run(tmp_path / "run")
-    run.write_config(compose_training(run.directory, *limits))
-    run.write_metrics({"val/loss": 0.5})
-    save_progress(run, epochs, steps, stops)
-    now = [limit for limit in limits if "max_time" not in limit]
-    assert (find_finished(compose_training(run.directory, *now)) is not None) == finished
-
-
-def test_progress_is_not_read_from_another_file(run: Run) -> None:
-    run.write_config(compose_training(run.directory, "seed=1", "+trainer.max_time={hours: 8}"))
-    run.write_metrics({})
+def test_a_run_that_the_time_limit_ended_is_not_finished(run: Run) -> None:
+    config = compose_training(run.directory, "seed=1")
+    run.write_metrics({"val/loss": 0.5}, cut_short=True)
+    assert find_finished(config) is not None, "it has no checkpoint to go on from"
     write(run.last, age=0)
-    with pytest.raises(InputError, match=r"last\.ckpt: expected a checkpoint"):
-        find_finished(compose_training(run.directory, "seed=1"))
+    assert find_finished(config) is None
+    assert run.read_metrics() == {"val/loss": 0.5}
+    run.set_metrics_aside()
+    assert run.read_metrics() is None
+    assert len(list(run.directory.glob("metrics-until-*.json"))) == 1
+    run.write_metrics({"val/loss": 0.25})
+    assert find_finished(config) == {"val/loss": 0.25}
 
 
 def write(path: Path, age: float) -> Path:
@@ -152,6 +126,21 @@ def test_checkpoints_are_kept_if_the_last_one_was_saved_elsewhere_or_not_at_all(
     write(run.best, age=0)
     with pytest.raises(InputError, match=r"best\.ckpt"), run.claim(None, again=True):
         pass
+    assert run.best.exists()
+
+
+@pytest.mark.parametrize("again", ["continued", "started"])
+def test_weights_of_a_run_that_had_ended_are_kept(run: Run, again: str) -> None:
+    """It was continued from best.ckpt, having no last checkpoint, and killed before its next one."""
+    write(run.best, age=0)
+    run.write_metrics({})
+    run.set_metrics_aside()
+    if again == "continued":
+        with run.claim(run.best, again=True):
+            pass
+    else:
+        with pytest.raises(InputError, match=r"best\.ckpt"), run.claim(None, again=True):
+            pass
     assert run.best.exists()
 
 

@@ -31,13 +31,31 @@ def test_the_state_of_a_timer_is_neither_saved_nor_loaded() -> None:
         assert checkpoint == {"callbacks": {"EMA": {}}}
 
 
-@pytest.mark.parametrize(("seconds", "stopped", "logged"), [(0, True, 1), (0, False, 0), (3600, True, 0)])
+@pytest.mark.parametrize(
+    ("seconds", "stopped", "epochs", "steps", "logged", "cut_short"),
+    [
+        (0, True, 3, -1, 1, True),
+        (0, True, -1, 9, 1, True),
+        (0, True, -1, -1, 1, False),  # the time is the length of the run
+        (0, False, 3, -1, 0, False),
+        (3600, True, 3, -1, 0, False),
+    ],
+)
 def test_a_run_that_is_out_of_time_logs_the_setting(
-    seconds: int, stopped: bool, logged: int, caplog: pytest.LogCaptureFixture
+    seconds: int,
+    stopped: bool,
+    epochs: int,
+    steps: int,
+    logged: int,
+    cut_short: bool,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    trainer = SimpleNamespace(callbacks=[Timer({"seconds": seconds})], should_stop=stopped, global_step=7)
-    TimeEachProcess().on_train_end(cast(Any, trainer), L.LightningModule())
+    limits = {"max_epochs": epochs, "max_steps": steps}
+    trainer = SimpleNamespace(callbacks=[Timer({"seconds": seconds})], should_stop=stopped, global_step=7, **limits)
+    callback = TimeEachProcess()
+    callback.on_train_end(cast(Any, trainer), L.LightningModule())
     assert sum("trainer.max_time" in record.getMessage() for record in caplog.records) == logged
+    assert callback.cut_short == cut_short
 
 
 def make_optimizer(kind: Any, **settings: Any) -> torch.optim.Optimizer:
