@@ -72,8 +72,8 @@ class TimeEachProcess(Callback):
 class ResumeNextEpoch(Callback):
     """Lets a run with `trainer.max_steps` that is resumed after an epoch go on with the next one.
 
-    Lightning's fit loop takes every such run for one that was interrupted within an epoch. It then counts an epoch of no
-    batches, so the data of one epoch are never seen.
+    Lightning's fit loop takes every such run for one that was interrupted within an epoch. It then counts an epoch
+    without batches, whose data are never seen.
     """
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
