@@ -6,7 +6,6 @@ import csv
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from flowers.training.runs import Run
 
@@ -39,8 +38,6 @@ def _curve(values: Mapping[int, float]) -> Curve:
 
 def read_rows(run: Run) -> Iterator[dict[str, str]]:
     """Yield the rows of the run's metrics files in order, including those from before it was resumed."""
-    earlier = sorted(run.directory.glob("metrics-until-*.csv"))
-    paths: list[Path] = [*earlier, *([run.metrics_csv] if run.metrics_csv.exists() else [])]
-    for path in paths:
+    for path in run.find_metrics_csvs():
         with path.open(newline="") as file:
             yield from csv.DictReader(file)

@@ -103,8 +103,8 @@ def read_epochs(run: Run, metric: str) -> dict[int, float]:
     If an epoch has several validations, its value is that of the first.
     """
     values: dict[int, float] = {}
-    for path in [*sorted(run.directory.glob("metrics-until-*.csv")), run.metrics_csv]:
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    for path in run.find_metrics_csvs():
+        lines = path.read_text().splitlines(keepends=True)
         for row in csv.DictReader(line for line in lines if line.endswith("\n")):
             if row.get(metric) and row.get("epoch") and math.isfinite(float(row[metric])):
                 values.setdefault(int(row["epoch"]), float(row[metric]))

@@ -42,7 +42,7 @@ def find_finished(config: DictConfig) -> dict[str, float] | None:
         return None
     run = Run(Path(config.paths.output_dir))
     check_same_run(run, config)
-    if run.unfinished.exists() and run.find_last_checkpoint() is not None:
+    if run.unfinished_path.exists() and run.find_last_checkpoint() is not None:
         return None
     return run.read_metrics()
 

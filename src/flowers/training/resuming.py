@@ -21,6 +21,7 @@ from flowers.interfaces import ChecksSplit
 from flowers.training.checkpoints import Checkpoint, check_classes, check_weights, read_checkpoint
 from flowers.training.ema import EMA
 from flowers.training.pair import class_names_of
+from flowers.training.runs import advise_resuming
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +57,9 @@ class TimeEachProcess(Callback):
         left = [callback.time_remaining() for callback in callbacks if isinstance(callback, Timer)]
         if trainer.should_stop and any(seconds is not None and seconds <= 0 for seconds in left):
             self.cut_short = trainer.max_steps >= 0 or (trainer.max_epochs or -1) >= 0
+            advice = f" {advise_resuming(Path(trainer.default_root_dir))}" if self.cut_short else ""
             rank_zero_only(log.warning)(
-                "trainer.max_time: the time limit ended the run after step %d. "
-                "To continue, resume from the last checkpoint.",
-                trainer.global_step,
+                "trainer.max_time: the time limit ended the run after step %d.%s", trainer.global_step, advice
             )
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from flowers.data.layout import Split
 from flowers.errors import InputError, first_few
 from flowers.interfaces import HasLicence
-from flowers.settings import find_node_problems, raise_problems
+from flowers.settings import find_node_problems, raise_problems, typed
 from flowers.system.atomic import write_atomic
 from flowers.training.checkpoints import Checkpoint, check_classes, check_weights, read_checkpoint
 from flowers.training.pair import class_names_of, make_data, make_model
@@ -48,8 +48,8 @@ PASSIVE_CALLBACKS = tuple(
 """Callbacks that do not change the model."""
 
 
-_EARLIER_METRICS = "metrics-until-{}{}"
-"""The name of metrics that a resumed run had when it was resumed: the time in seconds, and the suffix."""
+_EARLIER_METRICS = "metrics-until-"
+"""How the names of metrics begin that a run had before it was resumed. The time in seconds follows, and the suffix."""
 
 _ORPHAN_SECONDS = 60
 """How long a training whose parent was killed may take to end its step and save a checkpoint."""
@@ -82,14 +82,21 @@ class Run:
         return self.directory / "metrics.json"
 
     @property
-    def unfinished(self) -> Path:
+    def unfinished_path(self) -> Path:
         """Return the path of the note that `trainer.max_time` ended the run before its last step."""
         return self.directory / "unfinished.txt"
 
     @property
     def metrics_csv(self) -> Path:
-        """Return the path of the metrics of all epochs."""
+        """Return the path of the metrics of all epochs since the run was started or resumed."""
         return self.directory / "metrics.csv"
+
+    def find_metrics_csvs(self) -> list[Path]:
+        """Return the files with the metrics of all epochs in order: one more for each time the run was resumed."""
+        return [*self._find_earlier_metrics(".csv"), *([self.metrics_csv] if self.metrics_csv.exists() else [])]
+
+    def _find_earlier_metrics(self, suffix: str) -> list[Path]:
+        return sorted(self.directory.glob(f"{_EARLIER_METRICS}*{suffix}"))
 
     @property
     def report(self) -> Path:
@@ -184,7 +191,7 @@ class Run:
         They are kept if the training saved its last checkpoint elsewhere, or none: then it may have come further. They
         are also kept if the run had ended before, and was then continued.
         """
-        ended = self.metrics_path.exists() or any(self.directory.glob(_EARLIER_METRICS.format("*", ".json")))
+        ended = self.metrics_path.exists() or bool(self._find_earlier_metrics(self.metrics_path.suffix))
         if not self.config_path.is_file() or ended or self.find_last_checkpoint() is not None:
             return
         began = self.config()
@@ -224,8 +231,8 @@ class Run:
         """
         for path in (self.metrics_path, self.metrics_csv):
             if path.exists():
-                path.rename(path.with_name(_EARLIER_METRICS.format(int(time.time()), path.suffix)))
-        self.unfinished.unlink(missing_ok=True)
+                path.rename(path.with_name(f"{_EARLIER_METRICS}{int(time.time())}{path.suffix}"))
+        self.unfinished_path.unlink(missing_ok=True)
 
     @rank_zero_only
     def write_config(self, config: DictConfig) -> None:
@@ -242,9 +249,7 @@ class Run:
         If the run was `cut_short`, a note says so. Then its metrics are those of its unfinished training.
         """
         if cut_short:
-            write_atomic(
-                self.unfinished, "trainer.max_time ended this run. The same command with resume=true goes on.\n"
-            )
+            write_atomic(self.unfinished_path, f"trainer.max_time ended this run. {advise_resuming(self.directory)}\n")
         values = {name: value if math.isfinite(value) else None for name, value in sorted(metrics.items())}
         write_atomic(self.metrics_path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
@@ -365,6 +370,11 @@ class Run:
                 f"differ, so the {split} split would contain training images. Leave data.root out; if the data set "
                 f"was moved, link it to {divided}."
             )
+
+
+def advise_resuming(directory: Path) -> str:
+    """Return the advice for a run that is not finished."""
+    return f"To continue it, repeat its command with {typed('hydra.run.dir', directory)} resume=true."
 
 
 def recipe_of(config: DictConfig) -> str:

@@ -90,6 +90,7 @@ def test_a_run_that_the_time_limit_ended_is_not_finished(run: Run) -> None:
     assert find_finished(config) is not None, "it has no checkpoint to go on from"
     write(run.last, age=0)
     assert find_finished(config) is None
+    assert f"hydra.run.dir={run.directory} resume=true" in run.unfinished_path.read_text()
     assert run.read_metrics() == {"val/loss": 0.5}
     run.set_metrics_aside()
     assert run.read_metrics() is None

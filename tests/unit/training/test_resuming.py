@@ -50,12 +50,14 @@ def test_a_run_that_is_out_of_time_logs_the_setting(
     cut_short: bool,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    limits = {"max_epochs": epochs, "max_steps": steps}
+    limits = {"max_epochs": epochs, "max_steps": steps, "default_root_dir": "logs/mine"}
     trainer = SimpleNamespace(callbacks=[Timer({"seconds": seconds})], should_stop=stopped, global_step=7, **limits)
     callback = TimeEachProcess()
     callback.on_train_end(cast(Any, trainer), L.LightningModule())
     assert sum("trainer.max_time" in record.getMessage() for record in caplog.records) == logged
     assert callback.cut_short == cut_short
+    advised = any("hydra.run.dir=logs/mine resume=true" in record.getMessage() for record in caplog.records)
+    assert advised == cut_short
 
 
 def make_optimizer(kind: Any, **settings: Any) -> torch.optim.Optimizer:
